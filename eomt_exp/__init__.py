@@ -1,0 +1,1 @@
+"""Anomaly segmentation in road scenes with mask transformers."""

@@ -1,0 +1,1 @@
+"""Files, or a renderer, to batches."""

@@ -1,0 +1,1 @@
+"""Score maps and labels to numbers; knows no model."""

@@ -1,0 +1,1 @@
+"""Outputs to score maps; a higher score is more anomalous."""

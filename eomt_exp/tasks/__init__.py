@@ -1,0 +1,1 @@
+"""One file a verb of python -m eomt_exp."""
