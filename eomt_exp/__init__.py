@@ -1,1 +1,22 @@
-"""Anomaly segmentation in road scenes with mask transformers."""
+"""Anomaly segmentation in road scenes with mask transformers.
+
+`detector = eomt_exp.load_detector(run_folder)`, then `detector(image)` gives a score per pixel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eomt_exp.runs import load_detector
+
+__all__ = ["load_detector"]
+
+
+def __getattr__(name: str) -> object:
+    # Imported when asked for: `python -m eomt_exp --help` must not wait for torch.
+    if name == "load_detector":
+        from eomt_exp.runs import load_detector
+
+        return load_detector
+    raise AttributeError(f"module 'eomt_exp' has no attribute {name!r}")

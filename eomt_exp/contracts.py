@@ -65,6 +65,12 @@ class PixelOutput(NamedTuple):
         """(B, K, H, W): the evidence for each known class at each pixel."""
         return self.logits
 
+    def resized(self, size: tuple[int, int]) -> PixelOutput:
+        """Logits on an (H, W) grid, bilinear."""
+        return PixelOutput(
+            F.interpolate(self.logits, size=size, mode="bilinear", align_corners=False)
+        )
+
 
 class MaskOutput(NamedTuple):
     """What a mask transformer says: each query gives a mask and a class."""
@@ -172,3 +178,5 @@ class DataError(ValueError):
     """A file or folder the user gave is missing or broken; the message says which and what to do."""
 
 
+class CheckpointError(ValueError):
+    """Weights that are missing, broken or of another model; the message says what to do."""

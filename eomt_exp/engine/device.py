@@ -1,0 +1,53 @@
+"""Which device and which precision a run computes in."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import set_seed
+
+from eomt_exp.schema import Precision, TrainerConfig
+
+
+def make_accelerator(settings: TrainerConfig) -> Accelerator:
+    """An Accelerator for these settings; forget the last one first with `forget_accelerator`."""
+    if settings.device not in ("auto", "cpu"):
+        raise ValueError(f"trainer.device must be auto or cpu, got {settings.device!r}.")
+    cpu = settings.device == "cpu" or not torch.cuda.is_available()
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision=resolve_precision(settings.precision, cpu),
+        gradient_accumulation_steps=settings.accumulate,
+        step_scheduler_with_optimizer=False,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+    )
+
+
+def resolve_precision(precision: Precision, cpu: bool) -> str:
+    """auto: bf16 where the hardware multiplies in it; emulated, it is slower than float32."""
+    if precision is not Precision.auto:
+        return precision.value
+    if not cpu:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    # Private names, so asked for with care: without them float32 is right, only slower.
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return "bf16" if any(getattr(torch.cpu, p, bool)() for p in probes) else "no"
+
+
+def forget_accelerator(accelerator: Accelerator) -> None:
+    """Leave nothing behind for the next job of this process (Accelerate keeps global state)."""
+    accelerator.free_memory()
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    AcceleratorState._reset_state(reset_partial_state=not distributed)
+    GradientState._reset_state()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def seed_everything(seed: int) -> None:
+    """Weights and the losses' random points; data has its own function of the seed."""
+    set_seed(seed)

@@ -1,0 +1,84 @@
+"""EoMT's optimiser: layer-wise decay, two-stage warm-up, poly schedule and mask annealing.
+
+Formulas are those of the official recipe (tue-mps/eomt, training/): heads warm up first, the
+backbone stands still meanwhile and warms up after them, and every mask is open for the last sixth
+of the run. What is theirs in steps is ours in shares of the run, so short runs keep the shape.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from eomt_exp.schema import OptimConfig
+
+
+def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
+    """Groups of one learning rate each; they hold every trainable parameter exactly once.
+
+    Backbone block i of n has lr * backbone_lr_factor * layer_decay ** (n - 1 - i).
+    """
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        stage, scale = "head", 1.0
+        if name.startswith("encoder."):
+            depth = model.encoder.num_blocks - 1 - model.encoder.depth_of(name)
+            stage, scale = "backbone", optim.backbone_lr_factor * optim.layer_decay**depth
+        groups.setdefault((stage, scale), []).append(parameter)
+    if not groups:
+        raise ValueError("nothing is trainable; set trainable=all or add an anomaly head.")
+    return [
+        {"params": params, "lr": optim.lr * scale, "stage": stage}
+        for (stage, scale), params in groups.items()
+    ]
+
+
+def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`; fused, which is about three times as fast."""
+    return torch.optim.AdamW(
+        parameter_groups(model, optim), weight_decay=optim.weight_decay, fused=True
+    )
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, optim: OptimConfig, total_steps: int
+) -> LambdaLR:
+    """One factor per group and step."""
+    head = round(optim.head_warmup * total_steps)
+    backbone = round(optim.backbone_warmup * total_steps)
+    factors = {
+        "head": lambda s: warmup_poly(s, 0, head, total_steps, optim.poly_power),
+        "backbone": lambda s: warmup_poly(s, head, backbone, total_steps, optim.poly_power),
+    }
+    return LambdaLR(optimizer, [factors[group["stage"]] for group in optimizer.param_groups])
+
+
+def warmup_poly(step: int, start: int, warmup: int, total: int, power: float) -> float:
+    """0 before `start`, linear for `warmup` steps, then (1 - progress) ** power to 0 at `total`."""
+    if step < start:
+        return 0.0
+    step -= start
+    if step < warmup:
+        return step / warmup
+    left = max(1, total - start - warmup)
+    return max(0.0, 1 - (step - warmup) / left) ** power
+
+
+def mask_probs(step: int, total: int, num_blocks: int) -> list[float]:
+    """Probability of masked attention for each joint block, the first block annealed first.
+
+    a_i = T/6 + (T/2) i / (K - 1), b_i = a_i + T/6; 1 before a_i, 0 from b_i on, between them
+    (1 - (s - a_i) / (b_i - a_i)) ** 0.9. This is what the official configs spell out in steps.
+    """
+    probs = []
+    for index in range(num_blocks):
+        start = total / 6 + (total / 2) * index / max(1, num_blocks - 1)
+        progress = min(1.0, max(0.0, (step - start) / (total / 6)))
+        probs.append((1 - progress) ** 0.9 if not math.isclose(progress, 1.0) else 0.0)
+    return probs

@@ -1,0 +1,164 @@
+"""The training loop: Accelerate for devices and processes, our own schedule, resumable at any epoch.
+
+A run is a function of its seed: augmentation depends on (seed, epoch, index) alone, and the random
+state is part of a checkpoint, so a resumed run walks the same path as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from eomt_exp.contracts import Batch, Loss
+from eomt_exp.engine import checkpoint
+from eomt_exp.engine.optim import make_optimizer, make_schedule, mask_probs
+from eomt_exp.engine.tracking import Tracker
+from eomt_exp.schema import OptimConfig, TrainerConfig
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says since when and what to try."""
+
+
+class Bar(Protocol):
+    """A progress bar."""
+
+    def advance(self, n: int = 1, **fields: Any) -> None:
+        """n more steps are done; fields are shown beside the bar."""
+
+
+class Progress:
+    """Where a run stands; part of its checkpoints."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.step = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """For Accelerate's save_state."""
+        return {"epoch": self.epoch, "step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """For Accelerate's load_state."""
+        self.epoch, self.step = state["epoch"], state["step"]
+
+
+class Trainer:
+    """Trains `model` in place.
+
+    `validate(epoch)` gives metrics after an epoch; `make_bar(total, start)` a progress bar. The
+    loader's data set must have `set_epoch`.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator,
+        model: nn.Module,
+        losses: dict[str, Loss],
+        loader: DataLoader[Batch],
+        optim: OptimConfig,
+        settings: TrainerConfig,
+        folder: Path,
+        tracker: Tracker,
+        make_bar: Callable[[int, int], AbstractContextManager[Bar]],
+        validate: Callable[[int], dict[str, float]],
+    ) -> None:
+        self.accelerator = accelerator
+        self.losses = losses
+        self.dataset: Any = loader.dataset
+        self.settings = settings
+        self.folder = folder
+        self.tracker = tracker
+        self.make_bar = make_bar
+        self.validate = validate
+        optimizer = make_optimizer(model, optim)
+        self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
+        self.steps_per_epoch = math.ceil(len(self.loader) / settings.accumulate)
+        self.total_steps = self.steps_per_epoch * settings.epochs
+        self.schedule = make_schedule(optimizer, optim, self.total_steps)
+        self.progress = Progress()
+        accelerator.register_for_checkpointing(self.schedule, self.progress)
+
+    def fit(self) -> None:
+        """Train to the end, from the last checkpoint where there is one."""
+        self._resume()
+        with self.make_bar(self.total_steps, self.progress.step) as bar:
+            while self.progress.epoch < self.settings.epochs:
+                self._epoch(bar)
+                self.progress.epoch += 1
+                every = self.settings.validate_every
+                if every and self.progress.epoch % every == 0:
+                    self.tracker.log_metrics(self.validate(self.progress.epoch), self.progress.step)
+                # Numbers first: a checkpoint must never be ahead of the metrics it continues.
+                self.tracker.flush()
+                checkpoint.save_state(
+                    self.accelerator, self.folder, self.progress.step, self.settings.keep_checkpoints
+                )
+
+    def _resume(self) -> None:
+        states = checkpoint.states(self.folder)
+        if states:
+            self.accelerator.load_state(str(states[-1]))
+            self.tracker.rewind(self.progress.step)
+
+    def _epoch(self, bar: Bar) -> None:
+        self.dataset.set_epoch(self.progress.epoch)
+        self.loader.set_epoch(self.progress.epoch)
+        self.model.train()
+        sums: dict[str, Tensor] = {}
+        seen = 0
+        for batch in self.loader:
+            with self.accelerator.accumulate(self.model):
+                terms = self._step(batch)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+            seen += 1
+            if not self.accelerator.sync_gradients:
+                continue
+            self.progress.step += 1
+            last = self.progress.step % self.steps_per_epoch == 0
+            if self.progress.step % self.settings.log_every == 0 or last:
+                total = self._log(sums, seen)
+                sums, seen = {}, 0
+                bar.advance(0, loss=total)
+            bar.advance(1)
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        model = self.accelerator.unwrap_model(self.model)
+        if getattr(model, "masked_attention", False):
+            model.set_mask_probs(mask_probs(self.progress.step, self.total_steps, model.num_blocks))
+        output = self.model(batch.images)
+        terms = {}
+        for loss in self.losses.values():
+            terms |= loss(output, batch.targets)
+        total = torch.stack([term.float() for term in terms.values()]).sum()
+        if not torch.isfinite(total):
+            values = ", ".join(f"{name}={float(value.detach()):.3g}" for name, value in terms.items())
+            raise TrainingError(
+                f"the loss is not finite at step {self.progress.step} ({values}); "
+                "try a lower optim.lr or trainer.precision=no."
+            )
+        self.accelerator.backward(total)
+        if self.accelerator.sync_gradients:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.accelerator.sync_gradients:
+            self.schedule.step()
+        return {name: value.detach() for name, value in terms.items()} | {"total": total.detach()}
+
+    def _log(self, sums: dict[str, Tensor], seen: int) -> float:
+        """Means since the last log, of this process; returns the total's."""
+        means = {f"train/{name}": float(value) / seen for name, value in sums.items()}
+        rates = {g["stage"]: g["lr"] for g in self.optimizer.param_groups}  # last group of a stage
+        self.tracker.log_metrics(means | {f"lr/{k}": v for k, v in rates.items()}, self.progress.step)
+        return means["train/total"]

@@ -1,0 +1,13 @@
+"""Where conf/ and sweeps/ are, in a checkout as in an installed wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def asset_dir(name: str) -> Path:
+    """conf or sweeps: the copy inside an installed wheel, else the checkout's own folder."""
+    packaged = _PACKAGE / "_assets" / name
+    return packaged if packaged.is_dir() else _PACKAGE.parent / name

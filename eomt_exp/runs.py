@@ -1,0 +1,124 @@
+"""Run folders: what a run keeps so that it can be resumed, found by content and loaded again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from eomt_exp.build import ConfigError, build, build_all
+from eomt_exp.contracts import CheckpointError
+from eomt_exp.engine.atomic import write_text
+from eomt_exp.engine.checkpoint import WEIGHTS, load_weights
+from eomt_exp.engine.detector import Detector
+from eomt_exp.schema import Config
+
+CONFIG = "config.yaml"
+METRICS = "metrics.json"
+STATES = "checkpoints"
+
+# What may differ between two tries of one run: it changes neither weights nor numbers.
+_FREE = ("resume", "task", "tracking", "paths", "evaluator", "benchmark", "scorer", "score")
+_FREE_TRAINER = ("num_workers", "log_every", "keep_checkpoints", "validate_every")
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain values."""
+    return dict(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))  # type: ignore[arg-type]
+
+
+def essence(cfg: DictConfig) -> dict[str, Any]:
+    """What decides the weights of a run: everything but tracking, reading and reporting."""
+    kept = {k: v for k, v in plain(cfg).items() if k not in _FREE}
+    kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in _FREE_TRAINER}
+    return kept
+
+
+def content_key(cfg: DictConfig) -> str:
+    """Names runs of equal essence, whatever they are called."""
+    kept = {k: v for k, v in essence(cfg).items() if k not in ("name", "checkpoint")}
+    text = json.dumps(kept, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def begin(cfg: DictConfig, run_dir: Path) -> None:
+    """Write the folder's config.yaml; in a folder begun earlier, insist on the same essence."""
+    path = run_dir / CONFIG
+    if path.is_file():
+        differing = _differences(essence(OmegaConf.load(path)), essence(cfg))  # type: ignore[arg-type]
+        if differing:
+            raise ConfigError(
+                f"{run_dir} was begun with other settings: {'; '.join(differing[:4])}. "
+                "Give hydra.run.dir a new folder, or resume=false to start afresh."
+            )
+        return
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(plain(cfg))))
+
+
+def read_metrics(run_dir: Path) -> dict[str, Any] | None:
+    """The finished run's metrics.json, or None."""
+    path = run_dir / METRICS
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def load_config(run_dir: Path) -> DictConfig:
+    """The configuration a run was trained with, checked against the schema."""
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{run_dir} is no run folder: it has no {CONFIG}.")
+    return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))  # type: ignore[return-value]
+
+
+def load_model(run_dir: Path) -> tuple[DictConfig, Any]:
+    """A finished run's configuration and its model, with its weights, in eval mode."""
+    cfg = load_config(run_dir)
+    model = build_model(cfg, pretrained=False)
+    load_weights(model, run_dir / WEIGHTS)
+    return cfg, model.eval()
+
+
+def build_model(cfg: DictConfig, pretrained: bool = True) -> Any:
+    """cfg.model; with `pretrained=False` the backbone's own weights are not looked for."""
+    node: dict[str, Any] = plain(cfg)["model"]
+    if not pretrained:
+        unset = {"weights": None, "needs_weights": None, "pretrained": False}
+        node["encoder"] |= {k: v for k, v in unset.items() if k in node["encoder"]}
+    return build(node, "model")
+
+
+def make_detector(cfg: DictConfig, model: Any, precision: str, score: str | None = None) -> Detector:
+    """The detector of a configuration around a model."""
+    return Detector(
+        model=model,
+        scorers=build_all(cfg.scorer, "scorer"),
+        score=score or cfg.score,
+        image_size=tuple(cfg.data.image_size),
+        windows=cfg.evaluator.windows,
+        batch_size=cfg.evaluator.batch_size,
+        precision=precision,
+    )
+
+
+def load_detector(
+    run_folder: str | Path, score: str | None = None, device: str = "cpu", precision: str = "no"
+) -> Detector:
+    """The detector of a finished run: `detector(image)`, (H, W, 3) uint8 RGB -> (H, W) float32.
+
+    `score` names one of the run's scorers; without it, the run's own choice.
+    """
+    cfg, model = load_model(Path(run_folder))
+    return make_detector(cfg, model.to(device), precision, score)
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """`key: old -> new`, for every leaf that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for name in sorted({*old, *new}):
+            path = f"{key}.{name}" if key else name
+            found += _differences(old.get(name), new.get(name), path)
+        return found
+    return [] if old == new else [f"{key}: {old} -> {new}"]

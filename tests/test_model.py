@@ -1,0 +1,195 @@
+"""EoMT on a tiny ViT: names, masking, the outlier class, freezing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eomt_exp.backbones.timm_vit import TimmViT
+from eomt_exp.contracts import Backbone, CheckpointError, MaskOutput
+from eomt_exp.engine.checkpoint import load_weights, save_weights
+from eomt_exp.heads.query_head import QueryHead
+from eomt_exp.models.eomt import EoMT
+
+SIZE = (32, 64)
+
+
+def tiny(**changes) -> EoMT:
+    torch.manual_seed(0)
+    encoder = TimmViT(
+        name="vit_small_patch14_reg4_dinov2",
+        image_size=SIZE,
+        embed_dim=48,
+        overrides={"embed_dim": 48, "depth": 4, "num_heads": 3},
+    )
+    for block in encoder.backbone.blocks:  # DINOv2 starts at 1e-5: its blocks would do nothing
+        block.ls1.gamma.data.uniform_(0.5, 1.5)
+        block.ls2.gamma.data.uniform_(0.5, 1.5)
+    return EoMT(encoder=encoder, **{"num_classes": 5, "num_queries": 7, "num_blocks": 2} | changes)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def test_state_dict_has_the_official_names() -> None:
+    names = set(tiny().state_dict())
+    expected = {
+        "attn_mask_probs", "q.weight", "class_head.weight", "mask_head.4.bias",
+        "encoder.pixel_mean", "encoder.backbone.cls_token", "encoder.backbone.reg_token",
+        "encoder.backbone.blocks.3.attn.qkv.weight", "encoder.backbone.blocks.0.ls1.gamma",
+        "upscale.1.conv1.weight", "upscale.0.conv2.weight", "upscale.0.norm.bias",
+    }  # fmt: skip
+    assert expected <= names
+    assert "upscale.0.conv2.bias" not in names
+
+
+def test_published_size_of_vit_small_640() -> None:
+    with torch.device("meta"):
+        encoder = TimmViT(
+            name="vit_small_patch14_reg4_dinov2", image_size=(640, 640), embed_dim=384
+        )
+        model = EoMT(encoder=encoder, num_classes=133, num_queries=200, num_blocks=3)
+    total = sum(p.numel() for p in model.parameters())
+    assert total == pytest.approx(23.98e6, abs=5e3)  # facts/eomt.md section 1.7
+
+
+def test_backbone_keeps_its_protocol() -> None:
+    assert isinstance(tiny().encoder, Backbone)
+
+
+def test_shapes_and_supervised_blocks(images: torch.Tensor) -> None:
+    output = tiny().train()(images)
+    assert output.mask_logits.shape == (2, 7, 8, 16)
+    assert output.class_logits.shape == (2, 7, 6)
+    assert [type(o) for o in output.aux] == [MaskOutput] * 2
+    assert tiny(masked_attention=False).train()(images).aux == ()
+
+
+def test_open_masks_equal_no_masks(images: torch.Tensor) -> None:
+    model = tiny().eval()
+    masked = model(images).mask_logits
+    model.set_mask_probs([0.0, 0.0])
+    opened = model(images).mask_logits
+    model.masked_attention = False
+    assert torch.equal(opened, model(images).mask_logits)
+    assert not torch.allclose(opened, masked)
+
+
+def test_a_query_sees_only_its_own_mask() -> None:
+    model = tiny()
+    logits = torch.full((1, 7, 2, 4), -1.0)
+    logits[0, 3, 1, 2] = 1.0
+    keep = model._attention_mask(logits, 1.0, torch.zeros(1, 7 + 5 + 8, 48), (2, 4))
+    row = keep[0, 0, 3]
+    assert row[:12].all()  # queries, class and register tokens
+    assert row[12:].nonzero().flatten().tolist() == [1 * 4 + 2]
+    assert keep[0, 0, 7:].all()  # patches attend to everything
+
+
+def test_half_annealed_evaluation_is_no_lottery(images: torch.Tensor) -> None:
+    model = tiny().eval()
+    model.set_mask_probs([0.5, 0.3])
+    assert torch.equal(model(images).class_logits, model(images).class_logits)
+
+
+def with_head() -> EoMT:
+    return tiny(anomaly_head=QueryHead(embed_dim=48, use_entropy=True, hidden_dim=16))
+
+
+@pytest.mark.parametrize("which", ["head", "heads", "last_blocks", "all"])
+def test_frozen_parts_stay_bit_equal(which: str, images: torch.Tensor) -> None:
+    model = with_head().train()
+    model.set_trainable(which)
+    before = copy.deepcopy(model.state_dict())
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.5
+    )
+    for _ in range(2):
+        output = model.train()(images)
+        total = output.anomaly_logits.sum() + output.class_logits.sum() + output.mask_logits.sum()
+        (total + sum(a.mask_logits.sum() for a in output.aux)).backward()
+        optimizer.step()
+    moved = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
+    assert not moved & frozen
+    assert moved
+    trained_blocks = {n.split(".")[3] for n in moved if ".blocks." in n}
+    assert trained_blocks == {"head": set(), "heads": set(), "last_blocks": {"2", "3"},
+                              "all": {"0", "1", "2", "3"}}[which]  # fmt: skip
+    assert all(not m.training for n, m in model.named_modules() if n in model._frozen)
+
+
+def test_trainable_says_what_it_lacks() -> None:
+    with pytest.raises(ValueError, match="anomaly_head=query_only"):
+        tiny().set_trainable("head")
+    with pytest.raises(ValueError, match="head, heads, last_blocks, all"):
+        tiny().set_trainable("everything")
+
+
+def test_num_blocks_beyond_the_backbone_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"1\.\.4"):
+        tiny(num_blocks=5)
+
+
+def test_image_size_off_the_patch_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of patch_size=16"):
+        TimmViT(name="vit_tiny_patch16_224", image_size=(30, 64), embed_dim=192)
+
+
+def test_weights_return_bit_equal(tmp_path) -> None:
+    model = with_head()
+    save_weights(model, tmp_path / "m.safetensors")
+    other = with_head()
+    torch.nn.init.zeros_(other.q.weight)
+    assert load_weights(other, tmp_path / "m.safetensors") == []
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(),
+                                                 other.state_dict().values(), strict=True))  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_outlier_class_joins_a_semantic_model_almost_unheard(tmp_path, images) -> None:
+    semantic = tiny().eval()
+    save_weights(semantic, tmp_path / "m.safetensors")
+    wider = tiny(outlier_class=True).eval()
+    fresh = load_weights(wider, tmp_path / "m.safetensors")
+    assert fresh == ["class_head.weight[outlier]", "class_head.bias[outlier]"]
+    before, after = semantic(images), wider(images)
+    assert after.has_outlier_class
+    assert not before.has_outlier_class
+    assert torch.equal(after.class_logits[..., :5], before.class_logits[..., :5])
+    assert torch.equal(after.class_logits[..., -1], before.class_logits[..., -1])
+    assert torch.allclose(after.semantic_scores(), before.semantic_scores(), rtol=0.15)
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path) -> None:
+    save_weights(tiny(num_queries=9), tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=r"q\.weight is \(9, 48\), the model wants \(7, 48\)"):
+        load_weights(tiny(), tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match="unexpected: x"):
+        save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+        load_weights(tiny(), tmp_path / "x.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "m.safetensors").read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="no whole safetensors"):
+        load_weights(tiny(), tmp_path / "cut.safetensors")
+
+
+def test_backbone_weights_are_resampled_to_the_image_size(tmp_path) -> None:
+    small = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+    options = {"name": "vit_tiny_patch16_224", "embed_dim": 48, "overrides": small}
+    trained = TimmViT(image_size=(64, 64), **options)
+    state = {k: v.half() for k, v in trained.backbone.state_dict().items()}
+    save_file(state | {"head.weight": torch.zeros(10, 48)}, tmp_path / "vit.safetensors")
+    loaded = TimmViT(image_size=SIZE, weights=str(tmp_path / "vit.safetensors"), **options)
+    assert loaded.backbone.pos_embed.shape == (1, 1 + 2 * 4, 48)
+    assert torch.equal(loaded.backbone.blocks[1].mlp.fc1.weight,
+                       state["blocks.1.mlp.fc1.weight"].float())  # fmt: skip
+    other = dict(options, overrides=small | {"depth": 3})
+    with pytest.raises(CheckpointError, match="another backbone"):
+        TimmViT(image_size=SIZE, weights=str(tmp_path / "vit.safetensors"), **other)
+    with pytest.raises(CheckpointError, match=r"paths\.deit_tiny=/path"):
+        TimmViT(image_size=SIZE, needs_weights="paths.deit_tiny", **options)
