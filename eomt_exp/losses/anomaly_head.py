@@ -1,0 +1,86 @@
+"""Teach the anomaly head its three states from pasted outliers, by matching queries to masks.
+
+Outlier exposure (Hendrycks et al., ICLR 2019) at the level of queries: a query matched to a known
+mask is normal, one matched to the pasted outliers an anomaly, and any other one no object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from eomt_exp.contracts import ANOMALY, NO_OBJECT, NORMAL, VOID, MaskOutput, Target
+from eomt_exp.losses.matching import NO_CLASS, Matcher, Truth, gather_truth, loss_dtype
+
+
+def known_and_outlier_masks(
+    targets: Sequence[Target], num_classes: int, dtype: torch.dtype
+) -> Truth:
+    """The known masks, and one mask of all pasted pixels (NO_CLASS) where an image has any.
+
+    A mask labelled K is the outlier mask already; it is left out, so as not to count twice.
+    """
+    pasted = torch.stack([target.anomaly == ANOMALY for target in targets])  # (B, H, W)
+    known = [target.labels < num_classes for target in targets]
+    has_outlier = pasted.flatten(1).any(dim=1).tolist()
+    masks, labels = [], []
+    for index, target in enumerate(targets):
+        outlier = pasted[index : index + int(has_outlier[index])]  # (1, H, W), or none of them
+        masks.append(torch.cat([target.masks[known[index]].bool(), outlier]))
+        no_class = target.labels.new_full((len(outlier),), NO_CLASS)
+        labels.append(torch.cat([target.labels[known[index]], no_class]))
+    return gather_truth(masks, labels, [target.anomaly == VOID for target in targets], dtype)
+
+
+class AnomalyHeadLoss:
+    """Cross-entropy of the three states, on the final output.
+
+    The pasted outliers have no class that the class head could know, so they are matched by mask
+    alone; known masks are matched as in the segmentation loss. Void pixels never count.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: float = 1.0,
+        normal_weight: float = 1.0,
+        anomaly_weight: float = 1.0,
+        no_object_weight: float = 0.1,
+        mask_cost: float = 5.0,
+        dice_cost: float = 5.0,
+        class_cost: float = 2.0,
+        num_points: int = 12544,
+    ) -> None:
+        if min(normal_weight, anomaly_weight, no_object_weight) <= 0:
+            # A batch of only that state would otherwise divide 0 by 0.
+            raise ValueError(
+                "normal_weight, anomaly_weight and no_object_weight must be above 0, got "
+                f"{normal_weight}, {anomaly_weight} and {no_object_weight}."
+            )
+        self.weight = weight
+        self.state_weights = (normal_weight, anomaly_weight, no_object_weight)
+        self.matcher = Matcher(
+            mask_cost=mask_cost, dice_cost=dice_cost, class_cost=class_cost, num_points=num_points
+        )
+
+    def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The term "anomaly_head". Raises ValueError if the model has no anomaly head."""
+        if output.anomaly_logits is None:
+            raise ValueError(
+                "The loss anomaly_head needs an anomaly head, got a model without one; add "
+                "anomaly_head=query_only to the overrides."
+            )
+        dtype = loss_dtype(output.anomaly_logits)
+        truth = known_and_outlier_masks(targets, output.num_classes, dtype)
+        pairs = self.matcher(output.mask_logits, output.class_logits, truth)
+        is_outlier = truth.labels[pairs.mask] == NO_CLASS  # (N,)
+        matched = torch.full_like(pairs.mask, NORMAL).masked_fill(is_outlier, ANOMALY)
+        logits = output.anomaly_logits.to(dtype)
+        states = pairs.spread(matched, logits.shape[:2], NO_OBJECT)  # (B, Q)
+        loss = F.cross_entropy(
+            logits.transpose(1, 2), states, logits.new_tensor(self.state_weights)
+        )
+        return {"anomaly_head": self.weight * loss}

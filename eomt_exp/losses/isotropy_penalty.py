@@ -1,0 +1,92 @@
+"""The project guide's "EIM" penalty: no query should be sure of its class without a reason.
+
+A label-free penalty on the top probability. It is not the isotropy maximisation loss of Macêdo &
+Ludermir (IsoMax+, arXiv 2105.14399), which has distances, prototypes and an entropic scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from eomt_exp.contracts import ANOMALY, MaskOutput, Target
+from eomt_exp.losses.cell_shares import share_of_cells
+from eomt_exp.losses.matching import Matcher, gather_truth, loss_dtype
+
+Queries = Literal["all", "unmatched", "outlier"]
+
+
+def excess_confidence(class_logits: Tensor, temperature: float) -> Tensor:
+    """(..., C) -> (...): -log(sum_j e^(z_j/t) / (C max_j e^(z_j/t))), in [0, log C].
+
+    Computed as log C + max_j log_softmax(z/t)_j = log C - H_inf: the guide's exponentials overflow.
+    """
+    log_probs = (class_logits / temperature).log_softmax(dim=-1)
+    return math.log(class_logits.shape[-1]) + log_probs.amax(dim=-1)
+
+
+class IsotropyPenalty:
+    """Mean excess confidence of the chosen queries of the final output, over all C outputs.
+
+    queries:
+      all        every query, as the guide writes it. It fights the class loss, since a query that
+                 rightly says "no object" is pulled to uniform too.
+      unmatched  those which Hungarian matching gives no mask of the truth.
+      outlier    every query, weighted by the share of its soft mask that lies on pasted pixels;
+                 the weights carry no gradient, so that a mask cannot flee from the penalty.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: float = 0.1,
+        temperature: float = 1.0,
+        queries: Queries = "all",
+        num_points: int = 12544,
+    ) -> None:
+        if queries not in get_args(Queries):
+            raise ValueError(f"queries must be one of {get_args(Queries)}, got {queries!r}.")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}.")
+        self.weight = weight
+        self.temperature = temperature
+        self.queries = queries
+        self.matcher = Matcher(num_points=num_points)  # "unmatched" only, costs as in EoMT
+
+    def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The term "isotropy_penalty"; 0 in a batch where no query is chosen."""
+        logits = output.class_logits.to(loss_dtype(output.class_logits))
+        excess = excess_confidence(logits, self.temperature)  # (B, Q)
+        chosen = self._chosen(output, targets, excess)
+        # At least 1, so that a batch without such a query gives 0, and a faint overlap little.
+        mean = (chosen * excess).sum() / chosen.sum().clamp(min=1.0)
+        return {"isotropy_penalty": self.weight * mean}
+
+    @torch.no_grad()
+    def _chosen(self, output: MaskOutput, targets: Sequence[Target], like: Tensor) -> Tensor:
+        """(B, Q) in [0, 1]: how much each query counts."""
+        if self.queries == "all":
+            return torch.ones_like(like)
+        if self.queries == "outlier":
+            return share_on_outliers(output.mask_logits.to(like.dtype), targets)
+        truth = gather_truth(
+            [target.masks for target in targets],
+            [target.labels for target in targets],
+            [target.ignore for target in targets],
+            like.dtype,
+        )
+        pairs = self.matcher(output.mask_logits, output.class_logits, truth)
+        return pairs.spread(torch.zeros_like(pairs.query), like.shape, 1).to(like.dtype)
+
+
+def share_on_outliers(mask_logits: Tensor, targets: Sequence[Target]) -> Tensor:
+    """(B, Q, h, w) -> (B, Q): the share of each soft mask that lies on pasted pixels."""
+    pasted = torch.stack([target.anomaly == ANOMALY for target in targets])  # (B, H, W)
+    shares = share_of_cells(pasted, mask_logits)  # (B, h, w)
+    masks = mask_logits.sigmoid()
+    mass = masks.sum(dim=(-2, -1)).clamp(min=torch.finfo(masks.dtype).tiny)
+    return torch.einsum("bqhw,bhw->bq", masks, shares) / mass

@@ -1,0 +1,46 @@
+"""Max-entropy (Chan et al., ICCV 2021): a pixel is anomalous when the classes are undecided."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from eomt_exp.contracts import MaskOutput, PixelOutput
+from eomt_exp.scorers.temperature import checked_temperature
+
+Normalise = Literal["softmax", "sum"]
+
+
+class Entropy:
+    """s = -sum_k p_k log p_k in nats, in [0, log K].
+
+    normalise:
+      softmax  p = softmax(L / T).
+      sum      p = L / sum L, for mask models alone, whose L is never negative. It forgets how much
+               evidence there is and keeps how it is shared out; T has no part in it.
+    """
+
+    level = "semantic"
+
+    def __init__(self, *, temperature: float = 1.0, normalise: Normalise = "softmax") -> None:
+        if normalise not in get_args(Normalise):
+            raise ValueError(f"normalise must be one of {get_args(Normalise)}, got {normalise!r}.")
+        self.temperature = checked_temperature(temperature)
+        self.normalise = normalise
+
+    def __call__(self, output: MaskOutput | PixelOutput) -> Tensor:
+        """-> (B, h, w)."""
+        scores = output.semantic_scores()
+        if self.normalise == "softmax":
+            log_probs = (scores / self.temperature).log_softmax(dim=1)
+            return -(log_probs.exp() * log_probs).sum(dim=1)
+        if isinstance(output, PixelOutput):
+            raise ValueError(
+                "normalise=sum needs scores of at least 0, got the logits of a per-pixel model; "
+                "use normalise=softmax."
+            )
+        # The smallest share keeps a pixel that no query claims uniform: it must score high.
+        shares = scores.clamp(min=torch.finfo(scores.dtype).eps)
+        return torch.special.entr(shares / shares.sum(dim=1, keepdim=True)).sum(dim=1)

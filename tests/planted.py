@@ -1,0 +1,131 @@
+"""Tiny outputs and targets with something planted in them that a test can ask for.
+
+B = 2 images of 32 x 32 pixels, Q = 6 queries with masks of 8 x 8, K = 4 known classes.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eomt_exp.contracts import ANOMALY, NO_OBJECT, NORMAL, MaskOutput, PixelOutput, Target
+
+B, Q, K, D = 2, 6, 4, 16
+GRID, SIZE = 8, 32
+SURE = 12.0  # a logit that leaves no doubt
+
+
+def random_output(
+    seed: int = 0, *, outlier_class: bool = False, num_aux: int = 0, scale: float = 1.0
+) -> MaskOutput:
+    """Noise of the right shapes, every tensor a leaf that asks for its gradient."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> Tensor:
+        return (scale * torch.randn(*shape, generator=generator)).requires_grad_()
+
+    def one() -> MaskOutput:
+        return MaskOutput(
+            mask_logits=noise(B, Q, GRID, GRID),
+            class_logits=noise(B, Q, K + 1 + outlier_class),
+            queries=noise(B, Q, D),
+            anomaly_logits=noise(B, Q, 3),
+            num_classes=K,
+        )
+
+    aux = tuple(one() for _ in range(num_aux))
+    return one()._replace(aux=aux)
+
+
+def boxes(*corners: tuple[int, int, int, int]) -> Tensor:
+    """(top, left, bottom, right) of each box in grid cells -> (M, SIZE, SIZE) bool masks."""
+    step = SIZE // GRID
+    masks = torch.zeros(len(corners), SIZE, SIZE, dtype=torch.bool)
+    for mask, (top, left, bottom, right) in zip(masks, corners, strict=True):
+        mask[top * step : bottom * step, left * step : right * step] = True
+    return masks
+
+
+def target_of(masks: Tensor, labels: list[int], outlier: Tensor | None = None) -> Target:
+    """One image's truth; the outlier (SIZE, SIZE) bool is what was pasted."""
+    anomaly = torch.zeros(SIZE, SIZE, dtype=torch.uint8)
+    if outlier is not None:
+        anomaly[outlier] = ANOMALY
+    ignore = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    return Target(masks, torch.tensor(labels, dtype=torch.int64), anomaly, ignore)
+
+
+def two_targets(*, label_outlier: bool = False) -> list[Target]:
+    """Image 0: three known masks and a pasted object; image 1: two known masks."""
+    known = boxes((0, 0, 4, 4), (0, 4, 8, 8), (4, 0, 8, 2))
+    outlier = boxes((5, 2, 8, 4))
+    masks, labels = known, [2, 0, 3]
+    if label_outlier:
+        masks, labels = torch.cat([known, outlier]), [*labels, K]
+    second = boxes((0, 0, 3, 8), (3, 0, 8, 8))
+    return [target_of(masks, labels, outlier[0]), target_of(second, [1, 3])]
+
+
+def empty_target() -> Target:
+    """An image in which nothing is known and nothing was pasted."""
+    return target_of(torch.zeros(0, SIZE, SIZE, dtype=torch.bool), [])
+
+
+def saying(targets: list[Target], order: list[list[int]], *, num_outputs: int) -> MaskOutput:
+    """An output that says the truth: mask m of image b comes from query order[b][m]."""
+    mask_logits = torch.full((B, Q, SIZE, SIZE), -SURE)
+    class_logits = torch.zeros(B, Q, num_outputs)
+    class_logits[..., -1] = SURE
+    for image, target in enumerate(targets):
+        for query, mask, label in zip(order[image], target.masks, target.labels, strict=True):
+            mask_logits[image, query][mask] = SURE
+            class_logits[image, query] = 0.0
+            class_logits[image, query, label] = SURE
+    return MaskOutput(mask_logits, class_logits, torch.zeros(B, Q, D), None, K)
+
+
+def planted_output(*, outlier_class: bool, with_head: bool) -> MaskOutput:
+    """Left half: one sure known query. Right half: a query of no known class.
+
+    It says the outlier class where there is one, else no-object; the head calls it an anomaly.
+    """
+    mask_logits = torch.full((B, Q, GRID, GRID), -SURE)
+    mask_logits[:, 0, :, : GRID // 2] = SURE
+    mask_logits[:, 1, :, GRID // 2 :] = SURE
+    class_logits = torch.zeros(B, Q, K + 1 + outlier_class)
+    class_logits[:, 0, 1] = SURE
+    class_logits[:, 1, K] = SURE  # the outlier class, or no-object
+    class_logits[:, 2:, -1] = SURE
+    states = torch.tensor([NORMAL, ANOMALY] + [NO_OBJECT] * (Q - 2))
+    heads = SURE * torch.nn.functional.one_hot(states, 3).float().expand(B, Q, 3)
+    return MaskOutput(
+        mask_logits, class_logits, torch.zeros(B, Q, D), heads if with_head else None, K
+    )
+
+
+def planted_pixels() -> PixelOutput:
+    """Left half: one sure class. Right half: no class stands out."""
+    logits = torch.zeros(B, K, GRID, GRID)
+    logits[:, 1, :, : GRID // 2] = SURE
+    return PixelOutput(logits)
+
+
+def halves(score: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, h, w) -> the scores of the left and of the right half."""
+    middle = score.shape[-1] // 2
+    return score[..., :middle], score[..., middle:]
+
+
+def part_of(node: Any) -> Any:
+    """The part a YAML node describes; interpolated keys keep the constructor's default."""
+    if not isinstance(node, dict):
+        return node
+    plain = {k: v for k, v in node.items() if not (isinstance(v, str) and v.startswith("${"))}
+    parts = {key: part_of(value) for key, value in plain.items() if key != "_target_"}
+    if "_target_" not in node:
+        return parts
+    module, _, name = node["_target_"].rpartition(".")
+    return getattr(import_module(module), name)(**parts)

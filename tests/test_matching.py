@@ -1,0 +1,108 @@
+"""Points and pairs: what is sampled where, and which query is given which mask.
+
+Run: pytest tests/test_matching.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import planted
+import pytest
+import torch
+from torch import Tensor
+
+from eomt_exp.losses.matching import NO_CLASS, Matcher, gather_truth, pairwise_mask_costs
+from eomt_exp.losses.point_sampling import (
+    ignored_cells,
+    points_ignored,
+    sample_points,
+    sample_uncertain_points,
+)
+
+POINTS = 256
+ORDER = [[4, 0, 2], [5, 1]]  # the query that says each mask
+
+
+def test_sampling_at_a_pixel_centre_reads_that_pixel():
+    maps = torch.arange(12.0).reshape(1, 3, 4)
+    centres = torch.tensor([[[0.125, 0.5 / 3], [0.875, 2.5 / 3], [0.5, 0.5]]])
+    torch.testing.assert_close(sample_points(maps, centres), torch.tensor([[0.0, 11.0, 5.5]]))
+
+
+def test_a_point_is_ignored_exactly_if_an_ignored_pixel_weighs_in():
+    torch.manual_seed(0)
+    ignore = torch.rand(2, 9, 13) > 0.8
+    points = torch.rand(2, 500, 2)
+    out = points_ignored(ignored_cells(ignore), torch.arange(2), points)
+    assert torch.equal(out, sample_points(ignore.float(), points) > 0)
+
+
+def test_undecided_regions_are_sampled_unless_they_are_ignored():
+    logits = torch.full((1, 8, 8), planted.SURE)
+    logits[0, 2:6, 2:6] = 0.0  # undecided: a quarter of the picture
+    image = torch.zeros(1, dtype=torch.int64)
+    cells = ignored_cells((logits == 0).repeat_interleave(4, 1).repeat_interleave(4, 2))
+
+    def share_inside(given: Tensor | None) -> float:
+        points = sample_uncertain_points(
+            logits, image, given, num_points=64, oversample_ratio=8.0, importance_ratio=0.75
+        )
+        return points_ignored(cells, image, points).float().mean().item()
+
+    torch.manual_seed(0)
+    assert share_inside(None) > 0.75
+    assert share_inside(cells) < 0.25
+
+
+def test_the_cheap_pairwise_costs_equal_the_definition_pair_by_pair():
+    torch.manual_seed(0)
+    logits, labels, weights = torch.randn(3, 50), torch.rand(2, 50), (torch.rand(50) > 0.3).float()
+    bce, dice = pairwise_mask_costs(logits, labels, weights)
+    for q, m in itertools.product(range(3), range(2)):
+        x, y = logits[q][weights > 0], labels[m][weights > 0]
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(x, y)
+        torch.testing.assert_close(bce[q, m], expected)
+        p = x.sigmoid()
+        torch.testing.assert_close(dice[q, m], 1 - (2 * p @ y + 1) / (p.sum() + y.sum() + 1))
+
+
+@pytest.mark.parametrize("by_class", [True, False])
+def test_matching_finds_the_planted_queries(by_class: bool):
+    targets = planted.two_targets()
+    output = planted.saying(targets, ORDER, num_outputs=planted.K + 1)
+    labels = [t.labels if by_class else torch.full_like(t.labels, NO_CLASS) for t in targets]
+    truth = gather_truth(
+        [t.masks for t in targets], labels, [t.ignore for t in targets], torch.float32
+    )
+    pairs = Matcher(num_points=POINTS)(output.mask_logits, output.class_logits, truth)
+    found = set(zip(*(side.tolist() for side in pairs), strict=True))
+    assert found == {(0, 4, 0), (0, 0, 1), (0, 2, 2), (1, 5, 3), (1, 1, 4)}
+
+
+def test_classes_have_no_say_for_a_mask_without_class():
+    mask, smaller = planted.boxes((0, 0, 4, 4), (0, 0, 4, 3)).split(1)
+    # The second query's mask is worse, but it is sure that there is no object.
+    shown = torch.cat([mask, smaller])[None]
+    mask_logits = torch.where(shown, planted.SURE, -planted.SURE)
+    class_logits = torch.zeros(1, 2, planted.K + 1)
+    class_logits[0, 0, 1] = class_logits[0, 1, -1] = planted.SURE
+    ignore = torch.zeros(planted.SIZE, planted.SIZE, dtype=torch.bool)
+    truth = gather_truth([mask], [torch.tensor([NO_CLASS])], [ignore], torch.float32)
+    pairs = Matcher(class_cost=100.0, num_points=POINTS)(mask_logits, class_logits, truth)
+    assert pairs.query.tolist() == [0]
+
+
+def test_matching_survives_infinite_and_broken_logits():
+    targets = planted.two_targets()
+    output = planted.random_output()
+    output.mask_logits.data[0, 1] = float("nan")
+    output.mask_logits.data[1, 2] = float("inf")
+    truth = gather_truth(
+        [t.masks for t in targets],
+        [t.labels for t in targets],
+        [t.ignore for t in targets],
+        torch.float32,
+    )
+    pairs = Matcher(num_points=POINTS)(output.mask_logits, output.class_logits, truth)
+    assert sorted(pairs.mask.tolist()) == [0, 1, 2, 3, 4]
