@@ -1,0 +1,180 @@
+"""The door to MLflow: opens its store once and safely, and fits names and values to its rules.
+
+mlflow itself takes seconds to import, so it is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import posixpath
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+LOCK_SECONDS = 180.0
+MAX_NAME, MAX_PARAM, MAX_TAG = 250, 6000, 8000
+CUT = " [cut]"
+
+
+class TrackingError(RuntimeError):
+    """MLflow's store cannot be opened; the message says how to run without it."""
+
+
+def open_store(
+    uri: str, experiment: str, artifact_root: str | Path
+) -> tuple[MlflowClient, str, str]:
+    """Return a client, the experiment's id and the address in force: MLFLOW_TRACKING_URI wins.
+
+    A missing sqlite file, its folder and the experiment are made. Raises TrackingError.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or uri
+    # Two first users of one sqlite file would both create its tables, and one would die.
+    with explained(uri), _first_use_lock(uri):
+        _silence()
+        from mlflow import MlflowClient
+
+        with warnings.catch_warnings():  # alembic's, about the tables of MLflow
+            warnings.simplefilter("ignore")
+            client = MlflowClient(tracking_uri=uri)
+            return client, _experiment_id(client, uri, experiment, artifact_root), uri
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow raises inside into a TrackingError that names a way out."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:500].rstrip(".")
+        raise TrackingError(
+            f"MLflow cannot be opened at {uri} ({type(error).__name__}: {reason}). "
+            "Set another address with tracking.uri=… (or MLFLOW_TRACKING_URI), "
+            "or add tracking=none to run without MLflow."
+        ) from error
+
+
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
+    """The run of that id, or None where this store does not have it (any more)."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return None if run.info.lifecycle_stage == "deleted" else run
+
+
+def status_of(error: BaseException | None) -> str:
+    """MLflow's status of a run that ended with `error`."""
+    if error is None or is_pruned(error):
+        return "FINISHED"
+    # SIGTERM arrives as KeyboardInterrupt or SystemExit.
+    return "FAILED" if isinstance(error, Exception) else "KILLED"
+
+
+def is_pruned(error: BaseException | None) -> bool:
+    """Whether Optuna stopped the trial; by name, since optuna has another door than this one."""
+    return type(error).__name__ == "TrialPruned"
+
+
+def clean_name(name: str) -> str:
+    """Fit a metric, param or tag name to MLflow: `iou/[road]` -> `iou/_road_`."""
+    name = re.sub(r"[^\w.\- :/]", "_", str(name)).lstrip("/")
+    name = posixpath.normpath(name) if name else "_"  # a//b and a/ would be refused
+    return name.replace("..", "_")[:MAX_NAME]
+
+
+def clean_value(value: object, limit: int = MAX_PARAM) -> str:
+    """Text as it is, everything else as JSON (true, null, [1, 2]), cut to `limit` visibly."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= limit else text[: limit - len(CUT)] + CUT
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file behind a sqlite address; None for any other store."""
+    match = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", uri)
+    return Path(match[1]) if match and match[1] != ":memory:" else None
+
+
+@contextmanager
+def _first_use_lock(uri: str) -> Iterator[None]:
+    """Hold `<db>.lock` while the store is set up; nothing to hold where there is no file."""
+    from filelock import FileLock, Timeout
+
+    database = sqlite_file(uri)
+    if database is None:
+        yield
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{database}.lock", timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TrackingError(
+            f"Another process has held {lock.lock_file} for {LOCK_SECONDS:.0f} s. "
+            "If none is running, delete that file; or add tracking=none to run without MLflow."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _experiment_id(
+    client: MlflowClient, uri: str, experiment: str, artifact_root: str | Path
+) -> str:
+    """Find the experiment, or create it with artifacts at an address that we chose."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        try:
+            location = _artifact_location(uri, experiment, artifact_root)
+            return client.create_experiment(experiment, artifact_location=location)
+        except MlflowException:  # a server has no lock of ours: another client was faster
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"The MLflow experiment {experiment!r} was deleted. Bring it back with "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}` and "
+            f"MLFLOW_TRACKING_URI={uri}, or set tracking.experiment=… to another name."
+        )
+    return found.experiment_id
+
+
+def _artifact_location(uri: str, experiment: str, root: str | Path) -> str | None:
+    """MLflow's default is a folder of whatever cwd came first; a server knows its own place."""
+    if uri.startswith(("http:", "https:", "databricks")):
+        return None
+    if "://" in str(root):
+        return f"{str(root).rstrip('/')}/{experiment}"
+    return (Path(root).resolve() / experiment).as_uri()
+
+
+def _silence() -> None:
+    """Quieten MLflow before and after its import; its own environment variables still win."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    # A dead server would otherwise hold a training step for minutes; our buffer tries again.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    import mlflow  # noqa: F401  its import sets the levels anew
+
+    for name in ("mlflow", "alembic", "sqlalchemy.engine"):
+        logging.getLogger(name).setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())

@@ -1,0 +1,73 @@
+"""Where a run comes from: the commit of the code and the machine, as flat tags."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def git_facts(package: Path = PACKAGE) -> dict[str, str]:
+    """{"git.commit", "git.branch", "git.dirty"} of the checkout; {} where there is none.
+
+    Dirty looks at tracked files only. A package installed inside somebody else's repository has
+    no commit of its own, so {} then as well.
+    """
+    top = _git(package, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != package.parent:
+        return {}
+    facts = {
+        "git.commit": _git(package, "rev-parse", "HEAD"),
+        "git.branch": _git(package, "rev-parse", "--abbrev-ref", "HEAD"),
+    }
+    status = _git(package, "status", "--porcelain", "--untracked-files=no")
+    if status is not None:
+        facts["git.dirty"] = "true" if status else "false"
+    return {name: value for name, value in facts.items() if value}
+
+
+def machine_facts() -> dict[str, str]:
+    """{"host", "pid", "user", "python", "command"} of this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # containers run as ids that have no name
+        user = "unknown"
+    return {
+        "host": platform.node(),
+        "pid": str(os.getpid()),
+        "user": user,
+        "python": platform.python_version(),
+        "command": " ".join(sys.argv),
+    }
+
+
+def run_tags(run_dir: Path, parent_run_id: str | None = None) -> dict[str, str]:
+    """The MLflow tags every run gets, under MLflow's own names where its pages show them."""
+    facts = {**git_facts(), **machine_facts()}
+    facts["mlflow.user"] = facts.pop("user")
+    facts["mlflow.source.name"] = facts.pop("command")
+    if "git.commit" in facts:
+        facts["mlflow.source.git.commit"] = facts["git.commit"]
+    if parent_run_id:
+        facts["mlflow.parentRunId"] = parent_run_id
+    return {**facts, "eomt.kind": "run", "output_dir": str(run_dir.resolve())}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints, or None when it cannot answer for whatever reason."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,141 @@
+"""Figures show what was planted, whatever the size of the data."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eomt_exp.contracts import VOID
+from eomt_exp.engine.figures import HeatMapRow, curves_figure, heat_map_figure, training_figure
+from eomt_exp.engine.training_figure import smoothed
+
+
+def pixels(path) -> np.ndarray:
+    """(H, W, 3) in [0, 1]."""
+    return np.asarray(Image.open(path).convert("RGB")) / 255.0
+
+
+def scene(height: int = 96, width: int = 192) -> HeatMapRow:
+    """The left third is anomalous and scores high, the right third is void."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(60, 120, (height, width, 3)).astype(np.uint8)
+    anomaly = np.zeros((height, width), np.uint8)
+    anomaly[:, : width // 3], anomaly[:, -width // 3 :] = 1, VOID
+    score = rng.normal(0, 0.1, (height, width)) + 2.0 * (anomaly == 1)
+    return HeatMapRow(image, anomaly, score, "planted")
+
+
+@pytest.mark.parametrize("size", [(96, 192), (64, 64), (1024, 2048)])
+def test_the_planted_anomaly_is_hotter_than_the_road(tmp_path, size):
+    path = heat_map_figure([scene(*size)], tmp_path / "new" / "heat.png", "planted, rba")
+    picture = pixels(path)
+    height, width = picture.shape[:2]
+    assert abs(width - 1200) < 3
+    assert 250 < height < 700
+    assert picture.std() > 0.1
+    middle = picture[int(0.45 * height) : int(0.6 * height)]
+    heat = middle[:, int(0.625 * width) : int(0.925 * width)]  # the third panel
+    third = heat.shape[1] // 3
+    hot, cold = heat[:, third // 4 : third // 2], heat[:, third + third // 3 : -third - third // 3]
+    assert hot.mean() > cold.mean() + 0.3
+    assert hot[..., 0].mean() > hot[..., 2].mean() + 0.2  # yellow, not grey
+    truth = middle[:, int(0.32 * width) : int(0.36 * width)]
+    assert truth[..., 0].mean() > truth[..., 1].mean() + 0.3  # the anomaly's red
+    assert os.listdir(path.parent) == ["heat.png"]
+
+
+def test_heat_maps_survive_odd_rows(tmp_path):
+    row = scene()
+    void = row._replace(anomaly=np.full_like(row.anomaly, VOID))
+    constant = row._replace(score=np.zeros(row.score.shape))
+    broken = row._replace(score=np.where(row.anomaly == 1, np.nan, row.score))
+    for index, rows in enumerate([[void], [constant], [broken], [row, scene(64, 64), void]]):
+        assert pixels(heat_map_figure(rows, tmp_path / f"{index}.png")).std() > 0.05
+    with pytest.raises(ValueError, match="no rows"):
+        heat_map_figure([], tmp_path / "none.png")
+
+
+def test_a_thin_anomaly_outlives_the_shrinking(tmp_path):
+    row = scene(1024, 2048)
+    anomaly = np.zeros_like(row.anomaly)
+    anomaly[500:502, 1000:1100] = 1
+    path = heat_map_figure([row._replace(anomaly=anomaly)], tmp_path / "thin.png")
+    truth = pixels(path)[:, 372:748]
+    assert ((truth[..., 0] - truth[..., 1]) > 0.3).sum() > 5
+
+
+def curve(shift: float, count: int = 5000) -> SimpleNamespace:
+    rng = np.random.default_rng(0)
+    truth = rng.random(count) < 0.1
+    order = np.argsort(-(rng.normal(0, 1, count) + shift * truth))
+    tp, fp = np.cumsum(truth[order]), np.cumsum(~truth[order])
+    recall = tp / tp[-1]
+    return SimpleNamespace(precision=tp / (tp + fp), recall=recall, fpr=fp / fp[-1], tpr=recall)
+
+
+def test_curves_are_drawn_for_many_scorers_and_for_none_defined(tmp_path):
+    curves = {f"scorer_{index}": curve(index / 3) for index in range(11)}
+    empty = np.empty(0)
+    curves["empty"] = SimpleNamespace(precision=empty, recall=empty, fpr=empty, tpr=empty)
+    path = curves_figure(curves, "planted", tmp_path / "curves.png")
+    picture = pixels(path)
+    assert abs(picture.shape[1] - 1200) < 3
+    assert picture.std() > 0.05
+    curves_figure({"empty": curves["empty"]}, "planted", tmp_path / "empty.png")
+    with pytest.raises(ValueError, match="no curves"):
+        curves_figure({}, "planted", tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_legend_numbers_agree_with_scikit_learn(is_reversed):
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    from eomt_exp.engine.figures import _areas
+
+    rng = np.random.default_rng(1)
+    truth = rng.random(2000) < 0.1
+    score = rng.normal(0, 1, 2000) + truth
+    order = np.argsort(-score)
+    tp, fp = np.cumsum(truth[order]), np.cumsum(~truth[order])
+    arrays = [tp / (tp + fp), tp / tp[-1], fp / fp[-1], tp / tp[-1]]
+    arrays = [array[::-1] for array in arrays] if is_reversed else arrays
+    precision, recall, fpr, tpr = arrays
+    found = _areas(SimpleNamespace(precision=precision, recall=recall, fpr=fpr, tpr=tpr))
+    assert found["ap"] == pytest.approx(average_precision_score(truth, score))
+    assert found["auroc"] == pytest.approx(roc_auc_score(truth, score))
+    assert found["fpr95"] == pytest.approx(fp[np.argmax(tp >= 0.95 * tp[-1])] / fp[-1])
+
+
+def test_training_figure_copes_with_gaps_single_points_and_silence(tmp_path):
+    journal = tmp_path / "metrics.jsonl"
+    training_figure(journal, tmp_path / "none.png")
+    journal.write_text('{"step": 0, "train/total": 1.0, "val/miou": null}\n{"step": 1, "tr')
+    training_figure(journal, tmp_path / "one.png")
+    lines = [
+        {"step": s, "time": 1.0, "train/total": 9 * 0.95**s + 1e-3, "lr/head": 1e-4}
+        for s in range(99)
+    ]
+    for index, line in enumerate(lines[::20]):
+        line |= {f"val/s{n}/ap": index / 9 + n / 99 for n in range(11)} | {"val/miou": 0.5}
+    lines[50]["train/total"] = math.nan
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines).replace("NaN", "null"))
+    training_figure(journal, tmp_path / "full.png")
+    for name in ("none", "one", "full"):
+        picture = pixels(tmp_path / f"{name}.png")
+        assert abs(picture.shape[1] - 1200) < 3
+        assert picture.std() > 0.01
+    assert pixels(tmp_path / "full.png").std() > pixels(tmp_path / "one.png").std()
+
+
+def test_smoothing_keeps_level_gaps_and_timing():
+    assert np.allclose(smoothed(np.full(100, 3.0)), 3.0)
+    values = np.r_[np.zeros(100), np.ones(100)]
+    assert np.allclose(smoothed(values), 1 - smoothed(values)[::-1])  # no lag
+    values[30] = np.nan
+    assert np.isnan(smoothed(values)).sum() == 1
