@@ -1,0 +1,43 @@
+"""float32 to an integer that sorts the same way, with room to spare just below 1 and above -1.
+
+The bits of a float are such an integer, and cutting low bits off it keeps relative precision: fine
+near 0, where probabilities vanish, but blind near 1, where they saturate. So the octave from 1/2
+to 1 is written by the bits of its distance to 1, which float32 holds exactly (Sterbenz).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAGE_BITS = 16
+HALF, ONE, INFINITY = 0x3F000000, 0x3F800000, 0x7F800000  # bits of these floats
+STRETCH = 0x0B800000  # by how much 1 moves up, past 2 * HALF - bits of 2**-24
+ZERO = INFINITY + STRETCH  # the key of 0, so that -inf has key 0
+NUM_PAGES = (2 * ZERO >> PAGE_BITS) + 1
+
+
+def to_keys(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Keys (…) in 0 .. 2 * ZERO of scores (…) without NaN; -0.0 and 0.0 are one."""
+    size = np.abs(scores)
+    bits = size.view(np.int32).astype(np.int64)
+    to_one = (np.float32(1) - size).view(np.int32)
+    bits = np.where(bits >= ONE, bits + STRETCH, np.where(bits > HALF, 2 * HALF - to_one, bits))
+    return ZERO + np.where(scores < 0, -bits, bits)
+
+
+def to_score(key: int) -> float:
+    """The lowest float32 whose key is at least this one."""
+    bits = abs(key - ZERO)
+    if HALF < bits < ONE + STRETCH:
+        size = 1.0 - _float(2 * HALF - bits)
+    else:
+        size = _float(bits if bits <= HALF else bits - STRETCH)
+    exact = size if key >= ZERO else -size
+    score = np.float32(exact)
+    # As Python floats: NumPy would round `exact` to float32 before comparing.
+    return float(score if float(score) >= exact else np.nextafter(score, np.float32(np.inf)))
+
+
+def _float(bits: int) -> float:
+    return float(np.uint32(bits).view(np.float32))

@@ -1,0 +1,194 @@
+"""Pixel metrics of any number of score maps in constant memory, by counting instead of sorting.
+
+A score becomes an integer that sorts the same way, its key (keys.py). The high bits of a key name
+a *page*, the low 16 a place on it. Only pages that scores touch are held, and all of them at the
+finest resolution that fits 2**bits bins: scores of a narrow range are counted exactly, and those
+of a sigmoid to about 2**-16 of their distance to 0 and to 1, whichever is less. The hard case is a
+tight core with a wide tail; `ap_bound` tells of it, and more bits mend it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, from_numpy
+
+from eomt_exp.evaluator import ranking as rank
+from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, to_keys, to_score
+from eomt_exp.evaluator.ranking import Ints, PixelCurves, Ranking
+
+CHUNK = 1 << 18  # pixels counted at a time: the temporaries stay in the cache
+METRICS = ("ap", "ap_bound", "auroc", "fpr95", "tie_fraction", "f1_star", "f1_threshold")
+
+
+class PixelCounts:
+    """How many anomalous and normal pixels had which score; metrics are read off the counts.
+
+    The state depends on the pixels alone, never on their order or on how they were sharded:
+    merging shards gives the very numbers of one run. Memory: 2**(bits + 4) bytes when full
+    (64 MiB by default), and less while few pages are touched.
+    """
+
+    def __init__(self, bits: int = 22, void: int = 255) -> None:
+        """`void` is the label of pixels that do not count."""
+        if not 17 <= bits <= 28:  # 17: one bin for each page there is
+            raise ValueError(f"bits must be from 17 to 28, got {bits}; 22 is the default.")
+        self.bits, self.void = bits, void
+        self._shift = 0  # low bits of a key that all bins ignore
+        self._pages = np.empty(0, np.int64)  # in order of discovery
+        self._row = np.full(NUM_PAGES, -1, np.int64)  # page -> its index in _pages
+        self._bins = np.zeros((1 << bits, 2), np.int64)  # (normal, anomaly); mapped when touched
+        self._low, self._high = 1 << 33, -1  # extreme keys seen
+
+    def update(self, scores: np.ndarray | Tensor, anomaly: np.ndarray | Tensor) -> None:
+        """Count pixels: scores (…) float, higher = more anomalous; anomaly (…) 0, 1 or void.
+
+        Scores are rounded to float32; -inf and inf are scores like any other, and -0.0 is 0.0.
+        Raises ValueError, and counts nothing, where shapes differ, a label is none of the three,
+        or a pixel that counts has NaN for a score.
+        """
+        values, labels = _float32(scores), _integers(anomaly)
+        if values.shape != labels.shape:
+            shapes = f"scores {values.shape} and anomaly {labels.shape}"
+            raise ValueError(f"{shapes} must agree; resize the scores to the labels first.")
+        keep = labels != self.void
+        values, labels = values[keep], labels[keep]
+        self._check(values, labels)
+        labels = labels.astype(np.uint8, copy=False)
+        for start in range(0, values.size, CHUNK):
+            part = slice(start, start + CHUNK)
+            self._count(to_keys(values[part]), labels[part])
+
+    def merge(self, other: PixelCounts) -> None:
+        """Add the counts of another shard; exact, and independent of the order."""
+        if self.bits != other.bits:
+            raise ValueError(f"cannot merge bits={other.bits} into bits={self.bits}; use one.")
+        self._admit(other._pages)
+        per_page = 1 << (PAGE_BITS - self._shift)
+        theirs = other._held().reshape(-1, 1 << (self._shift - other._shift), 2).sum(axis=1)
+        ours = self._held().reshape(-1, per_page, 2)  # a view, so that += reaches the bins
+        ours[self._row[other._pages]] += theirs.reshape(-1, per_page, 2)
+        self._low, self._high = min(self._low, other._low), max(self._high, other._high)
+
+    def __add__(self, other: PixelCounts) -> PixelCounts:
+        total = PixelCounts(self.bits, self.void)
+        total.merge(self)
+        total.merge(other)
+        return total
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors to save or to gather; equal pixels give equal tensors, whatever their order."""
+        order = np.argsort(self._pages)
+        arrays = {
+            "bits_low_high": np.array([self.bits, self._low, self._high]),
+            "pages": self._pages[order],
+            "bins": self._held().reshape(-1, 1 << (PAGE_BITS - self._shift), 2)[order],
+        }
+        return {name: from_numpy(array) for name, array in arrays.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Become what state_dict() described; what was counted here is dropped."""
+        bits, low, high = state["bits_low_high"].tolist()
+        fresh = PixelCounts(bits, self.void)
+        fresh._admit(state["pages"].cpu().numpy())
+        fresh._held()[:] = state["bins"].cpu().numpy().reshape(-1, 2)
+        fresh._low, fresh._high = low, high
+        self.__dict__.update(fresh.__dict__)
+
+    def results(self) -> dict[str, float]:
+        """The metrics; all but the counts are NaN without a positive or without a negative.
+
+        ap: sum (R_n - R_{n-1}) P_n, no interpolation (scikit-learn's average_precision_score)
+        ap_bound: the AP of the unbinned float32 scores is no further than this from ap
+        auroc: ties count half
+        fpr95: FPR at the first threshold, from above, with TPR >= .95
+        tie_fraction: positives in the bin of that threshold, as a share of all; when it is
+            large, fpr95 says more about ties (saturated or rounded scores) than about ranking
+        f1_star: highest F1 over all thresholds; reached by score >= f1_threshold
+        positives, negatives: pixels of either kind
+        """
+        negatives, positives = (int(total) for total in self._held().sum(axis=0))
+        found = dict.fromkeys(METRICS, float("nan"))
+        if positives and negatives:
+            edges, ranking = self._ranking()
+            # Scores saturated at either end share a bin with nothing else.
+            top = edges + (1 << self._shift) - 1
+            mixed = np.maximum(edges, self._low) < np.minimum(top, self._high)
+            fpr95, tie_fraction = rank.fpr_at_recall(ranking, 0.95)
+            f1_star, best = rank.best_f1(ranking)
+            ap, bound = rank.average_precision(ranking), rank.ap_bound(ranking, mixed)
+            threshold = to_score(int(edges[best]))
+            values = (ap, bound, rank.auroc(ranking), fpr95, tie_fraction, f1_star, threshold)
+            found = dict(zip(METRICS, values, strict=True))
+        return found | {"positives": float(positives), "negatives": float(negatives)}
+
+    def curves(self, points: int = 400) -> PixelCurves:
+        """About `points` points for plots, see thinned_curves; empty where metrics are NaN."""
+        if not self._held().any(axis=0).all():
+            return PixelCurves(*(np.empty(0) for _ in PixelCurves._fields))
+        return rank.thinned_curves(self._ranking()[1], points)
+
+    def _check(self, values: NDArray[np.float32], labels: np.ndarray) -> None:
+        if labels.size and not 0 <= labels.min() <= labels.max() <= 1:
+            odd = np.unique(labels[(labels != 0) & (labels != 1)])[:5].tolist()
+            allowed = f"0 (normal), 1 (anomaly) and {self.void} (void)"
+            raise ValueError(f"anomaly holds {odd}; allowed are {allowed}: remap the labels.")
+        if bad := int(np.isnan(values).sum()):
+            mend = f"mend the scorer, or label these pixels {self.void} to leave them out."
+            raise ValueError(f"{bad} of {values.size} scores are NaN; {mend}")
+
+    def _count(self, keys: Ints, labels: np.ndarray) -> None:
+        pages = keys >> PAGE_BITS
+        self._admit(pages)
+        self._low, self._high = min(self._low, int(keys.min())), max(self._high, int(keys.max()))
+        places = (keys & ((1 << PAGE_BITS) - 1)) >> self._shift
+        bins = self._row[pages] << (PAGE_BITS - self._shift) | places
+        np.add.at(self._bins.reshape(-1), bins << 1 | labels, 1)  # faster than bincount: in place
+
+    def _admit(self, pages: np.ndarray) -> None:
+        """Hold these pages too, and coarsen until all of them fit."""
+        touched = np.zeros(NUM_PAGES, bool)
+        touched[pages] = True
+        new = np.flatnonzero(touched & (self._row < 0))
+        shift, held = self._shift, len(self._pages) + len(new)
+        while held << (PAGE_BITS - shift) > 1 << self.bits:
+            shift += 1
+        self._coarsen(shift)
+        self._row[new] = np.arange(len(self._pages), held)
+        self._pages = np.append(self._pages, new)
+
+    def _coarsen(self, shift: int) -> None:
+        """Let bins ignore `shift` low bits; new pages can only raise it, so no order matters."""
+        if shift == self._shift:
+            return
+        held = self._held()
+        sums = held.reshape(-1, 1 << (shift - self._shift), 2).sum(axis=1)
+        held[: len(sums)], held[len(sums) :] = sums, 0
+        self._shift = shift
+
+    def _held(self) -> Ints:
+        """(pages * bins per page, 2): a view of the bins in use."""
+        return self._bins[: len(self._pages) << (PAGE_BITS - self._shift)]
+
+    def _ranking(self) -> tuple[Ints, Ranking]:
+        """The lowest key of each bin that holds a pixel, and those bins, highest first."""
+        width = PAGE_BITS - self._shift
+        order = np.argsort(self._pages)
+        bins = self._held().reshape(-1, 1 << width, 2)[order].reshape(-1, 2)
+        filled = np.flatnonzero(bins.any(axis=1))[::-1]
+        numbers = self._pages[order][filled >> width] << width | filled & ((1 << width) - 1)
+        return numbers << self._shift, Ranking.of(bins[filled, 1], bins[filled, 0])
+
+
+def _float32(scores: np.ndarray | Tensor) -> NDArray[np.float32]:
+    if isinstance(scores, Tensor):
+        return scores.detach().cpu().float().numpy()
+    with np.errstate(over="ignore"):  # a float64 beyond float32 is inf, which is a score
+        return np.asarray(scores, np.float32)
+
+
+def _integers(labels: np.ndarray | Tensor) -> np.ndarray:
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if array.dtype.kind not in "bui":
+        raise ValueError(f"anomaly must be integers, got {array.dtype}; convert it to uint8.")
+    return array

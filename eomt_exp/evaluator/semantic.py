@@ -1,0 +1,84 @@
+"""Quality on the known classes: one confusion matrix over the whole data set."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class), accumulated over pixels of all images."""
+
+    def __init__(self, num_classes: int, void: int = 255) -> None:
+        """`void` is the label of pixels that do not count, and no class."""
+        if num_classes < 1 or 0 <= void < num_classes:
+            allowed = f"at least 1 and, for {void} marks void pixels, at most {void}"
+            raise ValueError(f"num_classes must be {allowed}; got {num_classes}.")
+        self.num_classes, self.void = num_classes, void
+        self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
+
+    def update(self, predicted: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> None:
+        """Count pixels: predicted (…) and labels (…) integers 0..num_classes-1, labels may be void.
+
+        Raises ValueError, and counts nothing, where shapes or ranges do not hold; the prediction
+        at a void pixel is not looked at.
+        """
+        guess, truth = _integers("predicted", predicted), _integers("labels", labels)
+        if guess.shape != truth.shape:
+            shapes = f"predicted {guess.shape} and labels {truth.shape}"
+            raise ValueError(f"{shapes} must agree; resize the prediction to the labels first.")
+        keep = truth != self.void
+        guess, truth = guess[keep], truth[keep]
+        self._check("predicted", guess)
+        self._check("labels", truth)
+        # int64 first: true * num_classes would wrap around in uint8.
+        pairs = truth.astype(np.int64) * self.num_classes + guess.astype(np.int64)
+        self.counts += np.bincount(pairs, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """Add the counts of another shard."""
+        if self.num_classes != other.num_classes:
+            sizes = f"{other.num_classes} classes into {self.num_classes}"
+            raise ValueError(f"cannot merge {sizes}; both must count the same ones.")
+        self.counts += other.counts
+
+    def results(self) -> dict[str, float]:
+        """miou, macc, aacc and iou/<class>, each in [0, 1], or NaN where nothing defines it.
+
+        iou/c = TP / (TP + FP + FN), and miou is its mean over the classes that occur in truth or
+        prediction; macc is the mean recall over the classes that occur in truth; aacc is the share
+        of pixels that are right.
+        """
+        hits, true, guessed = self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)
+        iou = _ratios(hits, true + guessed - hits)
+        summary = {
+            "miou": _mean(iou),
+            "macc": _mean(_ratios(hits, true)),
+            "aacc": _mean(_ratios(hits.sum(keepdims=True), true.sum(keepdims=True))),
+        }
+        return summary | {f"iou/{index}": float(value) for index, value in enumerate(iou)}
+
+    def _check(self, name: str, classes: np.ndarray) -> None:
+        if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
+            odd = np.unique(classes[(classes < 0) | (classes >= self.num_classes)])[:5].tolist()
+            allowed = f"0 to {self.num_classes - 1}, and {self.void} in labels"
+            raise ValueError(f"{name} holds {odd}; allowed are {allowed}. Check num_classes.")
+
+
+def _ratios(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """part / whole, NaN where the whole is empty."""
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """The mean of what is defined, NaN when nothing is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else float("nan")
+
+
+def _integers(name: str, classes: np.ndarray | Tensor) -> np.ndarray:
+    array = classes.detach().cpu().numpy() if isinstance(classes, Tensor) else np.asarray(classes)
+    if array.dtype.kind not in "bui":
+        raise ValueError(f"{name} must be integers, got {array.dtype}; take the argmax first.")
+    return array
