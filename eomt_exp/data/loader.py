@@ -1,0 +1,81 @@
+"""Samples to batches and image sets to streams, without touching the global random generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from eomt_exp.contracts import Batch, ImageSet, LabelledImage, Sample
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples of one size -> Batch; targets stay a list, each has its own number of masks."""
+    images, targets, names = zip(*samples, strict=True)
+    return Batch(torch.stack(images), list(targets), list(names))
+
+
+def training_loader(
+    dataset: Dataset[Sample], batch_size: int, num_workers: int, seed: int
+) -> DataLoader[Batch]:
+    """Shuffled batches of exactly batch_size; ValueError when there are too few images for one.
+
+    Order and worker seeds each have a generator of their own. From the global one each new
+    iterator would draw, and a resumed run would part from the first; from a common one the order
+    would depend on whether workers outlive an epoch.
+    """
+    count = len(dataset)  # type: ignore[arg-type]
+    order = torch.Generator().manual_seed(seed)
+    if count < batch_size:
+        raise ValueError(
+            f"batch_size={batch_size} is more than the {count} training images, and incomplete "
+            f"batches are dropped: nothing would be trained. Type trainer.batch_size={count} "
+            "or less."
+        )
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]  # the stubs know no collate_fn that changes the type
+        batch_size=batch_size,
+        sampler=RandomSampler(dataset, generator=order),  # type: ignore[arg-type]
+        drop_last=True,
+        collate_fn=collate,
+        generator=torch.Generator().manual_seed(seed),
+        **_worker_options(num_workers),
+    )
+
+
+def image_loader(images: ImageSet, num_workers: int) -> Iterator[LabelledImage]:
+    """Every image once, in order; with workers the next ones are decoded in the background."""
+    loader: DataLoader[LabelledImage] = DataLoader(
+        images,  # type: ignore[arg-type]
+        batch_size=None,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]  # without it numpy arrays become tensors
+        generator=torch.Generator(),
+        **_worker_options(num_workers, persistent=False),
+    )
+    return iter(loader)
+
+
+def _worker_options(num_workers: int, persistent: bool = True) -> dict[str, Any]:
+    if not num_workers:
+        return {"num_workers": 0}
+    # Here, before any worker is forked: a fork inherits OpenCV's thread pool without its threads,
+    # and a worker that then asks to change their number waits for them for ever.
+    cv2.setNumThreads(1)
+    return {
+        "num_workers": num_workers,
+        "persistent_workers": persistent,
+        "worker_init_fn": _one_thread,
+    }
+
+
+def _one_thread(worker: int) -> None:
+    """Parallel by processes alone: threads in every worker would fight over the same cores."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)  # for spawned workers; in forked ones it is 1 already
+
+
+def _as_it_is(image: LabelledImage) -> LabelledImage:
+    return image

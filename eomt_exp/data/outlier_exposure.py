@@ -1,0 +1,207 @@
+"""Outlier exposure by cut and paste: objects that do not belong, set into known road scenes.
+
+The parts follow AnomalyMix (PEBAL, Tian et al., ECCV 2022) and what came after it: four target
+policies are in use (EAM ignores, UNO adds a class, others leave no-object), and soft edges, colour
+matching and perspective keep the network from learning the paste instead of the object.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from eomt_exp.contracts import ANOMALY, VOID, LabelledImage, OutlierPool
+from eomt_exp.data.cutouts import Patch, colour_matched, padded, scaled, soft_alpha, vary
+
+_ATTEMPTS = 10  # spots tried for one object before the image goes without it
+_FOOT_SHARE = 0.08  # the lowest share of an object's height is what it stands on
+_PLACEMENTS = ("anywhere", "road")
+_TARGETS = ("ignore", "outlier_class", "no_object")
+
+
+class _Scene(NamedTuple):
+    """Writable arrays of one picture; they change with each object."""
+
+    image: np.ndarray  # (H, W, 3) uint8
+    labels: np.ndarray  # (H, W) uint8
+    anomaly: np.ndarray  # (H, W) uint8
+
+
+@dataclass(frozen=True, eq=False)
+class CutPaste:
+    """Paste outlier objects into an image and write them into its truth.
+
+    Pasted pixels get anomaly 1. Their label is K under target="outlier_class", VOID otherwise:
+    "ignore" also takes them out of the mask losses, "no_object" leaves them in, as pixels that no
+    mask may cover. ValueError for numbers that cannot work.
+    """
+
+    pool: OutlierPool
+    _: KW_ONLY
+    num_classes: int
+    paste_probability: float = 0.6
+    min_objects: int = 1
+    max_objects: int = 3
+    min_scale: float = 0.09  # longer side over image height; every ratio of sizes as likely
+    max_scale: float = 0.55
+    placement: Literal["anywhere", "road"] = "anywhere"  # road: its foot stands on road_classes
+    road_classes: Sequence[int] = (0,)
+    min_support: float = 0.8  # share of the foot that must be on the road
+    perspective: bool = False  # the drawn scale holds at the lower edge, min_scale at the horizon
+    feather: float = 1.5  # pixels on either side of the outline over which the edge fades
+    colour_match: float = 0.2  # share of the way to the mean colour (LAB) of what is behind
+    flip: bool = True
+    rotation: float = 8.0  # degrees either way
+    brightness: float = 0.15  # share lighter or darker
+    target: Literal["ignore", "outlier_class", "no_object"] = "outlier_class"
+
+    def __post_init__(self) -> None:
+        _check_choice("placement", self.placement, _PLACEMENTS)
+        _check_choice("target", self.target, _TARGETS)
+        for name in ("paste_probability", "min_support", "colour_match", "brightness"):
+            _check_share(name, getattr(self, name))
+        if not 1 <= self.min_objects <= self.max_objects:
+            raise ValueError(
+                "min_objects must be at least 1 and not over max_objects, got "
+                f"min_objects={self.min_objects}, max_objects={self.max_objects}; "
+                "outlier_exposure=none pastes nothing."
+            )
+        if not 0 < self.min_scale <= self.max_scale:
+            raise ValueError(
+                "min_scale must be above 0 and not over max_scale, got "
+                f"min_scale={self.min_scale}, max_scale={self.max_scale}."
+            )
+        if self.feather < 0 or self.rotation < 0:
+            raise ValueError(
+                f"feather and rotation must be 0 or more, got feather={self.feather}, "
+                f"rotation={self.rotation}."
+            )
+        if self.placement == "road" and not self.road_classes:
+            raise ValueError("placement=road needs road_classes, the label ids to stand on.")
+        if len(self.pool) == 0:
+            raise ValueError("The pool has no objects; outlier_exposure=none pastes nothing.")
+
+    @property
+    def ignores_outliers(self) -> bool:
+        """Whether the mask losses leave pasted pixels out."""
+        return self.target == "ignore"
+
+    @property
+    def adds_class(self) -> bool:
+        """Whether pasted pixels are a class of their own, one more output of the class head."""
+        return self.target == "outlier_class"
+
+    def __call__(self, image: LabelledImage, rng: np.random.Generator) -> LabelledImage:
+        """The image with objects in it, or as it came; the arrays handed in are not written to."""
+        if rng.random() >= self.paste_probability:
+            return image
+        scene = _Scene(np.array(image.image), np.array(image.labels), np.array(image.anomaly))
+        for _ in range(rng.integers(self.min_objects, self.max_objects + 1)):
+            self._paste_one(scene, rng)
+        return LabelledImage(scene.image, scene.labels, scene.anomaly, image.name)
+
+    def _paste_one(self, scene: _Scene, rng: np.random.Generator) -> None:
+        rgba = np.asarray(self.pool[int(rng.integers(len(self.pool)))])
+        varied = vary(rgba, rng, self.flip, self.rotation, self.brightness)
+        scale = math.exp(rng.uniform(math.log(self.min_scale), math.log(self.max_scale)))
+        road = np.isin(scene.labels, self.road_classes)
+        for _ in range(_ATTEMPTS):
+            foot = self._draw_foot(road, rng)
+            if foot is None:
+                return
+            longer_side = self._scale_at(foot[0], scale, road) * road.shape[0]
+            patch = scaled(varied, max(round(longer_side), 1))
+            if patch is None:
+                return
+            corner = _corner(patch.mask, foot)
+            if self.placement == "anywhere":
+                corner = _moved_inside(corner, patch.mask.shape, road.shape)
+            elif _support(patch.mask, corner, road) < self.min_support:
+                continue
+            self._blend(scene, patch, corner)
+            return
+
+    def _draw_foot(self, road: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
+        """(row, column) of the point an object stands on; None without any road to stand on."""
+        if self.placement == "anywhere":
+            return int(rng.integers(road.shape[0])), int(rng.integers(road.shape[1]))
+        spots = np.flatnonzero(road)
+        if not spots.size:
+            return None
+        row, column = divmod(int(spots[rng.integers(spots.size)]), road.shape[1])
+        return row, column
+
+    def _scale_at(self, row: int, scale: float, road: np.ndarray) -> float:
+        """Sizes on flat ground fall linearly from the lower edge of the image to the horizon."""
+        if not self.perspective:
+            return scale
+        height = road.shape[0]
+        rows = np.flatnonzero(road.any(axis=1))
+        horizon = int(rows[0]) if rows.size else height // 2
+        nearness = (row - horizon) / max(height - 1 - horizon, 1)
+        return max(scale * nearness, self.min_scale)
+
+    def _blend(self, scene: _Scene, patch: Patch, corner: tuple[int, int]) -> None:
+        margin = math.ceil(self.feather) + 1
+        patch = padded(patch, margin)
+        alpha = soft_alpha(patch.mask, self.feather)
+        there, here = _overlap((corner[0] - margin, corner[1] - margin), alpha.shape, scene)
+        mask, alpha = patch.mask[here], alpha[here][..., None]
+        behind = scene.image[there].astype(np.float32)
+        colours = colour_matched(patch.colours[here], mask, behind, self.colour_match)
+        blended = behind + alpha * (colours - behind)
+        scene.image[there] = np.round(blended).astype(np.uint8)
+        scene.labels[there][mask] = self.num_classes if self.adds_class else VOID
+        scene.anomaly[there][mask] = ANOMALY
+
+
+def _corner(mask: np.ndarray, foot: tuple[int, int]) -> tuple[int, int]:
+    """Top left of the box whose lowest object pixel, the middle one, lies on the foot point."""
+    lowest = np.flatnonzero(mask[-1])
+    return foot[0] - mask.shape[0] + 1, foot[1] - int(lowest[len(lowest) // 2])
+
+
+def _moved_inside(
+    corner: tuple[int, int], size: tuple[int, ...], frame: tuple[int, ...]
+) -> tuple[int, int]:
+    """The nearest corner with the box inside; a box too large sticks out below or to the right."""
+    row, column = (
+        max(min(start, whole - part), 0)
+        for start, part, whole in zip(corner, size, frame, strict=True)
+    )
+    return row, column
+
+
+def _support(mask: np.ndarray, corner: tuple[int, int], road: np.ndarray) -> float:
+    """Share of the object's foot that lies on road; what hangs out of the image does not."""
+    height = max(round(_FOOT_SHARE * mask.shape[0]), 1)
+    rows, columns = mask[-height:].nonzero()
+    rows, columns = rows + corner[0] + mask.shape[0] - height, columns + corner[1]
+    inside = (rows >= 0) & (columns >= 0) & (columns < road.shape[1])
+    return float(road[rows[inside], columns[inside]].sum() / rows.size)
+
+
+def _overlap(
+    corner: tuple[int, int], size: tuple[int, ...], scene: _Scene
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """The part of a box that lies in the image: in image coordinates, and in the box's own."""
+    there, here = [], []
+    for start, part, whole in zip(corner, size, scene.labels.shape, strict=True):
+        first, last = max(start, 0), min(start + part, whole)
+        there.append(slice(first, last))
+        here.append(slice(first - start, last - start))
+    return (there[0], there[1]), (here[0], here[1])
+
+
+def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie between 0 and 1, got {value}.")

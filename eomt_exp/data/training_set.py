@@ -1,0 +1,89 @@
+"""Training samples as a pure function of (seed, epoch, index), so that a resumed run is the same.
+
+The facts behind it: worker processes, prefetching and restored generators each break bit-exact
+resume as soon as an augmentation draws from any generator that lives longer than one item.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from eomt_exp.contracts import ANOMALY, VOID, ImageSet, LabelledImage, Sample, Target
+from eomt_exp.data.augmentation import Augmentation
+from eomt_exp.data.outlier_exposure import CutPaste
+from eomt_exp.data.shared_cache import SharedCache
+
+
+class TrainingSet(Dataset[Sample]):
+    """Images of a set, framed, with outliers pasted in, and coloured; in this order.
+
+    Outliers are pasted into the final frame, so their scale is that of what the network sees, and
+    before the colours change, so that they share light and noise with the scene.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        augmentation: Augmentation,
+        exposure: CutPaste | None,
+        num_classes: int,
+        seed: int,
+        cache: bool = False,
+    ) -> None:
+        """`exposure` None pastes nothing; `cache` keeps decoded images in shared memory."""
+        self.images: ImageSet = SharedCache(images) if cache else images
+        self.augmentation = augmentation
+        self.exposure = exposure
+        self.num_classes = num_classes
+        self.seed = seed
+        # In shared memory, so that workers that outlive an epoch see the next one begin.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose random draws are in force."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Call between epochs, before iterating; also reaches workers that are already running."""
+        self._epoch[0] = epoch
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample of augmentation.image_size; ValueError for a label beyond the classes."""
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        # Drawn before the paste, so that runs with and without outliers see the same frames.
+        frame_seed, colour_seed = (int(draw) for draw in rng.integers(2**31, size=2))
+        image = self.augmentation.geometric(self.images[index], frame_seed)
+        if self.exposure is not None:
+            image = self.exposure(image, rng)
+        image = self.augmentation.photometric(image, colour_seed)
+        pixels = torch.from_numpy(np.ascontiguousarray(np.asarray(image.image).transpose(2, 0, 1)))
+        return Sample(pixels.float() / 255, self._target(image), image.name)
+
+    def _target(self, image: LabelledImage) -> Target:
+        labels = np.asarray(image.labels)
+        anomaly = np.array(image.anomaly)  # its own memory: the cached maps are not to be written
+        classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=VOID + 1)[:VOID])
+        adds_class = self.exposure is not None and self.exposure.adds_class
+        count = self.num_classes + adds_class
+        if classes.size and classes[-1] >= count:
+            raise ValueError(
+                f"{image.name} holds class {classes[-1]}, but classes run from 0 to {count - 1}; "
+                f"check data.num_classes={self.num_classes}."
+            )
+        masks = labels[None] == classes[:, None, None].astype(np.uint8)  # (M, H, W)
+        if self.exposure is not None and self.exposure.ignores_outliers:
+            ignore = anomaly == ANOMALY
+        else:
+            ignore = np.zeros(anomaly.shape, dtype=bool)
+        return Target(
+            torch.from_numpy(masks),
+            torch.from_numpy(classes.astype(np.int64)),
+            torch.from_numpy(anomaly),
+            torch.from_numpy(ignore),
+        )
