@@ -34,7 +34,9 @@ def register() -> None:
     }
     for name, function in resolvers.items():
         # Cached: within one process a run has one folder, however often it is asked for.
-        OmegaConf.register_new_resolver(name, function, replace=True, use_cache=name == "run_folder")
+        OmegaConf.register_new_resolver(
+            name, function, replace=True, use_cache=name == "run_folder"
+        )
     schema.register()
 
 
@@ -50,6 +52,8 @@ def run_task(cfg: DictConfig) -> float | None:
     except _user_errors() as error:
         if not is_single:  # a sweep wants the exception itself
             raise
+        if os.environ.get("EOMT_TRACEBACK"):  # for whoever suspects the code and not the input
+            raise
         _leave_no_empty_folder(Path(HydraConfig.get().runtime.output_dir))
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from error
@@ -62,9 +66,21 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*provided to the Hydra.*")
     register()
     _prepare_ranks()
-    hydra.main(version_base="1.3", config_path=str(asset_dir("conf")), config_name="config")(
-        run_task
-    )()
+    application = hydra.main(
+        version_base="1.3", config_path=str(asset_dir("conf")), config_name="config"
+    )(run_task)
+    try:
+        application()
+    except KeyboardInterrupt:
+        sys.exit(_interrupted())
+
+
+def _interrupted() -> int:
+    print(
+        "stopped; the same command goes on from its last checkpoint (resume=false: afresh).",
+        file=sys.stderr,
+    )
+    return 130  # as a shell says it of Ctrl-C
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

@@ -128,7 +128,7 @@ class Backbone(Protocol):
         """The backbone's last norm, shared by every prediction."""
 
     def depth_of(self, parameter_name: str) -> int:
-        """Block of a parameter for layer-wise decay: embeddings 0, the final norm num_blocks - 1."""
+        """(B, 3, H, W) RGB in [0, 1] -> tokens (B, prefix + h*w, D), patch grid (h, w)."""
 
 
 class AnomalyHead(Protocol):
@@ -175,7 +175,7 @@ class OutlierPool(Protocol):
 
 
 class DataError(ValueError):
-    """A file or folder the user gave is missing or broken; the message says which and what to do."""
+    """A file or folder the user gave is missing or broken; the message says what to do."""
 
 
 class CheckpointError(ValueError):

@@ -20,9 +20,14 @@ CONFIG = "config.yaml"
 METRICS = "metrics.json"
 STATES = "checkpoints"
 
-# What may differ between two tries of one run: it changes neither weights nor numbers.
-_FREE = ("resume", "task", "tracking", "paths", "evaluator", "benchmark", "scorer", "score")
-_FREE_TRAINER = ("num_workers", "log_every", "keep_checkpoints", "validate_every")
+# What may differ between two tries of one run: it does not touch the weights. A recipe only counts
+# through the keys that read it, and the pasted objects through outlier_exposure.
+_FREE = (
+    *("resume", "task", "tracking", "paths", "evaluator", "benchmark", "scorer", "score"),
+    *("recipe", "debug", "data.val", "data.outliers", "data.cache", "data.on_broken"),
+    *("trainer.num_workers", "trainer.log_every", "trainer.keep_checkpoints"),
+    "trainer.validate_every",
+)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -32,9 +37,13 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def essence(cfg: DictConfig) -> dict[str, Any]:
     """What decides the weights of a run: everything but tracking, reading and reporting."""
-    kept = {k: v for k, v in plain(cfg).items() if k not in _FREE}
-    kept["trainer"] = {k: v for k, v in kept["trainer"].items() if k not in _FREE_TRAINER}
-    return kept
+    return {
+        key: {k: v for k, v in value.items() if f"{key}.{k}" not in _FREE}
+        if isinstance(value, dict)
+        else value
+        for key, value in plain(cfg).items()
+        if key not in _FREE
+    }
 
 
 def content_key(cfg: DictConfig) -> str:
@@ -89,7 +98,9 @@ def build_model(cfg: DictConfig, pretrained: bool = True) -> Any:
     return build(node, "model")
 
 
-def make_detector(cfg: DictConfig, model: Any, precision: str, score: str | None = None) -> Detector:
+def make_detector(
+    cfg: DictConfig, model: Any, precision: str, score: str | None = None
+) -> Detector:
     """The detector of a configuration around a model."""
     return Detector(
         model=model,

@@ -1,4 +1,4 @@
-"""Weights and training states on disk: written beside their place, then moved there; never unpickled.
+"""Weights and training states on disk: written beside their place, moved there; never unpickled.
 
 A training state is Accelerate's own folder (weights, optimiser, random states) plus our progress;
 finished weights are one safetensors file with the official names.
@@ -25,7 +25,9 @@ WEIGHTS = "model.safetensors"
 def save_weights(model: nn.Module, path: Path) -> None:
     """All parameters and buffers as one safetensors file."""
     with replacing(path) as scratch:
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, scratch)
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, scratch
+        )
 
 
 def load_weights(model: nn.Module, path: Path) -> list[str]:

@@ -78,7 +78,9 @@ class Detector:
         size = self.image_size
         if self.windows:
             factor = max(s / n for s, n in zip(size, image.shape[:2], strict=True))
-            size = tuple(max(s, round(n * factor)) for s, n in zip(size, image.shape[:2], strict=True))
+            size = tuple(
+                max(s, round(n * factor)) for s, n in zip(size, image.shape[:2], strict=True)
+            )
         return F.interpolate(tensor, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
     def _stitched(
@@ -89,7 +91,11 @@ class Detector:
         height, width = self.image_size
         counts = image.new_zeros(image.shape[-2:])
         evidence: Tensor | None = None
-        maps = {n: image.new_zeros(1, *image.shape[-2:]) for n, s in scorers.items() if s.level == "query"}
+        maps = {
+            n: image.new_zeros(1, *image.shape[-2:])
+            for n, s in scorers.items()
+            if s.level == "query"
+        }
         for start in range(0, len(boxes), self.batch_size):
             chunk = boxes[start : start + self.batch_size]
             crops = torch.cat([image[..., y : y + height, x : x + width] for y, x in chunk])

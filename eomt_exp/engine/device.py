@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -16,6 +17,7 @@ def make_accelerator(settings: TrainerConfig) -> Accelerator:
     """An Accelerator for these settings; forget the last one first with `forget_accelerator`."""
     if settings.device not in ("auto", "cpu"):
         raise ValueError(f"trainer.device must be auto or cpu, got {settings.device!r}.")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells each file it saves
     cpu = settings.device == "cpu" or not torch.cuda.is_available()
     return Accelerator(
         cpu=cpu,

@@ -1,4 +1,4 @@
-"""The training loop: Accelerate for devices and processes, our own schedule, resumable at any epoch.
+"""The training loop: Accelerate for devices and processes, our schedule, resumable at any epoch.
 
 A run is a function of its seed: augmentation depends on (seed, epoch, index) alone, and the random
 state is part of a checkpoint, so a resumed run walks the same path as one that was never stopped.
@@ -101,7 +101,10 @@ class Trainer:
                 # Numbers first: a checkpoint must never be ahead of the metrics it continues.
                 self.tracker.flush()
                 checkpoint.save_state(
-                    self.accelerator, self.folder, self.progress.step, self.settings.keep_checkpoints
+                    self.accelerator,
+                    self.folder,
+                    self.progress.step,
+                    self.settings.keep_checkpoints,
                 )
 
     def _resume(self) -> None:
@@ -142,7 +145,9 @@ class Trainer:
             terms |= loss(output, batch.targets)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         if not torch.isfinite(total):
-            values = ", ".join(f"{name}={float(value.detach()):.3g}" for name, value in terms.items())
+            values = ", ".join(
+                f"{name}={float(value.detach()):.3g}" for name, value in terms.items()
+            )
             raise TrainingError(
                 f"the loss is not finite at step {self.progress.step} ({values}); "
                 "try a lower optim.lr or trainer.precision=no."
@@ -160,5 +165,7 @@ class Trainer:
         """Means since the last log, of this process; returns the total's."""
         means = {f"train/{name}": float(value) / seen for name, value in sums.items()}
         rates = {g["stage"]: g["lr"] for g in self.optimizer.param_groups}  # last group of a stage
-        self.tracker.log_metrics(means | {f"lr/{k}": v for k, v in rates.items()}, self.progress.step)
+        self.tracker.log_metrics(
+            means | {f"lr/{k}": v for k, v in rates.items()}, self.progress.step
+        )
         return means["train/total"]

@@ -117,7 +117,9 @@ class EoMT(nn.Module):
         if which in ("heads", "last_blocks"):
             prefixes += ["q.", "class_head.", "mask_head.", "upscale."]
         if which == "last_blocks":
-            prefixes += [f"encoder.backbone.blocks.{depth - i}." for i in range(self.num_blocks, 0, -1)]
+            prefixes += [
+                f"encoder.backbone.blocks.{depth - i}." for i in range(self.num_blocks, 0, -1)
+            ]
             prefixes += ["encoder.backbone.norm."]
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(which == "all" or name.startswith(tuple(prefixes)))

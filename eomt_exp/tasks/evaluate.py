@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,10 @@ def known_classes(cfg: DictConfig, detector: Detector, accelerator: Any) -> dict
     return {f"val/{_named(key, images.class_names)}": value for key, value in results.items()}
 
 
-def _named(key: str, class_names: Any) -> str:
-    """iou_3 -> iou_car."""
-    head, _, index = key.rpartition("_")
-    return f"{head}_{class_names[int(index)]}" if head and index.isdigit() else key
+def _named(key: str, class_names: Sequence[str]) -> str:
+    """iou/3 -> iou_car: three levels are for scorers."""
+    head, _, index = key.partition("/")
+    return f"{head}_{class_names[int(index)]}" if index else key
 
 
 def _on_benchmark(
@@ -163,7 +164,8 @@ def _draw(result: BenchmarkResult, name: str, score: str, folder: Path) -> list[
     if rows:
         drawn.append(heat_map_figure(rows, folder / f"{name}_{score}.png", f"{name} · {score}"))
     curves = {scorer: counts.curves() for scorer, counts in result.counts.items()}
-    drawn.append(curves_figure(curves, name, folder / f"{name}_curves.png"))
+    exact = {scorer: counts.results() for scorer, counts in result.counts.items()}
+    drawn.append(curves_figure(curves, name, folder / f"{name}_curves.png", exact))
     return drawn
 
 

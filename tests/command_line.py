@@ -1,0 +1,74 @@
+"""`python -m eomt_exp …` inside the test process: torch is imported once, not once a test."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from eomt_exp import cli
+
+# Small enough to train and evaluate in seconds; real parts throughout.
+SMALL = (
+    "debug=fast",
+    "data.image_size=[32,64]",
+    "backbone.overrides={depth: 3, embed_dim: 48, num_heads: 3}",
+    "backbone.embed_dim=48",
+    "recipe.num_queries=6",
+    "recipe.num_points=64",
+    "trainer.num_workers=0",
+    "evaluator.bits=17",
+)
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@contextmanager
+def _own_process_state(words: tuple[str, ...]) -> Iterator[None]:
+    argv, handler = sys.argv, signal.getsignal(signal.SIGTERM)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    sys.argv = ["eomt_exp", *words]
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        signal.signal(signal.SIGTERM, handler)
+        root.handlers[:], root.level = handlers, level
+
+
+def run(capfd: pytest.CaptureFixture[str], *words: str) -> Outcome:
+    """Run a command to its end."""
+    capfd.readouterr()
+    code = 0
+    with _own_process_state(words):
+        try:
+            cli.main()
+        except SystemExit as ending:
+            code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    out, err = capfd.readouterr()
+    return Outcome(code, out, err)
+
+
+def only_run(outputs: Path, experiment: str) -> Path:
+    """The one run folder of an experiment."""
+    (folder,) = (path.parent for path in (outputs / experiment).glob("*/config.yaml"))
+    return folder
+
+
+def metrics_of(folder: Path) -> dict:
+    """metrics.json."""
+    return json.loads((folder / "metrics.json").read_text())

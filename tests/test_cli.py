@@ -1,0 +1,342 @@
+"""The main job from the command line: results, wrong input, and going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import eomt_exp
+from tests.command_line import SMALL, metrics_of, only_run, run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("EOMT_CAMVID", "EOMT_ROAD_ANOMALY", "EOMT_OUTLIER_OBJECTS", "EOMT_DEIT_TINY",
+                 "MLFLOW_TRACKING_URI"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("EOMT_OUTPUTS", str(tmp_path / "out"))
+    return tmp_path / "out"
+
+
+def test_the_main_job_from_roads_to_numbers(outputs: Path, capfd) -> None:
+    outcome = run(capfd, "+experiment=eim_oe", *SMALL)
+    assert outcome.code == 0, outcome.err
+    assert "none for this model, data and seed; training it" in outcome.out
+    folder = only_run(outputs, "eim_oe")
+    saved = metrics_of(folder)
+    for benchmark in ("synth_anomaly", "synth_obstacle"):
+        for scorer in ("msp", "max_logit", "entropy", "energy", "rba", "outlier_class", "uno"):
+            assert 0 <= saved["metrics"][f"{benchmark}/{scorer}/ap"] <= 1
+    assert 0 <= saved["metrics"]["val/miou"] <= 1
+    assert saved["manifest"]["seed"] == 0
+    for needle in ("AP", "FPR95", "AUROC", "make ui", str(folder)):
+        assert needle in outcome.out
+    figures = {path.name for path in (folder / "figures").glob("*.png")}
+    assert {"synth_anomaly_curves.png", "training.png"} <= figures
+    _mlflow_has_it(outputs, folder, saved["metrics"])
+    _loads_as_a_detector(folder)
+
+    again = run(capfd, "+experiment=uncertainty", *SMALL)
+    assert again.code == 0, again.err
+    assert "semantic EoMT: found" in again.out
+    head = metrics_of(only_run(outputs, "uncertainty"))["metrics"]
+    # Frozen really means frozen: the known classes are those of the semantic model.
+    (semantic,) = (outputs / "semantic").glob("by-content-*/metrics.json")
+    assert head["val/miou"] == json.loads(semantic.read_text())["metrics"]["val/miou"]
+
+    evaluated = run(capfd, "task=evaluate", f"checkpoint={folder}", "benchmark=[synth_anomaly]",
+                    "benchmark.synth_anomaly.length=6", "scorer=[msp,uno]", "score=uno",
+                    "name=again", "trainer.num_workers=0", "evaluator.bits=17")  # fmt: skip
+    assert evaluated.code == 0, evaluated.err
+    repeated = metrics_of(only_run(outputs, "again"))["metrics"]
+    for metric in ("ap", "fpr95", "auroc"):
+        key = f"synth_anomaly/uno/{metric}"
+        assert repeated[key] == pytest.approx(saved["metrics"][key], abs=1e-6)
+
+    _another_models_checkpoint_is_refused(folder, outputs, capfd)
+
+
+def _mlflow_has_it(outputs: Path, folder: Path, metrics: dict) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    recorded = client.get_run((folder / "mlflow_run_id").read_text().strip())
+    assert recorded.info.status == "FINISHED"
+    assert recorded.data.params["trainer.epochs"] == "1"
+    assert recorded.data.params["loss.isotropy_penalty.temperature"] == "1.0"
+    key = "synth_anomaly/uno/ap"
+    assert recorded.data.metrics[key] == pytest.approx(metrics[key])
+    assert client.get_metric_history(recorded.info.run_id, "train/isotropy_penalty")
+    artifacts = {a.path for a in client.list_artifacts(recorded.info.run_id)}
+    assert {"metrics.json", "config.yaml", "figures"} <= artifacts
+
+
+def _loads_as_a_detector(folder: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    detector = eomt_exp.load_detector(folder)
+    score = detector(image)
+    assert score.shape == (50, 70)
+    assert score.dtype == np.float32
+    assert np.isfinite(score).all()
+    other = eomt_exp.load_detector(folder, score="rba")(image)
+    assert not np.allclose(score, other)
+
+
+def _another_models_checkpoint_is_refused(folder: Path, outputs: Path, capfd) -> None:
+    outcome = run(capfd, "+experiment=semantic", f"checkpoint={folder}", *SMALL,
+                  "recipe.num_queries=5", "name=refused")  # fmt: skip
+    assert outcome.code == 2
+    assert "is of another model" in outcome.err
+    assert "q.weight is (6, 48), the model wants (5, 48)" in outcome.err
+    assert not list((outputs / "refused").glob("*"))
+
+
+# --- wrong input ---------------------------------------------------------------------------------
+
+
+def make_camvid(root: Path, count: int = 3) -> Path:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for index in range(count):
+            for folder in (root / split, root / f"{split}annot"):
+                folder.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (36, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / split / f"{index}.jpg", quality=95)
+            labels = rng.integers(0, 12, (36, 64), dtype=np.uint8)
+            Image.fromarray(labels).save(root / f"{split}annot" / f"{index}.png")
+    return root
+
+
+def make_road_anomaly(root: Path, count: int = 2) -> Path:
+    for index in range(count):
+        for folder in (root / "images", root / "labels_masks"):
+            folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"{index}.jpg")
+        labels = np.zeros((40, 80), dtype=np.uint8)
+        labels[10:20, 10:30] = 2
+        Image.fromarray(labels).save(root / "labels_masks" / f"{index}.png")
+    return root
+
+
+def make_objects(root: Path) -> Path:
+    root.mkdir(parents=True)
+    pixels = np.full((20, 20, 4), 200, dtype=np.uint8)
+    pixels[:3, :, 3] = 0
+    Image.fromarray(pixels, "RGBA").save(root / "box.png")
+    return root
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> dict[str, Path]:
+    return {
+        "camvid": make_camvid(tmp_path / "camvid"),
+        "road_anomaly": make_road_anomaly(tmp_path / "road_anomaly"),
+        "outlier_objects": make_objects(tmp_path / "objects"),
+    }
+
+
+def real_words(real: dict[str, Path]) -> tuple[str, ...]:
+    return (
+        "data=camvid", "data.image_size=[32,64]", "recipe.semantic_epochs=1",
+        "recipe.exposure_epochs=1", "recipe.batch_size=2", "recipe.num_points=64",
+        "recipe.num_queries=6", "trainer.num_workers=0", "evaluator.bits=17",
+        "backbone.overrides={depth: 3, embed_dim: 48, num_heads: 3}", "backbone.embed_dim=48",
+        *(f"paths.{key}={path}" for key, path in real.items()),
+    )  # fmt: skip
+
+
+def test_real_folders_train_and_a_truncated_file_is_skipped_by_choice(
+    outputs: Path, real: dict[str, Path], capfd
+) -> None:
+    broken = real["camvid"] / "train" / "1.jpg"
+    broken.write_bytes(broken.read_bytes()[:-400])
+    outcome = run(capfd, "+experiment=outlier_exposure", *real_words(real))
+    assert outcome.code == 2
+    assert "1.jpg" in outcome.err
+    assert "on_broken=skip" in outcome.err
+    _nothing_is_half_written(outputs)
+
+    outcome = run(capfd, "+experiment=outlier_exposure", *real_words(real), "data.on_broken=skip")
+    assert outcome.code == 0, outcome.err
+    assert "Left out 1 of 3 images" in outcome.out + outcome.err
+    assert "road_anomaly/uno/ap" in metrics_of(only_run(outputs, "outlier_exposure"))["metrics"]
+
+
+def _nothing_is_half_written(outputs: Path) -> None:
+    left = [p for p in outputs.rglob("*") if p.is_file() and p.suffix not in (".lock", ".db")]
+    assert left == []
+
+
+def drop_label(real: dict[str, Path]) -> None:
+    (real["camvid"] / "trainannot" / "2.png").unlink()
+
+
+def shrink_label(real: dict[str, Path]) -> None:
+    path = real["road_anomaly"] / "labels_masks" / "0.png"
+    Image.open(path).resize((20, 10)).save(path)
+
+
+def strange_value(real: dict[str, Path]) -> None:
+    path = real["road_anomaly"] / "labels_masks" / "1.png"
+    Image.fromarray(np.full((40, 80), 7, dtype=np.uint8)).save(path)
+
+
+def empty_objects(real: dict[str, Path]) -> None:
+    (real["outlier_objects"] / "box.png").unlink()
+
+
+def no_folder(real: dict[str, Path]) -> None:
+    real["camvid"] = real["camvid"] / "nowhere"
+
+
+def forget_path(real: dict[str, Path]) -> None:
+    del real["road_anomaly"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (drop_label, ["2.jpg", "label"]),
+        (shrink_label, ["0.png", "20", "80"]),
+        (strange_value, ["1.png", "7"]),
+        (empty_objects, ["objects", "PNG"]),
+        (no_folder, ["nowhere", "paths.camvid"]),
+        (forget_path, ["paths.road_anomaly", "EOMT_ROAD_ANOMALY"]),
+    ],
+)
+def test_bad_data_is_one_message_before_anything_is_written(
+    outputs: Path, real: dict[str, Path], capfd, damage, words: list[str]
+) -> None:
+    damage(real)
+    outcome = run(capfd, "+experiment=outlier_exposure", *real_words(real))
+    assert outcome.code == 2
+    assert outcome.err.count("error:") == 1
+    assert "Traceback" not in outcome.err
+    for word in words:
+        assert word in outcome.err
+    _nothing_is_half_written(outputs)
+
+
+@pytest.mark.parametrize(
+    ("words", "needle"),
+    [
+        (["+experiment=eim_oo"], "eim_oe"),
+        (["+experiment=eim_oe", "optim.lrr=1"], "lrr"),
+        (["+experiment=eim_oe", "trainer.epochs=many"], "trainer.epochs"),
+        (["+experiment=eim_oe", "loss.isotropy_penalty.temperature=hot"], "isotropy_penalty.temp"),
+        (["+experiment=eim_oe", "outlier_exposure.min_scale=2"], "scale"),
+        (["+experiment=eim_oe", "score=best"], "score=best"),
+        (["task=evaluate"], "checkpoint="),
+        (["task=evaluate", "checkpoint=nowhere"], "nowhere"),
+        (["+experiment=eim_oe", "start_from=heaven"], "semantic or null"),
+    ],
+)
+def test_a_mistyped_command_is_one_message(outputs: Path, capfd, words, needle: str) -> None:
+    outcome = run(capfd, *words)
+    assert outcome.code != 0
+    assert needle in outcome.err
+    assert "Traceback" not in outcome.err
+    _nothing_is_half_written(outputs)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["+experiment=eim_oe", "--cfg", "job"]])
+def test_help_and_cfg_answer_without_torch(words: list[str]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "eomt_exp", *words],
+        capture_output=True, text=True, cwd=ROOT, check=True,
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "hydra" in imported
+    assert not imported & {"torch", "mlflow", "timm", "accelerate", "matplotlib", "optuna"}
+    assert "eim_oe" in result.stdout
+
+
+# --- a kill and the same command again -----------------------------------------------------------
+
+
+def start(*words: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "eomt_exp", *words], cwd=ROOT, env={**os.environ},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+LONG = ("+experiment=semantic", *SMALL, "recipe.semantic_epochs=6", "recipe.validate_every=0",
+        "data.train.length=24")  # fmt: skip
+
+
+def test_killed_and_typed_again_goes_on_in_the_same_run(outputs: Path, capfd) -> None:
+    process = start(*LONG)
+    states = (outputs / "semantic").glob
+    wait_for(lambda: list(states("*/checkpoints/step-00000012")), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    folder = only_run(outputs, "semantic")
+    run_id = (folder / "mlflow_run_id").read_text()
+    assert not (folder / "metrics.json").exists()
+
+    outcome = run(capfd, *LONG)
+    assert outcome.code == 0, outcome.err
+    assert "going on with" in outcome.out
+    assert only_run(outputs, "semantic") == folder
+    assert (folder / "mlflow_run_id").read_text() == run_id
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").open()]
+    assert steps == sorted(steps)
+    logged = [line for line in steps if line < 36]
+    assert len(logged) == len(set(logged))
+    _equals_an_unbroken_run(folder, outputs.parent / "unbroken", capfd)
+
+    fresh = run(capfd, *LONG, "recipe.semantic_epochs=1")
+    assert "going on with" not in fresh.out
+
+
+def _equals_an_unbroken_run(folder: Path, elsewhere: Path, capfd) -> None:
+    from safetensors.torch import load_file
+
+    assert run(capfd, *LONG, f"paths.outputs={elsewhere}").code == 0
+    (other,) = (elsewhere / "semantic").glob("*/model.safetensors")
+    broken, whole = load_file(folder / "model.safetensors"), load_file(other)
+    assert all((broken[name] == whole[name]).all() for name in whole)
+
+
+def test_sigterm_closes_the_run_as_killed(outputs: Path) -> None:
+    process = start(*LONG, "recipe.semantic_epochs=500")
+    wait_for(lambda: list((outputs / "semantic").glob("*/checkpoints/step-*")), process)
+    process.terminate()
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from its last checkpoint" in text
+    from mlflow import MlflowClient
+
+    run_id = (only_run(outputs, "semantic") / "mlflow_run_id").read_text().strip()
+    recorded = MlflowClient(f"sqlite:///{outputs}/mlflow.db").get_run(run_id)
+    assert recorded.info.status == "KILLED"
+
+
+def test_a_folder_of_other_settings_is_refused(outputs: Path, tmp_path: Path, capfd) -> None:
+    words = ("+experiment=semantic", *SMALL, f"hydra.run.dir={tmp_path / 'mine'}")
+    assert run(capfd, *words).code == 0
+    assert "complete already" in run(capfd, *words).out
+    outcome = run(capfd, *words, "optim.lr=0.5")
+    assert outcome.code == 2
+    assert "optim.lr: 0.001 -> 0.5" in outcome.err

@@ -1,0 +1,187 @@
+"""Every option of conf/ composes and builds; what a user mistypes is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, MissingConfigException
+from omegaconf import OmegaConf
+
+from eomt_exp import cli, runs
+from eomt_exp.build import ConfigError, build, build_all
+from eomt_exp.paths import asset_dir
+from tests.command_line import SMALL
+
+CONF = asset_dir("conf")
+# What a machine without ../shared lacks; the classes themselves are tested in test_data.
+OFFLINE = ("backbone.needs_weights=null",)
+
+
+@pytest.fixture(autouse=True)
+def hydra_at_conf() -> Iterator[None]:
+    cli.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def load(*overrides: str):
+    return compose("config", overrides=["hydra.run.dir=unused", *overrides])
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_experiments_compose_and_build(experiment: str) -> None:
+    small = [word for word in SMALL if not word.startswith("backbone")]
+    cfg = load(f"+experiment={experiment}", *small)
+    if "backbone.needs_weights" in _keys(cfg):
+        cfg.backbone.needs_weights = None
+    assert cfg.name == experiment
+    model = runs.build_model(cfg, pretrained=False)
+    model.set_trainable(cfg.trainable.value)
+    assert build_all(cfg.loss, "loss")
+    scorers = build_all(cfg.scorer, "scorer")
+    assert cfg.score in scorers
+    for scorer in scorers.values():
+        scorer(_output(cfg, model))
+
+
+def _output(cfg, model):
+    import torch
+
+    return model.eval()(torch.rand(1, 3, *cfg.data.image_size))
+
+
+def _keys(cfg) -> set[str]:
+    return {f"{k}.{k2}" for k, v in cfg.items() if OmegaConf.is_dict(v) for k2 in v}
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_experiments_are_lab_notes(experiment: str) -> None:
+    text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    assert f"+experiment={experiment}" in text
+
+
+@pytest.mark.parametrize("backbone", options("backbone"))
+def test_backbones_build_and_run(backbone: str) -> None:
+    overrides = [f"backbone={backbone}", "data.image_size=[32,64]"]
+    cfg = load(*overrides)
+    model = runs.build_model(cfg, pretrained=False)
+    output = _output(cfg, model)
+    assert output.mask_logits.shape == (1, 24, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("group", "member"),
+    [
+        (g, o)
+        for g in ("scorer", "loss", "benchmark")
+        for o in options(g)
+        if not o.startswith("of_")
+    ],
+)
+def test_members_of_merged_groups_carry_their_own_name(group: str, member: str) -> None:
+    node = OmegaConf.load(CONF / group / f"{member}.yaml")
+    assert list(node) == [member]
+    assert node[member]["_target_"].startswith("eomt_exp.")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF))
+)
+def test_every_file_opens_with_a_word_on_what_it_is(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("#")
+    assert len(lines[0]) > 12 or lines[1].startswith("#"), "say what it is"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF))
+)
+def test_configs_name_no_path_of_one_machine(path: Path) -> None:
+    assert "/work/" not in path.read_text()
+    assert "/home/" not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lrr=1", "lrr"),
+        ("trainer.epochs=abc", "trainer.epochs"),
+        ("trainer.precision=bf61", "bf16"),
+        ("trainer.batch_size=2.5", "2.5"),
+        ("trainable=everything", "last_blocks"),
+    ],
+)
+def test_a_wrong_key_or_type_is_named(override: str, words: str) -> None:
+    with pytest.raises(ConfigCompositionException) as caught:
+        load(override)
+    assert words in f"{caught.value} {caught.value.__cause__}"
+
+
+def test_an_unknown_option_lists_the_others() -> None:
+    with pytest.raises(MissingConfigException, match="deit_tiny"):
+        load("backbone=tinny")
+
+
+def test_a_typo_inside_an_experiment_file_names_file_and_key(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nname: mine\noptim:\n  lrr: 1\n"
+    )
+    with pytest.raises(ConfigCompositionException, match=r"experiment/mine") as caught:
+        load("+experiment=mine", f"hydra.searchpath=[file://{tmp_path}]")
+    assert "lrr" in str(caught.value.__cause__) + str(caught.value)
+
+
+class TestBuild:
+    """build(): the one place where names in a config become calls."""
+
+    def test_only_this_package_is_called(self) -> None:
+        with pytest.raises(ConfigError, match=r"x\.part\._target_ is 'os.system'"):
+            build({"part": {"_target_": "os.system", "command": "true"}}, "x")
+        with pytest.raises(ConfigError, match="only parts of eomt_exp"):
+            build({"_target_": "eomt_exp_evil.thing"}, "x")
+
+    def test_a_null_target_is_none(self) -> None:
+        assert build({"_target_": None, "adds_class": False}, "x") is None
+
+    def test_a_string_for_a_number_is_named(self) -> None:
+        node = {"_target_": "eomt_exp.scorers.msp.MSP", "temperature": "hot"}
+        with pytest.raises(ConfigError, match=r"scorer\.msp\.temperature must be float, got 'hot'"):
+            build(node, "scorer.msp")
+
+    def test_an_unknown_argument_lists_the_known_ones(self) -> None:
+        node = {"_target_": "eomt_exp.scorers.msp.MSP", "temperatur": 1.0}
+        with pytest.raises(ConfigError, match=r"scorer\.msp\.temperatur is no key.*temperature"):
+            build(node, "scorer.msp")
+
+    def test_a_missing_target_is_named(self) -> None:
+        with pytest.raises(ConfigError, match="cannot be found"):
+            build({"_target_": "eomt_exp.scorers.msp.NoSuchThing"}, "x")
+
+    def test_errors_of_the_parts_come_through(self) -> None:
+        with pytest.raises(ValueError, match="temperature"):
+            build({"_target_": "eomt_exp.scorers.msp.MSP", "temperature": -1.0}, "x")
+
+
+def test_the_content_key_is_about_weights_only() -> None:
+    key = runs.content_key(load("+experiment=semantic"))
+    same = ("tracking=none", "name=other", "evaluator.figures=1", "trainer.num_workers=0",
+            "benchmark=[synth_anomaly]", "score=msp", "paths.outputs=/elsewhere",
+            "recipe.exposure_lr=1", "data.outliers.length=3", "data.val.length=3")  # fmt: skip
+    other = ("seed=1", "backbone.embed_dim=96", "data.train.length=5", "optim.lr=1", "recipe.lr=1")
+    assert all(runs.content_key(load("+experiment=semantic", word)) == key for word in same)
+    keys = [runs.content_key(load("+experiment=semantic", word)) for word in other]
+    assert key not in keys
+    assert len(set(keys)) == len(other) - 1  # optim.lr follows recipe.lr: those two agree
+
+
+def test_hydra_config_is_not_needed_to_compose() -> None:
+    assert not HydraConfig.initialized()
