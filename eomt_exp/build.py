@@ -1,7 +1,7 @@
 """Configuration to objects: the only door to Hydra's `instantiate`.
 
 A `_target_` is code that will be called, and configurations travel inside run folders; so only
-parts of this package may be named there.
+classes that live in the rooms of parts may be named there, and only called with named arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-ALLOWED_PACKAGE = "eomt_exp"
+ROOMS = tuple(
+    f"eomt_exp.{room}." for room in ("backbones", "models", "heads", "losses", "scorers", "data")
+)
 
 
 class ConfigError(ValueError):
@@ -39,8 +41,18 @@ def build(node: Any, full_key: str = "") -> Any:
 
 def build_all(nodes: DictConfig, full_key: str) -> dict[str, Any]:
     """Every member of a merged group (loss, scorer, benchmark), by name, without the nulls."""
-    built = {str(name): build(node, f"{full_key}.{name}") for name, node in nodes.items()}
+    for name, node in _named(nodes):
+        if "_target_" not in node:  # a misspelt member of a merged group
+            raise ConfigError(
+                f"{full_key}.{name} is no part: it has no _target_. "
+                f"There are {', '.join(n for n, v in _named(nodes) if '_target_' in v)}."
+            )
+    built = {name: build(node, f"{full_key}.{name}") for name, node in _named(nodes)}
     return {name: part for name, part in built.items() if part is not None}
+
+
+def _named(nodes: DictConfig) -> list[tuple[str, Any]]:
+    return [(str(name), node) for name, node in nodes.items()]
 
 
 def _checked(node: Any, key: str) -> Any:
@@ -59,30 +71,33 @@ def _checked(node: Any, key: str) -> Any:
 
 def _locate(target: str, key: str) -> Any:
     module, _, name = target.rpartition(".")
-    if module.split(".")[0] != ALLOWED_PACKAGE:
+    if not module.startswith(ROOMS):
         raise ConfigError(
-            f"{key}._target_ is {target!r}; only parts of {ALLOWED_PACKAGE} are called."
+            f"{key}._target_ is {target!r}; only classes in {', '.join(ROOMS)} are called."
         )
     try:
-        return getattr(import_module(module), name)
+        part = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{key}._target_ {target!r} cannot be found: {error}") from error
+    # Not what such a module happens to import: that may be anything.
+    if not inspect.isclass(part) or part.__module__ != module:
+        raise ConfigError(f"{key}._target_ {target!r} is no class of that module.")
+    return part
 
 
 def _check_call(part: Any, node: dict[str, Any], key: str) -> None:
     """Arguments by name and, where the constructor says int, float, bool or str, by type."""
     parameters = inspect.signature(part).parameters
-    hints = get_type_hints(part.__init__ if inspect.isclass(part) else part)
-    given = {k: v for k, v in node.items() if not k.startswith("_")}
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for name in given:
-            if name not in parameters:
-                raise ConfigError(
-                    f"{key}.{name} is no key of {node['_target_']}; "
-                    f"there are {', '.join(sorted(parameters))}."
-                )
+    hints = get_type_hints(part.__init__)
+    given = {k: v for k, v in node.items() if k != "_target_"}
+    for name in given:
+        if name not in parameters:
+            raise ConfigError(
+                f"{key}.{name} is no key of {node['_target_']}; "
+                f"there are {', '.join(sorted(parameters))}."
+            )
     for name, value in given.items():
-        wanted = hints.get(name)
+        wanted: Any = hints.get(name)
         if wanted in _ACCEPTS and not _is(value, wanted):
             raise ConfigError(f"{key}.{name} must be {wanted.__name__}, got {value!r}.")
 

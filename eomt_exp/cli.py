@@ -10,8 +10,10 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,20 +25,34 @@ from eomt_exp import run_folders, schema
 from eomt_exp.paths import asset_dir
 
 USER_ERROR = 2  # exit code for wrong input, as for wrong arguments
+INTERRUPTED = 130  # as a shell says it of Ctrl-C
+STOPPED = "stopped; the same command goes on from its last checkpoint (resume=false: afresh)."
+# Failures whose text says what to do; looked up when one happens, so that nothing is imported.
+EXPLAINED = (
+    ("eomt_exp.contracts", "DataError"),
+    ("eomt_exp.contracts", "CheckpointError"),
+    ("eomt_exp.build", "ConfigError"),
+    ("eomt_exp.engine.trainer", "TrainingError"),
+    ("eomt_exp.engine.mlflow_store", "TrackingError"),
+)
+
+_chosen: dict[tuple[str, str], str] = {}
+
+
+class UsageError(ValueError):
+    """What was typed cannot be done; the message says what can."""
 
 
 def register() -> None:
     """Resolvers of conf/ and the schema; safe to call twice."""
-    resolvers = {
-        "run_folder": run_folders.choose,
+    _chosen.clear()
+    resolvers: dict[str, Callable[..., Any]] = {
+        "run_folder": _run_folder,
         "absolute": lambda path: str(Path(path).resolve()),
         "same": lambda left, right: left == right,
     }
     for name, function in resolvers.items():
-        # Cached: within one process a run has one folder, however often it is asked for.
-        OmegaConf.register_new_resolver(
-            name, function, replace=True, use_cache=name == "run_folder"
-        )
+        OmegaConf.register_new_resolver(name, function, replace=True)
     schema.register()
 
 
@@ -45,17 +61,14 @@ def run_task(cfg: DictConfig) -> float | None:
     is_single = HydraConfig.get().mode == RunMode.RUN
     try:
         _check_missing(cfg)
-        module, _, function = str(cfg.task._target_).rpartition(".")
-        if not module.startswith("eomt_exp.tasks."):
-            raise ValueError(f"task._target_ must be in eomt_exp.tasks, got {cfg.task._target_!r}.")
-        return getattr(import_module(module), function)(cfg)
-    except _user_errors() as error:
-        if not is_single:  # a sweep wants the exception itself
+        return _task(str(cfg.task._target_))(cfg)
+    except _explained_errors() as error:
+        # A sweep wants the exception itself, and so does whoever suspects the code.
+        if not is_single or os.environ.get("EOMT_TRACEBACK"):
             raise
-        if os.environ.get("EOMT_TRACEBACK"):  # for whoever suspects the code and not the input
-            raise
-        _leave_no_empty_folder(Path(HydraConfig.get().runtime.output_dir))
-        print(f"error: {error}", file=sys.stderr)
+        if _rank() == 0:
+            _leave_no_empty_folder(Path(HydraConfig.get().runtime.output_dir))
+        print(f"error: {_first_hand(error)}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from error
 
 
@@ -72,31 +85,43 @@ def main() -> None:
     try:
         application()
     except KeyboardInterrupt:
-        sys.exit(_interrupted())
+        print("stopped." if _is_sweep() else STOPPED, file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
-def _interrupted() -> int:
-    print(
-        "stopped; the same command goes on from its last checkpoint (resume=false: afresh).",
-        file=sys.stderr,
-    )
-    return 130  # as a shell says it of Ctrl-C
+def _task(target: str) -> Callable[[DictConfig], Any]:
+    module, _, function = target.rpartition(".")
+    if not module.startswith("eomt_exp.tasks."):
+        raise UsageError(f"task._target_ must be in eomt_exp.tasks, got {target!r}.")
+    task = getattr(import_module(module), function, None)
+    if task is None:
+        raise UsageError(f"task._target_: {module} has no {function!r}.")
+    return task
 
 
-def _user_errors() -> tuple[type[Exception], ...]:
-    """Only imported once a task failed or ended, when torch is loaded anyway."""
-    contracts = sys.modules.get("eomt_exp.contracts")
-    build = sys.modules.get("eomt_exp.build")
-    known: list[type[Exception]] = [UsageError, OmegaConfBaseException]
-    if contracts is not None:
-        known += [contracts.DataError, contracts.CheckpointError]
-    if build is not None:
-        known += [build.ConfigError]
-    return (*known, ValueError)
+def _run_folder(outputs: str, name: str, resume: bool) -> str:
+    """A command has one folder, however often it is asked for, and so have all its processes."""
+    key = (outputs, name)
+    if key not in _chosen:
+        box = [run_folders.choose(outputs, name, resume)]
+        if _world() > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(box)
+        _chosen[key] = box[0]
+    return _chosen[key]
 
 
-class UsageError(ValueError):
-    """What was typed cannot be done; the message says what can."""
+def _explained_errors() -> tuple[type[Exception], ...]:
+    """ValueError is what parts raise for a value someone chose; EOMT_TRACEBACK=1 shows where."""
+    loaded = [(sys.modules.get(module), name) for module, name in EXPLAINED]
+    known = [getattr(module, name) for module, name in loaded if module is not None]
+    return (OmegaConfBaseException, ValueError, *known)
+
+
+def _first_hand(error: Exception) -> str:
+    """What a part said, without the traceback that a loader's worker wraps around it."""
+    return str(error).rsplit("DataError: ", 1)[-1].strip()
 
 
 def _check_missing(cfg: DictConfig) -> None:
@@ -116,20 +141,28 @@ def _leave_no_empty_folder(run_dir: Path) -> None:
     run_dir.rmdir()
 
 
+def _world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _is_sweep() -> bool:
+    return any(word in ("-m", "--multirun") for word in sys.argv[1:])
+
+
 def _prepare_ranks() -> None:
-    """Under torchrun or accelerate launch: one run folder and one log for all processes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+    """Under torchrun or accelerate launch: the processes meet, and only the first keeps a log."""
+    if _world() <= 1:
         return
-    if any(word in ("-m", "--multirun") for word in sys.argv[1:]):
+    if _is_sweep():
         sys.exit("error: a sweep starts its own processes; run it without torchrun or accelerate.")
     import torch
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
 
     # cpu=True, or a machine without a GPU silently becomes many worlds of one process.
     PartialState(cpu=not torch.cuda.is_available())
-    stamp = [run_folders.new_stamp()]
-    broadcast_object_list(stamp)
-    os.environ[run_folders.COMMAND_ENV] = stamp[0]
-    if int(os.environ["RANK"]):
-        sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=none"]
+    if _rank():
+        sys.argv += run_folders.RANK_WORDS

@@ -9,7 +9,7 @@ grid of the mask logits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -50,9 +50,9 @@ class Batch(NamedTuple):
 class LabelledImage(NamedTuple):
     """One picture with its truth, as a data set hands it out: numpy arrays in native resolution."""
 
-    image: object  # (H, W, 3) uint8 RGB ndarray
-    labels: object  # (H, W) uint8 ndarray: known classes 0..K-1, VOID elsewhere
-    anomaly: object  # (H, W) uint8 ndarray: 0 normal, 1 anomaly, VOID
+    image: Any  # (H, W, 3) uint8 RGB ndarray
+    labels: Any  # (H, W) uint8 ndarray: known classes 0..K-1, VOID elsewhere
+    anomaly: Any  # (H, W) uint8 ndarray: 0 normal, 1 anomaly, VOID
     name: str
 
 
@@ -128,7 +128,7 @@ class Backbone(Protocol):
         """The backbone's last norm, shared by every prediction."""
 
     def depth_of(self, parameter_name: str) -> int:
-        """(B, 3, H, W) RGB in [0, 1] -> tokens (B, prefix + h*w, D), patch grid (h, w)."""
+        """Block of a parameter for layer-wise decay: embeddings 0, the final norm the last."""
 
 
 class AnomalyHead(Protocol):
@@ -170,7 +170,7 @@ class OutlierPool(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> object:
+    def __getitem__(self, index: int) -> Any:
         """(h, w, 4) uint8 RGBA ndarray, alpha > 0 is the object."""
 
 

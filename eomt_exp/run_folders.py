@@ -1,7 +1,8 @@
 """Where a run lives, and how the same command finds its unfinished run again.
 
 A started run leaves a pointer under <outputs>/.unfinished, named after the command that was typed;
-it is removed when the run is complete. A pointer whose process is dead is where to go on.
+it is removed when the run is complete. A pointer whose process is dead is where to go on. Whether
+it is dead can only be told on its own machine, and by more than its number, which may be reused.
 """
 
 from __future__ import annotations
@@ -9,38 +10,53 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-COMMAND_ENV = "EOMT_RUN_STAMP"  # one stamp for all processes of a run
+RANK_WORDS = ("hydra.output_subdir=null", "hydra/job_logging=none")  # of every rank but the first
 
 
-def choose(outputs: str, name: str) -> str:
+def choose(outputs: str, name: str, resume: bool) -> str:
     """The folder of this command: its unfinished run's, else a new one named after the time."""
-    found = None if "resume=false" in sys.argv[1:] else _unfinished(Path(outputs))
+    found = _unfinished(Path(outputs)) if resume else None
     if found is not None:
         return str(found)
-    stamp = os.environ.get(COMMAND_ENV) or new_stamp()
-    return str(Path(outputs) / name / stamp)
+    # Sortable, and unique enough for runs that start in the same second.
+    return str(Path(outputs) / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
 
 
-def new_stamp() -> str:
-    """Sortable, and unique enough for runs that start in the same second."""
-    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+@contextmanager
+def pointed_to(outputs: Path, run_dir: Path, active: bool = True) -> Iterator[None]:
+    """While inside, and after a failure or a kill inside, the command points to its run folder.
+
+    Not after a failure that left the folder empty: then there is nothing to go on with.
+    """
+    if active:
+        _mark_unfinished(outputs, run_dir)
+    try:
+        yield
+    except Exception:
+        if active and not any(p.suffix != ".log" and p.is_file() for p in run_dir.glob("*")):
+            _mark_finished(outputs, run_dir)
+        raise
+    if active:
+        _mark_finished(outputs, run_dir)
 
 
-def mark_unfinished(outputs: Path, run_dir: Path) -> None:
-    """Point from the command to its run, with the process that owns it."""
+def _mark_unfinished(outputs: Path, run_dir: Path) -> None:
     pointer = _pointer(outputs)
     pointer.parent.mkdir(parents=True, exist_ok=True)
     temporary = pointer.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps({"run_dir": str(run_dir.resolve()), "pid": os.getpid()}))
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
+    temporary.write_text(json.dumps({"run_dir": str(run_dir.resolve()), **owner}))
     os.replace(temporary, pointer)
 
 
-def mark_finished(outputs: Path, run_dir: Path) -> None:
-    """Remove the pointer, if it still points to this run."""
+def _mark_finished(outputs: Path, run_dir: Path) -> None:
     pointer = _pointer(outputs)
     if _read(pointer).get("run_dir") == str(run_dir.resolve()):
         pointer.unlink(missing_ok=True)
@@ -48,14 +64,22 @@ def mark_finished(outputs: Path, run_dir: Path) -> None:
 
 def _unfinished(outputs: Path) -> Path | None:
     entry = _read(_pointer(outputs))
-    if not entry or _alive(int(entry["pid"])):
+    run_dir = Path(entry.get("run_dir", ""))
+    if not entry or not run_dir.is_dir():
         return None
-    run_dir = Path(entry["run_dir"])
-    return run_dir if run_dir.is_dir() else None
+    if _may_be_alive(entry):
+        print(
+            f"{run_dir} is an unfinished run of this command that may still be running on "
+            f"{entry.get('host')}; a new one begins. To go on there: hydra.run.dir={run_dir}",
+            file=sys.stderr,
+        )
+        return None
+    return run_dir
 
 
 def _pointer(outputs: Path) -> Path:
-    words = sorted(word for word in sys.argv[1:] if not word.startswith("resume="))
+    left_out = ("resume=", *RANK_WORDS)
+    words = sorted(word for word in sys.argv[1:] if not word.startswith(left_out))
     digest = hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
     return outputs / ".unfinished" / f"{digest}.json"
 
@@ -67,13 +91,26 @@ def _read(pointer: Path) -> dict[str, str]:
         return {}
 
 
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return False
+def _may_be_alive(entry: dict[str, str]) -> bool:
+    if entry.get("host") != socket.gethostname():
+        return True
+    pid = int(entry["pid"])
+    return pid != os.getpid() and _began(pid) is not None and _began(pid) == entry.get("began")
+
+
+def _began(pid: int) -> str | None:
+    """When a process of this machine began, None where there is none of that number."""
     try:
+        # The fields after the name, which may hold anything: state is the first, start the 20th.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        pass
+    if Path("/proc/self/stat").exists():
+        return None
+    try:  # no /proc (macOS): the number alone must do
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
+        return None
     except PermissionError:
-        return True
-    return True
+        pass
+    return "unknown"

@@ -24,7 +24,7 @@ STATES = "checkpoints"
 # through the keys that read it, and the pasted objects through outlier_exposure.
 _FREE = (
     *("resume", "task", "tracking", "paths", "evaluator", "benchmark", "scorer", "score"),
-    *("recipe", "debug", "data.val", "data.outliers", "data.cache", "data.on_broken"),
+    *("recipe", "data.val", "data.outliers", "data.cache"),
     *("trainer.num_workers", "trainer.log_every", "trainer.keep_checkpoints"),
     "trainer.validate_every",
 )
@@ -122,6 +122,16 @@ def load_detector(
     """
     cfg, model = load_model(Path(run_folder))
     return make_detector(cfg, model.to(device), precision, score)
+
+
+def flat(node: Any, key: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names; lists stay whole."""
+    if not isinstance(node, dict):
+        return {key: node}
+    found: dict[str, Any] = {}
+    for name, value in node.items():
+        found |= flat(value, f"{key}.{name}" if key else str(name))
+    return found
 
 
 def _differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-MISSING = "???"  # OmegaConf's word for "must be set"; written out so that the engine needs no Hydra
+MISSING: Any = (
+    "???"  # OmegaConf's word for "must be set"; written out so that the engine needs no Hydra
+)
 
 
 class Trainable(Enum):
@@ -31,6 +33,11 @@ class Precision(Enum):
     fp16 = "fp16"
 
 
+def _at_least(name: str, value: float, lowest: float) -> None:
+    if value < lowest:
+        raise ValueError(f"{name} must be at least {lowest}, got {value}.")
+
+
 @dataclass
 class OptimConfig:
     """conf/optim."""
@@ -42,6 +49,18 @@ class OptimConfig:
     head_warmup: float = MISSING
     backbone_warmup: float = MISSING
     poly_power: float = MISSING
+
+    def __post_init__(self) -> None:
+        """Ranges; OmegaConf calls this when it makes the object, not while it composes."""
+        if self.lr == MISSING:
+            return
+        for name in ("lr", "backbone_lr_factor", "weight_decay", "layer_decay", "poly_power"):
+            _at_least(f"optim.{name}", getattr(self, name), 0)
+        if not 0 <= self.head_warmup + self.backbone_warmup < 1:
+            raise ValueError(
+                "optim.head_warmup and optim.backbone_warmup are shares of the run and must add up "
+                f"to less than 1, got {self.head_warmup} and {self.backbone_warmup}."
+            )
 
 
 @dataclass
@@ -58,6 +77,22 @@ class TrainerConfig:
     log_every: int = MISSING
     validate_every: int = MISSING
     keep_checkpoints: int = MISSING
+
+    def __post_init__(self) -> None:
+        """Ranges, as in OptimConfig."""
+        if self.epochs == MISSING:
+            return
+        for name in ("epochs", "batch_size", "accumulate", "log_every", "keep_checkpoints"):
+            _at_least(f"trainer.{name}", getattr(self, name), 1)
+        for name in ("num_workers", "validate_every"):
+            _at_least(f"trainer.{name}", getattr(self, name), 0)
+        if self.clip_grad_norm <= 0:
+            raise ValueError(
+                f"trainer.clip_grad_norm must be above 0, got {self.clip_grad_norm}; "
+                "1e9 clips nothing."
+            )
+        if self.device not in ("auto", "cpu"):
+            raise ValueError(f"trainer.device must be auto or cpu, got {self.device!r}.")
 
 
 @dataclass
@@ -94,6 +129,44 @@ class PathsConfig:
 
 
 @dataclass
+class RecipeConfig:
+    """conf/recipe."""
+
+    num_queries: int = MISSING
+    masked_attention: bool = MISSING
+    semantic_epochs: int = MISSING
+    exposure_epochs: int = MISSING
+    head_epochs: int = MISSING
+    batch_size: int = MISSING
+    lr: float = MISSING
+    exposure_lr: float = MISSING
+    head_lr: float = MISSING
+    backbone_lr_factor: float = MISSING
+    layer_decay: float = MISSING
+    num_points: int = MISSING
+    crop_scale: list[float] = MISSING
+    paste_probability: float = MISSING
+    paste_min_scale: float = MISSING
+    paste_max_scale: float = MISSING
+    validate_every: int = MISSING
+
+
+@dataclass
+class DataConfig:
+    """conf/data: what every data set must say; its parts are built by `_target_`."""
+
+    name: str = MISSING
+    num_classes: int = MISSING
+    image_size: list[int] = MISSING
+    road_classes: list[int] = MISSING
+    cache: bool = MISSING
+    on_broken: str = "error"
+    train: Any = MISSING
+    val: Any = MISSING
+    outliers: Any = MISSING
+
+
+@dataclass
 class Config:
     """The whole configuration."""
 
@@ -105,8 +178,8 @@ class Config:
     start_from: str | None = None
     trainable: Trainable = MISSING
     task: Any = MISSING
-    data: Any = MISSING
-    recipe: Any = MISSING
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
     backbone: Any = MISSING
     model: Any = MISSING
     anomaly_head: Any = MISSING

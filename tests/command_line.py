@@ -19,7 +19,9 @@ from eomt_exp import cli
 SMALL = (
     "debug=fast",
     "data.image_size=[32,64]",
-    "backbone.overrides={depth: 3, embed_dim: 48, num_heads: 3}",
+    "backbone.overrides.depth=3",
+    "+backbone.overrides.embed_dim=48",
+    "+backbone.overrides.num_heads=3",
     "backbone.embed_dim=48",
     "recipe.num_queries=6",
     "recipe.num_points=64",

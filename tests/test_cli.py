@@ -60,6 +60,7 @@ def test_the_main_job_from_roads_to_numbers(outputs: Path, capfd) -> None:
                     "name=again", "trainer.num_workers=0", "evaluator.bits=17")  # fmt: skip
     assert evaluated.code == 0, evaluated.err
     repeated = metrics_of(only_run(outputs, "again"))["metrics"]
+    assert not [key for key in repeated if "/rba/" in key]  # what was typed, and only that
     for metric in ("ap", "fpr95", "auroc"):
         key = f"synth_anomaly/uno/{metric}"
         assert repeated[key] == pytest.approx(saved["metrics"][key], abs=1e-6)
@@ -152,7 +153,7 @@ def real_words(real: dict[str, Path]) -> tuple[str, ...]:
         "data=camvid", "data.image_size=[32,64]", "recipe.semantic_epochs=1",
         "recipe.exposure_epochs=1", "recipe.batch_size=2", "recipe.num_points=64",
         "recipe.num_queries=6", "trainer.num_workers=0", "evaluator.bits=17",
-        "backbone.overrides={depth: 3, embed_dim: 48, num_heads: 3}", "backbone.embed_dim=48",
+        *(word for word in SMALL if "backbone" in word),
         *(f"paths.{key}={path}" for key, path in real.items()),
     )  # fmt: skip
 
@@ -306,8 +307,19 @@ def test_killed_and_typed_again_goes_on_in_the_same_run(outputs: Path, capfd) ->
     assert len(logged) == len(set(logged))
     _equals_an_unbroken_run(folder, outputs.parent / "unbroken", capfd)
 
-    fresh = run(capfd, *LONG, "recipe.semantic_epochs=1")
-    assert "going on with" not in fresh.out
+
+def test_killed_while_the_semantic_model_trains(outputs: Path, capfd) -> None:
+    words = ("+experiment=query_only", *LONG[1:])
+    process = start(*words)
+    wait_for(lambda: list(outputs.glob("semantic/*/checkpoints/step-00000012")), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    outcome = run(capfd, *words)
+    assert outcome.code == 0, outcome.err
+    assert "going on with" in outcome.out
+    assert len(list((outputs / "query_only").glob("*"))) == 1
+    assert "synth_anomaly/anomaly_head/ap" in metrics_of(only_run(outputs, "query_only"))["metrics"]
+    assert not list((outputs / ".unfinished").iterdir())
 
 
 def _equals_an_unbroken_run(folder: Path, elsewhere: Path, capfd) -> None:
@@ -340,3 +352,21 @@ def test_a_folder_of_other_settings_is_refused(outputs: Path, tmp_path: Path, ca
     outcome = run(capfd, *words, "optim.lr=0.5")
     assert outcome.code == 2
     assert "optim.lr: 0.001 -> 0.5" in outcome.err
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run(outputs: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         "-m", "eomt_exp", "+experiment=eim_oe", *SMALL],
+        cwd=ROOT, env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    folder = only_run(outputs, "eim_oe")
+    assert (folder / ".hydra").is_dir()
+    assert result.stdout.count("training it in") == 1
+    # All images were seen once, whoever saw them.
+    single = metrics_of(folder)["metrics"]
+    pixels = single["synth_anomaly/uno/positives"] + single["synth_anomaly/uno/negatives"]
+    assert pixels == 6 * 128 * 256

@@ -38,7 +38,7 @@ def load(*overrides: str):
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_experiments_compose_and_build(experiment: str) -> None:
-    small = [word for word in SMALL if not word.startswith("backbone")]
+    small = [word for word in SMALL if "backbone" not in word]
     cfg = load(f"+experiment={experiment}", *small)
     if "backbone.needs_weights" in _keys(cfg):
         cfg.backbone.needs_weights = None
@@ -60,6 +60,27 @@ def _output(cfg, model):
 
 def _keys(cfg) -> set[str]:
     return {f"{k}.{k2}" for k, v in cfg.items() if OmegaConf.is_dict(v) for k2 in v}
+
+
+SINGLE = ("anomaly_head", "augmentation", "data", "optim", "outlier_exposure", "recipe", "tracking",
+          "trainer", "evaluator", "paths", "task", "model")  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in SINGLE for o in options(g)])
+def test_every_option_composes_and_what_is_a_part_builds(group: str, option: str) -> None:
+    cfg = load(f"{group}={option}")
+    node = runs.plain(cfg)[group]
+    if group in ("anomaly_head", "augmentation", "outlier_exposure"):
+        part = build(node, group)
+        assert (part is None) == (option == "none" and group != "augmentation")
+    if group == "data":  # its folders are not here: what it says of itself is
+        assert {"train", "val", "outliers"} <= node.keys()
+        assert len(node["image_size"]) == 2
+
+
+@pytest.mark.parametrize("benchmark", options("benchmark"))
+def test_every_benchmark_composes(benchmark: str) -> None:
+    assert all("_target_" in node for node in load(f"benchmark=[{benchmark}]").benchmark.values())
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
@@ -112,11 +133,28 @@ def test_configs_name_no_path_of_one_machine(path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("trainer.epochs=0", "trainer.epochs must be at least 1"),
+        ("trainer.clip_grad_norm=0", "trainer.clip_grad_norm must be above 0"),
+        ("optim.head_warmup=0.99", "add up"),
+        ("trainer.device=tpu", "auto or cpu"),
+    ],
+)
+def test_numbers_out_of_range_are_named(override: str, words: str) -> None:
+    cfg = load(override)
+    with pytest.raises(ValueError, match=words):
+        OmegaConf.to_object(cfg[override.split(".")[0]])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
         ("optim.lrr=1", "lrr"),
         ("trainer.epochs=abc", "trainer.epochs"),
         ("trainer.precision=bf61", "bf16"),
         ("trainer.batch_size=2.5", "2.5"),
         ("trainable=everything", "last_blocks"),
+        ("recipe.semantic_epoch=1", "semantic_epoch"),
+        ("data.image_siz=[1,2]", "image_siz"),
     ],
 )
 def test_a_wrong_key_or_type_is_named(override: str, words: str) -> None:
@@ -146,8 +184,24 @@ class TestBuild:
     def test_only_this_package_is_called(self) -> None:
         with pytest.raises(ConfigError, match=r"x\.part\._target_ is 'os.system'"):
             build({"part": {"_target_": "os.system", "command": "true"}}, "x")
-        with pytest.raises(ConfigError, match="only parts of eomt_exp"):
+        with pytest.raises(ConfigError, match="only classes in"):
             build({"_target_": "eomt_exp_evil.thing"}, "x")
+
+    def test_only_classes_of_the_rooms_are_called(self) -> None:
+        for target in (
+            "eomt_exp.engine.provenance._git",  # a function that starts a process
+            "eomt_exp.engine.atomic.write_text",
+            "eomt_exp.data.image_files.read_image",  # no class
+            "eomt_exp.data.camvid.Path",  # a class, but not that module's
+            "eomt_exp.scorers.msp.torch.load",
+        ):
+            with pytest.raises(ConfigError, match="_target_"):
+                build({"_target_": target, "path": "/tmp/x"}, "x")
+
+    def test_only_named_arguments_are_given(self) -> None:
+        for extra in ("_args_", "_partial_", "_recursive_"):
+            with pytest.raises(ConfigError, match=extra):
+                build({"_target_": "eomt_exp.scorers.msp.MSP", extra: [1]}, "x")
 
     def test_a_null_target_is_none(self) -> None:
         assert build({"_target_": None, "adds_class": False}, "x") is None
@@ -165,6 +219,11 @@ class TestBuild:
     def test_a_missing_target_is_named(self) -> None:
         with pytest.raises(ConfigError, match="cannot be found"):
             build({"_target_": "eomt_exp.scorers.msp.NoSuchThing"}, "x")
+
+    def test_a_misspelt_member_of_a_group_is_named(self) -> None:
+        nodes = OmegaConf.create({"msp": {"_target_": "eomt_exp.scorers.msp.MSP"}, "mps": {"x": 1}})
+        with pytest.raises(ConfigError, match=r"scorer\.mps is no part.*There are msp"):
+            build_all(nodes, "scorer")
 
     def test_errors_of_the_parts_come_through(self) -> None:
         with pytest.raises(ValueError, match="temperature"):

@@ -81,7 +81,9 @@ def pasted(seed: int = 0, scene: LabelledImage | None = None, **options: Any) ->
 def training_set(images: Any = None, cache: bool = False, **options: Any) -> TrainingSet:
     exposure = CutPaste(Blocks((9, 5), (4, 12)), num_classes=K, **options)
     augmentation = Augmentation([32, 48], blur=0.5, noise=0.5)
-    return TrainingSet(images or Scenes(), augmentation, exposure, K, seed=7, cache=cache)
+    images = images or Scenes()
+    images = SharedCache(images) if cache else images
+    return TrainingSet(images, augmentation, exposure, K, seed=7)
 
 
 def fingerprint(sample: Sample) -> tuple[str, str]:

@@ -28,7 +28,9 @@ def optim_config(**changes) -> OptimConfig:
 
 def test_layer_wise_rates() -> None:
     model = tiny()
-    rate_of = {id(p): g["lr"] for g in parameter_groups(model, optim_config()) for p in g["params"]}
+    rate_of = {
+        id(p): g["peak_lr"] for g in parameter_groups(model, optim_config()) for p in g["params"]
+    }
     rates = {name: rate_of[id(p)] for name, p in model.named_parameters()}
     assert len(rate_of) == len(rates)  # each parameter exactly once
     # lr * 0.8 ** (3 - i) for block i of 4; embeddings like block 0, the final norm at full rate.

@@ -193,3 +193,23 @@ def test_backbone_weights_are_resampled_to_the_image_size(tmp_path) -> None:
         TimmViT(image_size=SIZE, weights=str(tmp_path / "vit.safetensors"), **other)
     with pytest.raises(CheckpointError, match=r"paths\.deit_tiny=/path"):
         TimmViT(image_size=SIZE, needs_weights="paths.deit_tiny", **options)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_spelled_out_equals_the_fused_one(masked: bool, monkeypatch) -> None:
+    model = tiny().double().train()
+    images = torch.rand(2, 3, *SIZE, dtype=torch.float64)
+    model.masked_attention = masked
+
+    def result() -> list[torch.Tensor]:
+        model.zero_grad()
+        output = model(images)
+        (output.mask_logits.square().mean() + output.class_logits.square().mean()).backward()
+        return [output.mask_logits, output.class_logits, model.encoder.backbone.pos_embed.grad]
+
+    plain = [value.clone() for value in result()]
+    monkeypatch.setattr("eomt_exp.backbones.timm_vit.PLAIN_TOKENS", 0)
+    fused = result()
+    assert model.encoder.backbone.blocks[0].attn.fused_attn
+    for one, other in zip(plain, fused, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

@@ -7,16 +7,18 @@ is called `encoder` and its ViT `backbone` in the official state dict, and so th
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from eomt_exp.contracts import CheckpointError
 
+PLAIN_TOKENS = 1024
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -28,6 +30,10 @@ class TimmViT(nn.Module):
     weights instead. With neither, the weights are random.
     """
 
+    backbone: Any  # timm's VisionTransformer
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         *,
@@ -38,7 +44,7 @@ class TimmViT(nn.Module):
         weights: str | None = None,
         pretrained: bool = False,
         needs_weights: str | None = None,
-        overrides: dict[str, int | float | bool] | None = None,
+        overrides: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if any(side % patch_size for side in image_size):
@@ -52,7 +58,7 @@ class TimmViT(nn.Module):
                 " (timm's key names), or backbone.pretrained=true to download them,"
                 " or backbone.needs_weights=null to start from random ones."
             )
-        self.backbone: VisionTransformer = timm.create_model(
+        self.backbone = timm.create_model(
             name,
             pretrained=pretrained and not weights,
             img_size=tuple(image_size),
@@ -82,7 +88,14 @@ class TimmViT(nn.Module):
 
     def block(self, index: int, tokens: Tensor, attn_mask: Tensor | None) -> Tensor:
         """One block; attn_mask (B, 1, N, N) bool, True = attend, or None."""
-        return self.backbone.blocks[index](tokens, attn_mask=attn_mask)
+        block = self.backbone.blocks[index]
+        block.attn.fused_attn = not _plain_is_faster(tokens)
+        if attn_mask is not None and not block.attn.fused_attn:
+            # timm adds the mask to the scores there, where a bool would only add one.
+            attn_mask = torch.zeros_like(attn_mask, dtype=tokens.dtype).masked_fill_(
+                ~attn_mask, float("-inf")
+            )
+        return block(tokens, attn_mask=attn_mask)
 
     def norm_tokens(self, tokens: Tensor) -> Tensor:
         """The ViT's last LayerNorm."""
@@ -112,3 +125,11 @@ class TimmViT(nn.Module):
             self.backbone.load_state_dict(state)
         except (RuntimeError, KeyError) as error:
             raise CheckpointError(f"{path} holds another backbone: {error}") from error
+
+
+def _plain_is_faster(tokens: Tensor) -> bool:
+    """Whether to spell attention out: on CPUs its backward is two to three times as fast.
+
+    Not for long sequences, whose (N, N) scores would fill the memory.
+    """
+    return tokens.device.type == "cpu" and tokens.requires_grad and tokens.shape[1] <= PLAIN_TOKENS

@@ -22,6 +22,8 @@ class AnomalyFolder:
     num_classes = 0
     class_names: tuple[str, ...] = ()
 
+    reads_files = True  # so that they can be checked before they are needed
+
     def __init__(
         self,
         root: str | Path | None,

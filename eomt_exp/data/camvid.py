@@ -30,6 +30,8 @@ class CamVid:
     num_classes = len(CLASS_NAMES)
     class_names = CLASS_NAMES
 
+    reads_files = True  # so that they can be checked before they are needed
+
     def __init__(
         self,
         root: str | Path | None,

@@ -18,6 +18,8 @@ class OutlierFolder:
     training would be a poor moment to learn it.
     """
 
+    reads_files = True  # so that they can be checked before they are needed
+
     def __init__(self, root: str | Path | None) -> None:
         folder = existing_folder(root, option="data.outliers", key="outlier_objects")
         folder = folder / "rgba" if (folder / "rgba").is_dir() else folder

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from eomt_exp.contracts import ANOMALY, VOID, ImageSet, LabelledImage, Sample, Target
 from eomt_exp.data.augmentation import Augmentation
 from eomt_exp.data.outlier_exposure import CutPaste
-from eomt_exp.data.shared_cache import SharedCache
 
 
 class TrainingSet(Dataset[Sample]):
@@ -30,10 +29,9 @@ class TrainingSet(Dataset[Sample]):
         exposure: CutPaste | None,
         num_classes: int,
         seed: int,
-        cache: bool = False,
     ) -> None:
-        """`exposure` None pastes nothing; `cache` keeps decoded images in shared memory."""
-        self.images: ImageSet = SharedCache(images) if cache else images
+        """`exposure` None pastes nothing."""
+        self.images = images
         self.augmentation = augmentation
         self.exposure = exposure
         self.num_classes = num_classes

@@ -1,14 +1,17 @@
 """Weights and training states on disk: written beside their place, moved there; never unpickled.
 
-A training state is Accelerate's own folder (weights, optimiser, random states) plus our progress;
-finished weights are one safetensors file with the official names.
+A training state is Accelerate's own folder (weights, optimiser, random states; it reads them with
+`weights_only=True`) and our progress as JSON, since objects registered with Accelerate would be
+unpickled. Finished weights are one safetensors file with the official names.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +23,7 @@ from eomt_exp.contracts import CheckpointError
 from eomt_exp.engine.atomic import replacing
 
 WEIGHTS = "model.safetensors"
+PROGRESS = "progress.json"
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -44,7 +48,7 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     except SafetensorError as error:
         raise CheckpointError(f"{path} is no whole safetensors file ({error}).") from error
     own = model.state_dict()
-    fresh = _widen_class_head(state, own)
+    fresh = _widen_class_head(state, own, getattr(model, "num_classes", None))
     fresh += [k for k in own if k not in state and k.startswith("anomaly_head.")]
     missing = [k for k in own if k not in state and k not in fresh]
     unexpected = [k for k in state if k not in own]
@@ -63,7 +67,9 @@ def load_weights(model: nn.Module, path: Path) -> list[str]:
     return fresh
 
 
-def save_state(accelerator: Accelerator, folder: Path, step: int, keep: int) -> Path:
+def save_state(
+    accelerator: Accelerator, folder: Path, step: int, progress: dict[str, Any], keep: int
+) -> Path:
     """A resumable state under `folder`; older ones than the newest `keep` are removed."""
     place = folder / f"step-{step:08d}"
     temporary = folder / f".writing-step-{step:08d}"
@@ -73,6 +79,7 @@ def save_state(accelerator: Accelerator, folder: Path, step: int, keep: int) -> 
     accelerator.save_state(str(temporary))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        (temporary / PROGRESS).write_text(json.dumps(progress))
         shutil.rmtree(place, ignore_errors=True)
         os.replace(temporary, place)
         for old in states(folder)[:-keep]:
@@ -81,17 +88,36 @@ def save_state(accelerator: Accelerator, folder: Path, step: int, keep: int) -> 
     return place
 
 
+def load_state(accelerator: Accelerator, place: Path) -> dict[str, Any]:
+    """Fill what the accelerator prepared from a state; returns its progress.
+
+    Raises CheckpointError where a random state is missing (another number of processes wrote it)
+    or a file asks to be unpickled.
+    """
+    # Refused before Accelerate looks: it would unpickle them.
+    foreign = sorted(path.name for path in place.glob("custom_checkpoint_*"))
+    random_state = place / f"random_states_{accelerator.process_index}.pkl"
+    if foreign or not random_state.is_file() or not (place / PROGRESS).is_file():
+        wrong = f"holds {foreign[0]}" if foreign else f"lacks {PROGRESS} or {random_state.name}"
+        raise CheckpointError(f"{place} {wrong}: this program has not written it. Remove it.")
+    accelerator.load_state(str(place))
+    return dict(json.loads((place / PROGRESS).read_text()))
+
+
 def states(folder: Path) -> list[Path]:
     """Complete training states, oldest first."""
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
 
 
-def _widen_class_head(state: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+def _widen_class_head(
+    state: dict[str, Tensor], own: dict[str, Tensor], num_classes: int | None
+) -> list[str]:
     """Insert an outlier class before no-object, where the model has one and the file has not."""
     names = [k for k in ("class_head.weight", "class_head.bias") if k in state and k in own]
     widened = []
     for name in names:
-        if own[name].shape[0] != state[name].shape[0] + 1:
+        rows = (state[name].shape[0], own[name].shape[0])
+        if num_classes is None or rows != (num_classes + 1, num_classes + 2):
             continue
         known, no_object = state[name][:-1], state[name][-1:]
         # It starts as a fainter no-object: the softmax over the known classes hardly moves.

@@ -40,7 +40,7 @@ class Detector:
         self.model = model
         self.scorers = scorers
         self.score = score
-        self.image_size = tuple(image_size)
+        self.image_size = (image_size[0], image_size[1])
         self.windows = windows
         self.batch_size = batch_size
         self.precision = precision
@@ -73,7 +73,7 @@ class Detector:
                 f"an image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}."
             )
         device = next(self.model.parameters()).device
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+        tensor = torch.from_numpy(np.array(image)).to(device)  # a copy: it may be read-only
         tensor = tensor.permute(2, 0, 1)[None].float() / 255
         size = self.image_size
         if self.windows:
@@ -87,7 +87,7 @@ class Detector:
         self, image: Tensor, scorers: dict[str, Scorer]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Averages over windows: evidence (1, K, H', W') and query-level scores (1, H', W')."""
-        boxes = window_boxes(image.shape[-2:], self.image_size)
+        boxes = window_boxes((image.shape[-2], image.shape[-1]), self.image_size)
         height, width = self.image_size
         counts = image.new_zeros(image.shape[-2:])
         evidence: Tensor | None = None

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 
 from eomt_exp.schema import Precision, TrainerConfig
+
+T = TypeVar("T")
 
 
 def make_accelerator(settings: TrainerConfig) -> Accelerator:
     """An Accelerator for these settings; forget the last one first with `forget_accelerator`."""
-    if settings.device not in ("auto", "cpu"):
-        raise ValueError(f"trainer.device must be auto or cpu, got {settings.device!r}.")
     logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells each file it saves
     cpu = settings.device == "cpu" or not torch.cuda.is_available()
     return Accelerator(
@@ -53,3 +55,17 @@ def forget_accelerator(accelerator: Accelerator) -> None:
 def seed_everything(seed: int) -> None:
     """Weights and the losses' random points; data has its own function of the seed."""
     set_seed(seed)
+
+
+def is_first_process() -> bool:
+    """Of those that torchrun or accelerate launch started; true when there is only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def agreed(value: T) -> T:
+    """The first process's value, in all of them: decisions on files must not depend on timing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return value
+    box = [value]
+    broadcast_object_list(box)
+    return box[0]

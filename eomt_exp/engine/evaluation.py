@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from accelerate.utils import gather_object
 
-from eomt_exp.contracts import VOID, ImageSet, LabelledImage
+from eomt_exp.contracts import VOID, ImageSet, LabelledImage, OutlierPool
 from eomt_exp.engine.detector import Detector
 from eomt_exp.evaluator.pixel import PixelCounts
 from eomt_exp.evaluator.semantic import ConfusionMatrix
@@ -86,12 +86,12 @@ def shard(images: ImageSet, rank: int, world: int) -> list[int]:
     return list(range(rank, len(images), world))
 
 
-def verify(images: ImageSet) -> None:
-    """Read every image of a set that has files, so that a broken one is found before training.
+def verify(images: ImageSet | OutlierPool) -> None:
+    """Read every item of a set that has files, so that a broken one is found before training.
 
-    Raises DataError naming the first one. Sets without files have nothing that can break.
+    Raises DataError naming the first one. Sets that draw have nothing that can break.
     """
-    if not hasattr(images, "skipped"):
+    if not getattr(images, "reads_files", False):
         return
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for _ in pool.map(images.__getitem__, range(len(images))):

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from eomt_exp.schema import OptimConfig
 
 
-def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: Any, optim: OptimConfig) -> list[dict[str, Any]]:
     """Groups of one learning rate each; they hold every trainable parameter exactly once.
 
     Backbone block i of n has lr * backbone_lr_factor * layer_decay ** (n - 1 - i).
@@ -34,29 +33,30 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     if not groups:
         raise ValueError("nothing is trainable; set trainable=all or add an anomaly head.")
     return [
-        {"params": params, "lr": optim.lr * scale, "stage": stage}
+        {"params": params, "lr": 0.0, "peak_lr": optim.lr * scale, "stage": stage}
         for (stage, scale), params in groups.items()
     ]
 
 
-def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+def make_optimizer(model: Any, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`; fused, which is about three times as fast."""
     return torch.optim.AdamW(
         parameter_groups(model, optim), weight_decay=optim.weight_decay, fused=True
     )
 
 
-def make_schedule(
-    optimizer: torch.optim.Optimizer, optim: OptimConfig, total_steps: int
-) -> LambdaLR:
-    """One factor per group and step."""
+def set_rates(
+    optimizer: torch.optim.Optimizer, optim: OptimConfig, step: int, total_steps: int
+) -> None:
+    """Give every group its rate at a step; a function of the step, so there is no state to save."""
     head = round(optim.head_warmup * total_steps)
     backbone = round(optim.backbone_warmup * total_steps)
     factors = {
-        "head": lambda s: warmup_poly(s, 0, head, total_steps, optim.poly_power),
-        "backbone": lambda s: warmup_poly(s, head, backbone, total_steps, optim.poly_power),
+        "head": warmup_poly(step, 0, head, total_steps, optim.poly_power),
+        "backbone": warmup_poly(step, head, backbone, total_steps, optim.poly_power),
     }
-    return LambdaLR(optimizer, [factors[group["stage"]] for group in optimizer.param_groups])
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factors[group["stage"]]
 
 
 def warmup_poly(step: int, start: int, warmup: int, total: int, power: float) -> float:

@@ -77,7 +77,7 @@ def print_report(
         console.print(line, markup=False)
     files = {
         "metrics": run_dir / "metrics.json",
-        "checkpoint": checkpoint or run_dir / "checkpoints",
+        "checkpoint": checkpoint or run_dir / "model.safetensors",
     }
     lines = [(label, Path(path)) for label, path in files.items() if Path(path).exists()]
     lines += [("figure", Path(path)) for path in figures]

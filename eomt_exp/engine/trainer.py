@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +18,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from eomt_exp.contracts import Batch, Loss
+from eomt_exp.contracts import Batch, CheckpointError, Loss
 from eomt_exp.engine import checkpoint
-from eomt_exp.engine.optim import make_optimizer, make_schedule, mask_probs
+from eomt_exp.engine.optim import make_optimizer, mask_probs, set_rates
 from eomt_exp.engine.tracking import Tracker
 from eomt_exp.schema import OptimConfig, TrainerConfig
 
@@ -35,20 +36,14 @@ class Bar(Protocol):
         """n more steps are done; fields are shown beside the bar."""
 
 
+@dataclass
 class Progress:
-    """Where a run stands; part of its checkpoints."""
+    """Where a run stands, and what must be the same for it to go on; part of its checkpoints."""
 
-    def __init__(self) -> None:
-        self.epoch = 0
-        self.step = 0
-
-    def state_dict(self) -> dict[str, int]:
-        """For Accelerate's save_state."""
-        return {"epoch": self.epoch, "step": self.step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """For Accelerate's load_state."""
-        self.epoch, self.step = state["epoch"], state["step"]
+    epoch: int
+    step: int
+    total_steps: int
+    processes: int
 
 
 class Trainer:
@@ -80,13 +75,13 @@ class Trainer:
         self.tracker = tracker
         self.make_bar = make_bar
         self.validate = validate
-        optimizer = make_optimizer(model, optim)
-        self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
+        self.optim = optim
+        self.model, self.optimizer, self.loader = accelerator.prepare(
+            model, make_optimizer(model, optim), loader
+        )
         self.steps_per_epoch = math.ceil(len(self.loader) / settings.accumulate)
         self.total_steps = self.steps_per_epoch * settings.epochs
-        self.schedule = make_schedule(optimizer, optim, self.total_steps)
-        self.progress = Progress()
-        accelerator.register_for_checkpointing(self.schedule, self.progress)
+        self.progress = Progress(0, 0, self.total_steps, accelerator.num_processes)
 
     def fit(self) -> None:
         """Train to the end, from the last checkpoint where there is one."""
@@ -104,14 +99,24 @@ class Trainer:
                     self.accelerator,
                     self.folder,
                     self.progress.step,
+                    asdict(self.progress),
                     self.settings.keep_checkpoints,
                 )
 
     def _resume(self) -> None:
         states = checkpoint.states(self.folder)
         if states:
-            self.accelerator.load_state(str(states[-1]))
-            self.tracker.rewind(self.progress.step)
+            saved = Progress(**checkpoint.load_state(self.accelerator, states[-1]))
+            now = self.progress
+            if (saved.total_steps, saved.processes) != (now.total_steps, now.processes):
+                raise CheckpointError(
+                    f"{states[-1]} is of a run of {saved.total_steps} steps in {saved.processes} "
+                    f"processes, this one has {now.total_steps} in {now.processes}: their paths "
+                    "differ. Start it as before, or afresh with resume=false."
+                )
+            self.progress = saved
+        # Without a state everything is done again, so nothing may stay in the curves.
+        self.tracker.rewind(self.progress.step if states else -1)
 
     def _epoch(self, bar: Bar) -> None:
         self.dataset.set_epoch(self.progress.epoch)
@@ -140,7 +145,7 @@ class Trainer:
         if getattr(model, "masked_attention", False):
             model.set_mask_probs(mask_probs(self.progress.step, self.total_steps, model.num_blocks))
         output = self.model(batch.images)
-        terms = {}
+        terms: dict[str, Tensor] = {}
         for loss in self.losses.values():
             terms |= loss(output, batch.targets)
         total = torch.stack([term.float() for term in terms.values()]).sum()
@@ -155,10 +160,9 @@ class Trainer:
         self.accelerator.backward(total)
         if self.accelerator.sync_gradients:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
+        set_rates(self.optimizer, self.optim, self.progress.step, self.total_steps)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.accelerator.sync_gradients:
-            self.schedule.step()
         return {name: value.detach() for name, value in terms.items()} | {"total": total.detach()}
 
     def _log(self, sums: dict[str, Tensor], seen: int) -> float:

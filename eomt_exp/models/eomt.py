@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from timm.layers import LayerNorm2d
@@ -40,6 +41,10 @@ class EoMT(nn.Module):
     Class outputs: K known classes, the outlier class where `outlier_class` asks for one, and
     no-object last. `num_blocks` is how many of the encoder's last blocks see the queries.
     """
+
+    encoder: Any  # a Backbone; torch types attributes of modules too loosely to say so
+    anomaly_head: Any
+    attn_mask_probs: Tensor
 
     def __init__(
         self,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch.utils.data import Subset
 
 from eomt_exp import run_folders, runs
@@ -16,7 +16,7 @@ from eomt_exp.cli import UsageError
 from eomt_exp.contracts import ImageSet
 from eomt_exp.data.loader import image_loader
 from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.device import forget_accelerator, make_accelerator
+from eomt_exp.engine.device import forget_accelerator, is_first_process, make_accelerator
 from eomt_exp.engine.evaluation import (
     BenchmarkResult,
     evaluate_anomalies,
@@ -33,51 +33,88 @@ from eomt_exp.engine.tracking import MLflowTracker, NullTracker, Tracker
 from eomt_exp.tasks.semantic import find_or_train
 
 
+class ImageSets(NamedTuple):
+    """What a model is measured on."""
+
+    benchmarks: dict[str, ImageSet]
+    validation: ImageSet  # for the known classes
+
+
 def run(cfg: DictConfig) -> None:
     """Evaluate the run at cfg.checkpoint, or the semantic EoMT of this configuration."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    benchmarks = build_benchmarks(cfg)
+    with run_folders.pointed_to(Path(cfg.paths.outputs), run_dir, active=is_first_process()):
+        _run(cfg, run_dir)
+
+
+def _run(cfg: DictConfig, run_dir: Path) -> None:
+    settings: Any = OmegaConf.to_object(cfg.trainer)
+    check_start(cfg)
+    if cfg.checkpoint:
+        cfg = _as_trained(cfg, runs.load_config(Path(cfg.checkpoint)))
+    images = build_image_sets(cfg)
     source = trained_run(cfg)
     if source is None:
         raise UsageError("task=evaluate needs a trained model: add checkpoint=<run folder>.")
-    trained, model = runs.load_model(source)
-    # The model is the run's; how it is scored is this command's.
-    trained = OmegaConf.merge(
-        trained, {k: cfg[k] for k in ("scorer", "score", "evaluator", "benchmark", "trainer")}
-    )
-    outputs = Path(cfg.paths.outputs)
+    model = runs.load_model(source)[1]
+    runs.make_detector(cfg, model, "no")
     runs.begin(cfg, run_dir)
-    accelerator = make_accelerator(OmegaConf.to_object(cfg.trainer))
+    accelerator = make_accelerator(settings)
     try:
         with open_tracker(cfg, run_dir, accelerator.is_main_process) as tracker:
-            run_folders.mark_unfinished(outputs, run_dir)
+            tracker.log_params(runs.flat(runs.plain(cfg)))
             detector = runs.make_detector(
-                trained, model.to(accelerator.device), accelerator.mixed_precision
+                cfg, model.to(accelerator.device), accelerator.mixed_precision
             )
-            evaluate(trained, detector, benchmarks, accelerator, tracker, run_dir, source)
+            evaluate(cfg, detector, images, accelerator, tracker, run_dir, source)
     finally:
         forget_accelerator(accelerator)
-    run_folders.mark_finished(outputs, run_dir)
+
+
+def _as_trained(cfg: DictConfig, trained: DictConfig) -> DictConfig:
+    """This command's configuration around a trained model: what was not typed is the run's.
+
+    Validation images are the exception where the data set is the same: their paths are this
+    machine's.
+    """
+    typed = {word.lstrip("+~").split("=")[0].split(".")[0] for word in _typed_words()}
+    own = ["model", "backbone", "seed"]
+    own += [group for group in ("scorer", "score", "benchmark") if group not in typed]
+    if cfg.data.name != trained.data.name:
+        own.append("data")
+    with open_dict(cfg):
+        for group in own:
+            cfg[group] = trained[group]
+        cfg.data.image_size = trained.data.image_size
+    return cfg
+
+
+def _typed_words() -> list[str]:
+    return list(HydraConfig.get().overrides.task)
 
 
 def trained_run(cfg: DictConfig) -> Path | None:
     """The run folder a configuration starts from: checkpoint=, or start_from=semantic."""
     if cfg.checkpoint:
         return Path(cfg.checkpoint)
-    if cfg.start_from is None:
-        return None
-    if cfg.start_from != "semantic":
+    return None if cfg.start_from is None else find_or_train(cfg)
+
+
+def check_start(cfg: DictConfig) -> None:
+    """Complain about checkpoint= and start_from= before anything long begins."""
+    if cfg.start_from not in (None, "semantic"):
         raise UsageError(f"start_from must be semantic or null, got {cfg.start_from!r}.")
-    return find_or_train(cfg)
+    if cfg.checkpoint:
+        runs.load_config(Path(cfg.checkpoint))
 
 
-def build_benchmarks(cfg: DictConfig) -> dict[str, ImageSet]:
-    """The benchmarks by name; each file is read once now, so that none can fail after training."""
-    benchmarks = build_all(cfg.benchmark, "benchmark")
+def build_image_sets(cfg: DictConfig) -> ImageSets:
+    """Benchmarks and data.val; each file is read once now, so that none can fail after training."""
+    sets = ImageSets(build_all(cfg.benchmark, "benchmark"), build(cfg.data.val, "data.val"))
     if cfg.evaluator.verify:
-        for images in benchmarks.values():
+        for images in (*sets.benchmarks.values(), sets.validation):
             verify(images)
-    return benchmarks
+    return sets
 
 
 def open_tracker(cfg: DictConfig, run_dir: Path, is_main: bool) -> Tracker:
@@ -99,43 +136,54 @@ def open_tracker(cfg: DictConfig, run_dir: Path, is_main: bool) -> Tracker:
 def evaluate(
     cfg: DictConfig,
     detector: Detector,
-    benchmarks: dict[str, ImageSet],
+    images: ImageSets,
     accelerator: Any,
     tracker: Tracker,
     run_dir: Path,
     source: Path,
 ) -> dict[str, float]:
-    """All benchmarks and the known classes of data.val; writes, tracks, prints and returns them."""
+    """All benchmarks and the known classes; tracks, writes, prints and returns the numbers.
+
+    metrics.json says that a run is complete, so it is written when all else is safe.
+    """
     metrics: dict[str, float] = {}
     figures: list[Path] = []
-    for name, images in benchmarks.items():
-        result = _on_benchmark(cfg, detector, images, name, accelerator)
+    for name, benchmark in images.benchmarks.items():
+        result = _on_benchmark(cfg, detector, benchmark, name, accelerator)
         metrics |= result.metrics(name)
         if accelerator.is_main_process:
             figures += _draw(result, name, detector.score, run_dir / "figures")
-    if cfg.data.val is not None:
-        metrics |= known_classes(cfg, detector, accelerator)
+    metrics |= known_classes(cfg, detector, images.validation, accelerator)
     if not accelerator.is_main_process:
         return metrics
     if (run_dir / JOURNAL).is_file():
         figures.append(training_figure(run_dir / JOURNAL, run_dir / "figures" / "training.png"))
-    write_metrics(run_dir / runs.METRICS, metrics, _manifest(cfg, detector, benchmarks, source))
-    tracker.log_metrics(metrics, _last_step(run_dir))
     for figure in figures:
         tracker.log_artifact(figure, "figures")
-    tracker.log_artifact(run_dir / runs.METRICS)
     tracker.log_artifact(run_dir / runs.CONFIG)
+    tracker.log_metrics(metrics, _last_step(run_dir))
+    tracker.flush()
+    manifest = _manifest(cfg, detector, images, source)
+    write_metrics(run_dir / runs.METRICS, metrics, manifest)
+    tracker.log_artifact(run_dir / runs.METRICS)
     print_report(metrics, run_dir, figures)
     return metrics
 
 
-def known_classes(cfg: DictConfig, detector: Detector, accelerator: Any) -> dict[str, float]:
+def known_classes(
+    cfg: DictConfig, detector: Detector, images: ImageSet, accelerator: Any
+) -> dict[str, float]:
     """`val/miou` and its like."""
-    images = build(cfg.data.val, "data.val")
-    mine = Subset(images, shard(images, accelerator.process_index, accelerator.num_processes))
-    stream = image_loader(mine, cfg.trainer.num_workers)
+    stream = image_loader(_mine(images, accelerator), cfg.trainer.num_workers)
     results = evaluate_known_classes(detector, stream, images.num_classes)
     return {f"val/{_named(key, images.class_names)}": value for key, value in results.items()}
+
+
+def _mine(images: ImageSet, accelerator: Any) -> Any:
+    """This process's share."""
+    return Subset(
+        cast(Any, images), shard(images, accelerator.process_index, accelerator.num_processes)
+    )
 
 
 def _named(key: str, class_names: Sequence[str]) -> str:
@@ -147,7 +195,7 @@ def _named(key: str, class_names: Sequence[str]) -> str:
 def _on_benchmark(
     cfg: DictConfig, detector: Detector, images: ImageSet, name: str, accelerator: Any
 ) -> BenchmarkResult:
-    mine = Subset(images, shard(images, accelerator.process_index, accelerator.num_processes))
+    mine = _mine(images, accelerator)
     with progress(len(mine), f"evaluate {name}", enabled=accelerator.is_main_process) as bar:
         return evaluate_anomalies(
             detector,
@@ -163,14 +211,14 @@ def _draw(result: BenchmarkResult, name: str, score: str, folder: Path) -> list[
     drawn = []
     if rows:
         drawn.append(heat_map_figure(rows, folder / f"{name}_{score}.png", f"{name} · {score}"))
-    curves = {scorer: counts.curves() for scorer, counts in result.counts.items()}
+    curves: dict[str, Any] = {scorer: counts.curves() for scorer, counts in result.counts.items()}
     exact = {scorer: counts.results() for scorer, counts in result.counts.items()}
     drawn.append(curves_figure(curves, name, folder / f"{name}_curves.png", exact))
     return drawn
 
 
 def _manifest(
-    cfg: DictConfig, detector: Detector, benchmarks: dict[str, ImageSet], source: Path
+    cfg: DictConfig, detector: Detector, images: ImageSets, source: Path
 ) -> dict[str, Any]:
     """What the numbers depend on, beside the weights."""
     return {
@@ -186,9 +234,9 @@ def _manifest(
         "void": 255,
         "images_without_anomaly": "kept",
         "score": detector.score,
-        "images": {name: len(images) for name, images in benchmarks.items()},
+        "images": {name: len(part) for name, part in images.benchmarks.items()},
         "skipped": {
-            name: list(getattr(images, "skipped", [])) for name, images in benchmarks.items()
+            name: list(getattr(part, "skipped", [])) for name, part in images.benchmarks.items()
         },
         "definitions": {
             "ap": "sum of (R_n - R_(n-1)) * P_n over pooled pixels",

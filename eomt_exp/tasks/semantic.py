@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from eomt_exp import runs
 from eomt_exp.engine.checkpoint import WEIGHTS
+from eomt_exp.engine.device import agreed, is_first_process
 
-# Choices and keys that say which semantic EoMT is meant; the rest of a command is about what
-# comes after it.
-_GROUPS = ("data", "recipe", "backbone", "model", "augmentation", "paths", "tracking", "debug")
-_KEYS = (
-    *("data", "recipe", "backbone", "model", "augmentation", "paths", "tracking", "evaluator"),
-    *("seed", "trainer.device", "trainer.precision", "trainer.num_workers"),
+# What a semantic EoMT shares with whatever begins with it; the rest is its own experiment's.
+_SHARED = ("data", "recipe", "backbone", "model", "augmentation", "paths", "evaluator", "benchmark")
+_SHARED_KEYS = (
+    *("seed", "tracking.enabled", "tracking.uri", "tracking.artifacts"),
+    *("trainer.device", "trainer.precision", "trainer.num_workers"),
 )
 
 
@@ -25,48 +26,60 @@ def find_or_train(cfg: DictConfig) -> Path:
     """The run folder of the semantic EoMT with this configuration's model, data and seed."""
     from eomt_exp.tasks.train import train
 
-    semantic = semantic_config()
+    semantic = semantic_config(cfg)
     folder = Path(cfg.paths.outputs) / "semantic" / f"by-content-{runs.content_key(semantic)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # A second process that needs the same model waits here, and then finds it.
-    with FileLock(f"{folder}.lock"):
-        found = _find(folder, semantic)
+    # A second job that needs the same model waits here, and then finds it. One process of a job
+    # takes the lock for all: the others must be free to train with it.
+    first = is_first_process()
+    with _locked(f"{folder}.lock") if first else nullcontext():
+        found = agreed(_find(folder, semantic) if first else None)
         if found is not None:
-            print(f"semantic EoMT: found {found}", flush=True)
+            _say(f"semantic EoMT: found {found}")
             return found
-        print(f"semantic EoMT: none for this model, data and seed; training it in {folder}")
+        _say(f"semantic EoMT: none for this model, data and seed; training it in {folder}")
         folder.mkdir(exist_ok=True)
         train(semantic, folder)
     return folder
 
 
-def semantic_config() -> DictConfig:
-    """What `+experiment=semantic` would be with this command's data, model and seed."""
-    hydra_config = HydraConfig.get()
-    choices = hydra_config.runtime.choices
-    overrides = [
-        f"{group}={choices[group]}"
-        for group in _GROUPS
-        if choices.get(group) is not None and not _is_null(choices[group])
-    ]
-    for override in hydra_config.overrides.task:
-        key = override.lstrip("+~").split("=", 1)[0]
-        is_value = "." in key or key == "seed"
-        if is_value and any(key == k or key.startswith(f"{k}.") for k in _KEYS):
-            overrides.append(override)
-    return compose("config", overrides=["+experiment=semantic", *overrides])
+def semantic_config(cfg: DictConfig) -> DictConfig:
+    """What `+experiment=semantic` would be with this configuration's model, data and seed."""
+    semantic = compose("config", overrides=["+experiment=semantic"])
+    with open_dict(semantic):
+        for group in _SHARED:
+            semantic[group] = cfg[group]  # with its interpolations, which find their new home
+        for key in _SHARED_KEYS:
+            OmegaConf.update(semantic, key, OmegaConf.select(cfg, key))
+    return semantic
 
 
-def _is_null(choice: object) -> bool:
-    return str(choice) == "null"
+def _say(text: str) -> None:
+    if is_first_process():
+        print(text, flush=True)
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """A file lock that says when it has to wait."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another job trains this semantic EoMT; waiting for {path}", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _find(folder: Path, semantic: DictConfig) -> Path | None:
     """This very folder, or a run of `+experiment=semantic` that came to the same."""
     wanted = runs.content_key(semantic)
-    others = sorted(folder.parent.glob(f"*/{runs.CONFIG}"), reverse=True)
+    others = sorted(folder.parent.glob(f"*/{runs.METRICS}"), reverse=True)
     for run_dir in [folder, *(path.parent for path in others)]:
-        is_complete = (run_dir / WEIGHTS).is_file() and runs.read_metrics(run_dir) is not None
-        if is_complete and runs.content_key(runs.load_config(run_dir)) == wanted:
+        done = runs.read_metrics(run_dir) or {}
+        if done.get("manifest", {}).get("content_key") == wanted and (run_dir / WEIGHTS).is_file():
             return run_dir
     return None

@@ -2,149 +2,198 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from eomt_exp import run_folders, runs
 from eomt_exp.build import build, build_all
-from eomt_exp.contracts import ImageSet
-from eomt_exp.data.loader import training_loader
+from eomt_exp.cli import UsageError
+from eomt_exp.contracts import ImageSet, Loss, Target
+from eomt_exp.data.loader import image_loader, training_loader
+from eomt_exp.data.shared_cache import SharedCache
 from eomt_exp.data.training_set import TrainingSet
 from eomt_exp.engine.checkpoint import WEIGHTS, load_weights, save_weights, states
-from eomt_exp.engine.device import forget_accelerator, make_accelerator, seed_everything
+from eomt_exp.engine.device import (
+    agreed,
+    forget_accelerator,
+    is_first_process,
+    make_accelerator,
+    seed_everything,
+)
 from eomt_exp.engine.evaluation import verify
 from eomt_exp.engine.progress import progress
 from eomt_exp.engine.report import print_report
 from eomt_exp.engine.trainer import Trainer
+from eomt_exp.schema import OptimConfig, TrainerConfig
 from eomt_exp.tasks.evaluate import (
-    build_benchmarks,
+    ImageSets,
+    build_image_sets,
+    check_start,
     evaluate,
     known_classes,
     open_tracker,
     trained_run,
 )
 
+_CACHED: dict[str, ImageSet] = {}  # training images by configuration
+
+
+class Parts(NamedTuple):
+    """All that a run is made of, built before anything is written or trained."""
+
+    model: Any
+    losses: dict[str, Loss]
+    images: ImageSets
+    training: TrainingSet
+    trainer: TrainerConfig
+    optim: OptimConfig
+
 
 def run(cfg: DictConfig) -> None:
-    """Train in Hydra's run folder, or go on there."""
-    train(cfg, Path(HydraConfig.get().runtime.output_dir))
+    """Train in Hydra's run folder, or go on there; a kill leaves word of where that is."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    with run_folders.pointed_to(Path(cfg.paths.outputs), run_dir, active=is_first_process()):
+        train(cfg, run_dir)
 
 
 def train(cfg: DictConfig, run_dir: Path) -> None:
     """Train and evaluate in `run_dir`; a folder that is complete only shows its table again."""
-    done = runs.read_metrics(run_dir)
+    begun = agreed((run_dir / runs.CONFIG).is_file())
+    if begun and not cfg.resume:
+        raise UsageError(
+            f"{run_dir} holds a run already; resume=false wants another hydra.run.dir."
+        )
+    done = agreed(runs.read_metrics(run_dir))
     if done is not None:
         runs.begin(cfg, run_dir)  # the folder of another configuration is an error, not a result
-        print(f"{run_dir} is complete already.")
-        print_report(done["metrics"], run_dir, sorted((run_dir / "figures").glob("*.png")))
+        if is_first_process():
+            print(f"{run_dir} is complete already; task=evaluate measures it on other benchmarks.")
+            print_report(done["metrics"], run_dir, sorted((run_dir / "figures").glob("*.png")))
         return
-    # Everything a user can get wrong is built before anything is written.
-    benchmarks = build_benchmarks(cfg)
-    dataset = _training_set(cfg)
+    parts = _parts(cfg)
     start = trained_run(cfg)
-    seed_everything(cfg.seed)
-    model = _model(cfg, start)
-    runs.make_detector(cfg, model, "no")  # its complaints are due now
+    if start is not None:
+        fresh = load_weights(parts.model, start / WEIGHTS)
+        if fresh and is_first_process():
+            print(f"not in {start}, so they start fresh: {', '.join(fresh)}")
     runs.begin(cfg, run_dir)
-    _train_and_evaluate(cfg, run_dir, model, dataset, benchmarks)
-    run_folders.mark_finished(Path(cfg.paths.outputs), run_dir)
+    _train_and_evaluate(cfg, run_dir, parts)
 
 
-def _train_and_evaluate(
-    cfg: DictConfig,
-    run_dir: Path,
-    model: Any,
-    dataset: TrainingSet,
-    benchmarks: dict[str, ImageSet],
-) -> None:
-    accelerator = make_accelerator(OmegaConf.to_object(cfg.trainer))
+def _parts(cfg: DictConfig) -> Parts:
+    """Build, check and try everything a user can get wrong: first what costs nothing."""
+    check_start(cfg)
+    trainer: Any = OmegaConf.to_object(cfg.trainer)
+    optim: Any = OmegaConf.to_object(cfg.optim)
+    losses = build_all(cfg.loss, "loss")
+    augmentation = build(cfg.augmentation, "augmentation")
+    exposure = build(cfg.outlier_exposure, "outlier_exposure")
+    if exposure is not None and cfg.evaluator.verify:
+        verify(exposure.pool)
+    seed_everything(cfg.seed)
+    model = runs.build_model(cfg, pretrained=cfg.checkpoint is None and cfg.start_from is None)
+    model.set_trainable(cfg.trainable.value)
+    _rehearse(cfg, model, losses)
+    images = build_image_sets(cfg)
+    training = TrainingSet(
+        _training_images(cfg), augmentation, exposure, cfg.data.num_classes, cfg.seed
+    )
+    training_loader(training, trainer.batch_size, 0, cfg.seed)  # enough images for a batch?
+    return Parts(model, losses, images, training, trainer, optim)
+
+
+def _rehearse(cfg: DictConfig, model: Any, losses: dict[str, Loss]) -> None:
+    """One black image through model, losses and scores: parts that do not fit say so now."""
+    height, width = cfg.data.image_size
+    size = (height, width)
+    detector = runs.make_detector(cfg, model, "no")
+    pasted = torch.zeros(size, dtype=torch.uint8)
+    pasted[: height // 2] = 1
+    target = Target(
+        (pasted == 0)[None], torch.zeros(1, dtype=torch.int64), pasted, torch.zeros(size) > 0
+    )
+    with torch.no_grad():
+        output = model.train()(torch.zeros(1, 3, height, width))
+        for loss in losses.values():
+            loss(output, [target])
+        for scorer in detector.scorers.values():
+            scorer(output)
+
+
+def _training_images(cfg: DictConfig) -> ImageSet:
+    """data.train, checked; with data.cache in shared memory, filled before the first step.
+
+    Filled at once because decoding or drawing beside a training step slows both down; kept for
+    the next stage of this process, which mostly trains on the same images.
+    """
+    key = json.dumps(runs.plain(cfg)["data"]["train"], sort_keys=True)
+    if key in _CACHED:
+        return _CACHED[key]
+    images = build(cfg.data.train, "data.train")
+    if cfg.evaluator.verify:
+        verify(images)
+    if not cfg.data.cache:
+        return images
+    cached = SharedCache(images)
+    if cached.is_on:
+        title = f"read {cfg.data.name}"
+        with progress(len(cached), title, enabled=is_first_process()) as bar:
+            for _ in image_loader(cached, cfg.trainer.num_workers):
+                bar.advance()
+    _CACHED.clear()  # one set at a time: memory is for this job's images
+    _CACHED[key] = cached
+    return cached
+
+
+def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:
+    seed_everything(cfg.seed)  # what was built or trained before must not shift the draws
+    accelerator = make_accelerator(parts.trainer)
     try:
-        if accelerator.is_main_process:
-            run_folders.mark_unfinished(Path(cfg.paths.outputs), run_dir)
         with open_tracker(cfg, run_dir, accelerator.is_main_process) as tracker:
-            tracker.log_params(_flat(runs.essence(cfg)))
-            detector = runs.make_detector(cfg, model, accelerator.mixed_precision)
-            if not (run_dir / WEIGHTS).is_file():
-                trainer = _trainer(cfg, run_dir, accelerator, model, dataset, tracker, detector)
+            tracker.log_params(runs.flat(runs.essence(cfg)))
+            detector = runs.make_detector(cfg, parts.model, accelerator.mixed_precision)
+            if not agreed((run_dir / WEIGHTS).is_file()):
+                trainer = _trainer(cfg, run_dir, accelerator, parts, tracker, detector)
                 trainer.fit()
                 if accelerator.is_main_process:
                     save_weights(accelerator.unwrap_model(trainer.model), run_dir / WEIGHTS)
                 accelerator.wait_for_everyone()
             else:  # killed between training and the last number
-                load_weights(model, run_dir / WEIGHTS)
-                model.to(accelerator.device)
-            evaluate(cfg, detector, benchmarks, accelerator, tracker, run_dir, run_dir)
+                load_weights(parts.model, run_dir / WEIGHTS)
+                parts.model.to(accelerator.device)
+            evaluate(cfg, detector, parts.images, accelerator, tracker, run_dir, run_dir)
     finally:
         forget_accelerator(accelerator)
 
 
-def _training_set(cfg: DictConfig) -> TrainingSet:
-    images = build(cfg.data.train, "data.train")
-    validation = build(cfg.data.val, "data.val")
-    if cfg.evaluator.verify:
-        verify(images)
-        verify(validation)
-    return TrainingSet(
-        images,
-        build(cfg.augmentation, "augmentation"),
-        build(cfg.outlier_exposure, "outlier_exposure"),
-        num_classes=cfg.data.num_classes,
-        seed=cfg.seed,
-        cache=cfg.data.cache,
-    )
-
-
-def _model(cfg: DictConfig, start: Path | None) -> Any:
-    """The model with the weights of the run it starts from, and its frozen parts frozen."""
-    model = runs.build_model(cfg, pretrained=start is None)
-    if start is not None:
-        load_weights(model, start / WEIGHTS)
-    model.set_trainable(cfg.trainable.value)
-    return model
-
-
 def _trainer(
-    cfg: DictConfig,
-    run_dir: Path,
-    accelerator: Any,
-    model: Any,
-    dataset: TrainingSet,
-    tracker: Any,
-    detector: Any,
+    cfg: DictConfig, run_dir: Path, accelerator: Any, parts: Parts, tracker: Any, detector: Any
 ) -> Trainer:
-    settings = OmegaConf.to_object(cfg.trainer)
-
     def make_bar(total: int, start: int) -> AbstractContextManager[Any]:
         return progress(total, f"train {cfg.name}", start, enabled=accelerator.is_main_process)
 
-    folder = run_dir / runs.STATES
+    def validate(epoch: int) -> dict[str, float]:
+        known = known_classes(cfg, detector, parts.images.validation, accelerator)
+        return {"val/miou": known["val/miou"]}
+
+    settings, folder = parts.trainer, run_dir / runs.STATES
     if states(folder) and accelerator.is_main_process:
         print(f"going on with {run_dir} from {states(folder)[-1].name}", flush=True)
     return Trainer(
         accelerator=accelerator,
-        model=model,
-        losses=build_all(cfg.loss, "loss"),
-        loader=training_loader(dataset, settings.batch_size, settings.num_workers, cfg.seed),
-        optim=OmegaConf.to_object(cfg.optim),
+        model=parts.model,
+        losses=parts.losses,
+        loader=training_loader(parts.training, settings.batch_size, settings.num_workers, cfg.seed),
+        optim=parts.optim,
         settings=settings,
         folder=folder,
         tracker=tracker,
         make_bar=make_bar,
-        validate=lambda epoch: {
-            k: v for k, v in known_classes(cfg, detector, accelerator).items() if k == "val/miou"
-        },
+        validate=validate,
     )
-
-
-def _flat(node: Any, key: str = "") -> dict[str, Any]:
-    """Nested settings to dotted names; lists stay whole."""
-    if not isinstance(node, dict):
-        return {key: node}
-    flat: dict[str, Any] = {}
-    for name, value in node.items():
-        flat |= _flat(value, f"{key}.{name}" if key else str(name))
-    return flat
