@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import VOID, LabelledImage, MaskOutput, PixelOutput
+from eomt_exp.contracts import VOID, CheckpointError, LabelledImage, MaskOutput, PixelOutput
+from eomt_exp.engine.checkpoint import load_state
 from eomt_exp.engine.detector import Detector, window_boxes
 from eomt_exp.engine.evaluation import evaluate_anomalies, evaluate_known_classes, shard
 from eomt_exp.engine.optim import mask_probs, parameter_groups, warmup_poly
@@ -174,3 +176,13 @@ def test_trunk_resizes_masks_before_the_sigmoid() -> None:
     output = MaskOutput(logits, torch.randn(1, 2, 4), torch.zeros(1), None, 3)
     resized = output.resized((8, 8)).mask_logits
     assert torch.equal(resized, F.interpolate(logits, size=(8, 8), mode="bilinear"))
+
+
+def test_a_state_that_asks_to_be_unpickled_is_refused(tmp_path) -> None:
+    for name in ("progress.json", "random_states_0.pkl", "custom_checkpoint_0.pkl"):
+        (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    with pytest.raises(CheckpointError, match=r"custom_checkpoint_0\.pkl"):
+        load_state(SimpleNamespace(process_index=0), tmp_path)
+    (tmp_path / "custom_checkpoint_0.pkl").unlink()
+    with pytest.raises(CheckpointError, match=r"random_states_1\.pkl"):
+        load_state(SimpleNamespace(process_index=1), tmp_path)
