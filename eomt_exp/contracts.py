@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 VOID = 255
@@ -109,26 +109,43 @@ class MaskOutput(NamedTuple):
         return self._replace(mask_logits=logits, semantic=None)
 
 
+class Tokens(NamedTuple):
+    """An image as a transformer sees it, before the first block."""
+
+    values: Tensor  # (B, P + h*w, D): prefix tokens (class, registers), then patches row by row
+    grid: tuple[int, int]  # (h, w)
+    positions: Tensor | None = None  # rotary angles, to be handed to each block; None without
+
+
 @runtime_checkable
 class Backbone(Protocol):
-    """Image to tokens, block by block, so that queries can join half-way."""
+    """Image to tokens, block by block, so that queries can join half-way. Six members."""
 
     embed_dim: int  # D
-    num_blocks: int
-    num_prefix_tokens: int  # class and register tokens in front of the patches
     patch_size: int
+    blocks: nn.ModuleList  # in order; layer-wise decay and freezing go by them
+    norm: nn.Module  # the last norm, shared by every prediction
 
-    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """(B, 3, H, W) RGB in [0, 1] -> tokens (B, prefix + h*w, D) and their patch grid (h, w)."""
+    def embed(self, images: Tensor) -> Tokens:
+        """(B, 3, H, W) RGB in [0, 1], H and W multiples of patch_size."""
 
-    def block(self, index: int, tokens: Tensor, attn_mask: Tensor | None) -> Tensor:
-        """One transformer block; attn_mask (B, 1, N, N) bool, True = attend, or None."""
+    def block(
+        self, index: int, tokens: Tensor, positions: Tensor | None, keep: Tensor | None
+    ) -> Tensor:
+        """One block. Tokens (B, N, D) may have queries in front, which have no position.
 
-    def norm_tokens(self, tokens: Tensor) -> Tensor:
-        """The backbone's last norm, shared by every prediction."""
+        keep (B, 1, Q, N) bool says what each of the first Q tokens may attend to; all others, and
+        with None all, attend to everything.
+        """
 
-    def depth_of(self, parameter_name: str) -> int:
-        """Block of a parameter for layer-wise decay: embeddings 0, the final norm the last."""
+
+class Part(NamedTuple):
+    """A part of a model: what is frozen, slowed down and described together."""
+
+    name: str
+    kind: Literal["backbone", "joint", "head", "anomaly_head"]  # joint: backbone, with queries
+    depth: int  # backbone blocks between this part and the last one; 0 outside the backbone
+    parameters: tuple[nn.Parameter, ...]
 
 
 class AnomalyHead(Protocol):

@@ -46,6 +46,7 @@ class OptimConfig:
     backbone_lr_factor: float = MISSING
     weight_decay: float = MISSING
     layer_decay: float = MISSING
+    decay_joint_blocks: bool = MISSING
     head_warmup: float = MISSING
     backbone_warmup: float = MISSING
     poly_power: float = MISSING
@@ -56,10 +57,12 @@ class OptimConfig:
             return
         for name in ("lr", "backbone_lr_factor", "weight_decay", "layer_decay", "poly_power"):
             _at_least(f"optim.{name}", getattr(self, name), 0)
-        if not 0 <= self.head_warmup + self.backbone_warmup < 1:
+        warmups = (self.head_warmup, self.backbone_warmup)
+        shares = [share for share in warmups if share < 1]
+        if min(warmups) < 0 or sum(shares) >= 1 or any(w != int(w) for w in warmups if w >= 1):
             raise ValueError(
-                "optim.head_warmup and optim.backbone_warmup are shares of the run and must add up "
-                f"to less than 1, got {self.head_warmup} and {self.backbone_warmup}."
+                "optim.head_warmup and optim.backbone_warmup are shares of the run that add up to "
+                f"less than 1, or whole numbers of steps from 1 on; got {warmups[0]}, {warmups[1]}."
             )
 
 

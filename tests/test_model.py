@@ -84,11 +84,11 @@ def test_a_query_sees_only_its_own_mask() -> None:
     model = tiny()
     logits = torch.full((1, 7, 2, 4), -1.0)
     logits[0, 3, 1, 2] = 1.0
-    keep = model._attention_mask(logits, 1.0, torch.zeros(1, 7 + 5 + 8, 48), (2, 4))
+    keep = model._keep(logits, 1.0, torch.zeros(1, 7 + 5 + 8, 48), (2, 4))
+    assert keep.shape == (1, 1, 7, 20)  # only queries are ever masked
     row = keep[0, 0, 3]
     assert row[:12].all()  # queries, class and register tokens
     assert row[12:].nonzero().flatten().tolist() == [1 * 4 + 2]
-    assert keep[0, 0, 7:].all()  # patches attend to everything
 
 
 def test_half_annealed_evaluation_is_no_lottery(images: torch.Tensor) -> None:
@@ -208,8 +208,7 @@ def test_attention_spelled_out_equals_the_fused_one(masked: bool, monkeypatch) -
         return [output.mask_logits, output.class_logits, model.encoder.backbone.pos_embed.grad]
 
     plain = [value.clone() for value in result()]
-    monkeypatch.setattr("eomt_exp.backbones.timm_vit.PLAIN_TOKENS", 0)
+    monkeypatch.setattr("eomt_exp.backbones.attention.PLAIN_TOKENS_FLOAT", 0)
     fused = result()
-    assert model.encoder.backbone.blocks[0].attn.fused_attn
     for one, other in zip(plain, fused, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

@@ -2,7 +2,8 @@
 
 Formulas are those of the official recipe (tue-mps/eomt, training/): heads warm up first, the
 backbone stands still meanwhile and warms up after them, and every mask is open for the last sixth
-of the run. What is theirs in steps is ours in shares of the run, so short runs keep the shape.
+of the run. What is theirs in steps is by default ours in shares of the run, so that short runs keep
+the shape. Their `lr_mult`, which by a slip of theirs never multiplied, is our backbone_lr_factor.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ from eomt_exp.schema import OptimConfig
 def parameter_groups(model: Any, optim: OptimConfig) -> list[dict[str, Any]]:
     """Groups of one learning rate each; they hold every trainable parameter exactly once.
 
-    Backbone block i of n has lr * backbone_lr_factor * layer_decay ** (n - 1 - i).
+    Backbone block i of n has lr * backbone_lr_factor * layer_decay ** (n - 1 - i); embeddings count
+    as the first block, the last norm as the last one. Without decay_joint_blocks, the blocks that
+    see the queries keep the rate of the last one (official: llrd_l2_enabled=False).
     """
     groups: dict[tuple[str, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
+    for part in model.parts():
         stage, scale = "head", 1.0
-        if name.startswith("encoder."):
-            depth = model.encoder.num_blocks - 1 - model.encoder.depth_of(name)
+        if part.kind in ("backbone", "joint"):
+            is_decayed = optim.decay_joint_blocks or part.kind == "backbone"
+            depth = part.depth if is_decayed else 0
             stage, scale = "backbone", optim.backbone_lr_factor * optim.layer_decay**depth
-        groups.setdefault((stage, scale), []).append(parameter)
+        trained = [parameter for parameter in part.parameters if parameter.requires_grad]
+        if trained:
+            groups.setdefault((stage, scale), []).extend(trained)
     if not groups:
         raise ValueError("nothing is trainable; set trainable=all or add an anomaly head.")
     return [
@@ -49,14 +53,19 @@ def set_rates(
     optimizer: torch.optim.Optimizer, optim: OptimConfig, step: int, total_steps: int
 ) -> None:
     """Give every group its rate at a step; a function of the step, so there is no state to save."""
-    head = round(optim.head_warmup * total_steps)
-    backbone = round(optim.backbone_warmup * total_steps)
+    head = warmup_steps(optim.head_warmup, total_steps)
+    backbone = warmup_steps(optim.backbone_warmup, total_steps)
     factors = {
         "head": warmup_poly(step, 0, head, total_steps, optim.poly_power),
         "backbone": warmup_poly(step, head, backbone, total_steps, optim.poly_power),
     }
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factors[group["stage"]]
+
+
+def warmup_steps(warmup: float, total_steps: int) -> int:
+    """A share of the run below 1; from 1 on, a number of steps, as the official configs give it."""
+    return round(warmup if warmup >= 1 else warmup * total_steps)
 
 
 def warmup_poly(step: int, start: int, warmup: int, total: int, power: float) -> float:

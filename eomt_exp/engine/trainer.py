@@ -142,7 +142,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         model = self.accelerator.unwrap_model(self.model)
-        if getattr(model, "masked_attention", False):
+        if model.anneals:
             model.set_mask_probs(mask_probs(self.progress.step, self.total_steps, model.num_blocks))
         output = self.model(batch.images)
         terms: dict[str, Tensor] = {}

@@ -7,44 +7,27 @@ anomaly head on the queries, one optional outlier class, and groups of trainable
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from eomt_exp.contracts import AnomalyHead, Backbone, MaskOutput
-
-TRAINABLE = ("head", "heads", "last_blocks", "all")
-
-
-class ScaleBlock(nn.Module):
-    """Twice the resolution: transposed convolution, GELU, depth-wise convolution, LayerNorm."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.conv1 = nn.ConvTranspose2d(dim, dim, kernel_size=2, stride=2)
-        self.act = nn.GELU()
-        self.conv2 = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim, bias=False)
-        self.norm = LayerNorm2d(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, h, w) -> (B, D, 2h, 2w)."""
-        return self.norm(self.conv2(self.act(self.conv1(x))))
+from eomt_exp.contracts import AnomalyHead, Backbone, MaskOutput, Part
+from eomt_exp.models.mask_transformer import MaskTransformer
+from eomt_exp.models.scale_block import ScaleBlock
 
 
-class EoMT(nn.Module):
+class EoMT(MaskTransformer):
     """Image to one mask and one class per query.
 
     Class outputs: K known classes, the outlier class where `outlier_class` asks for one, and
-    no-object last. `num_blocks` is how many of the encoder's last blocks see the queries.
+    no-object last. `num_blocks` is how many of the encoder's last blocks see the queries; None is
+    the paper's choice, 3 for up to 12 blocks, 4 for up to 24, else 5. `official_quirks` reproduces
+    what the official code does and we do otherwise: random masks in evaluation half-way through
+    annealing, random numbers drawn for masks that are all open.
     """
 
     encoder: Any  # a Backbone; torch types attributes of modules too loosely to say so
-    anomaly_head: Any
-    attn_mask_probs: Tensor
 
     def __init__(
         self,
@@ -52,131 +35,89 @@ class EoMT(nn.Module):
         encoder: Backbone,
         num_classes: int,
         num_queries: int = 100,
-        num_blocks: int = 3,
+        num_blocks: int | None = None,
         masked_attention: bool = True,
         outlier_class: bool = False,
         anomaly_head: AnomalyHead | None = None,
+        official_quirks: bool = False,
     ) -> None:
-        super().__init__()
-        if not 1 <= num_blocks <= encoder.num_blocks:
+        if not isinstance(encoder, Backbone):
             raise ValueError(
-                f"model.num_blocks must be 1..{encoder.num_blocks} with this backbone, "
-                f"got {num_blocks}."
+                f"model=eomt needs a backbone of tokens, got {type(encoder).__name__}; "
+                "a hierarchical one goes with model=spatial_eomt."
             )
-        dim = encoder.embed_dim
-        self.encoder = encoder
-        self.num_classes = num_classes
-        self.num_blocks = num_blocks
-        self.masked_attention = masked_attention
-        self.register_buffer("attn_mask_probs", torch.ones(num_blocks))
-        self.q = nn.Embedding(num_queries, dim)
-        self.class_head = nn.Linear(dim, num_classes + int(outlier_class) + 1)
-        self.mask_head = nn.Sequential(
-            nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)
+        depth = len(encoder.blocks)
+        if num_blocks is None:
+            num_blocks = min(depth, 3 if depth <= 12 else 4 if depth <= 24 else 5)
+        if not 1 <= num_blocks <= depth:
+            raise ValueError(
+                f"model.num_blocks must be 1..{depth} with this backbone, got {num_blocks}."
+            )
+        super().__init__(
+            dim=encoder.embed_dim,
+            num_classes=num_classes,
+            num_queries=num_queries,
+            num_blocks=num_blocks,
+            masked_attention=masked_attention,
+            outlier_class=outlier_class,
+            anomaly_head=anomaly_head,
+            official_quirks=official_quirks,
         )
+        self.encoder = encoder
         num_scale_blocks = max(1, int(math.log2(encoder.patch_size)) - 2)
-        self.upscale = nn.Sequential(*[ScaleBlock(dim) for _ in range(num_scale_blocks)])
-        self.anomaly_head = anomaly_head
-        self._frozen: tuple[str, ...] = ()
+        self.upscale = nn.Sequential(
+            *[ScaleBlock(encoder.embed_dim) for _ in range(num_scale_blocks)]
+        )
 
     def forward(self, images: Tensor) -> MaskOutput:
         """(B, 3, H, W) RGB in [0, 1] -> MaskOutput; `aux` holds the blocks before the last."""
-        tokens, grid = self.encoder.embed(images)  # (B, prefix + h*w, D)
-        first = self.encoder.num_blocks - self.num_blocks
-        probs = self._mask_probs()
+        tokens, grid, positions = self.encoder.embed(images)  # (B, P + h*w, D)
+        depth = len(self.encoder.blocks)
+        masking = [None] * (depth - self.num_blocks) + self._masking()
         aux: list[MaskOutput] = []
-        for index in range(self.encoder.num_blocks):
-            mask = None
-            if index == first:
+        for index in range(depth):
+            if index == depth - self.num_blocks:
                 queries = self.q.weight[None].expand(len(tokens), -1, -1)
-                tokens = torch.cat([queries, tokens], dim=1)  # queries first: (B, Q + N, D)
-            if probs and index >= first and (self.training or probs[index - first] > 0):
-                output = self._predict(self.encoder.norm_tokens(tokens), grid)
-                aux.append(output)
-                mask = self._attention_mask(output.mask_logits, probs[index - first], tokens, grid)
-            tokens = self.encoder.block(index, tokens, mask)
-        output = self._predict(self.encoder.norm_tokens(tokens), grid)
-        # Scores never read aux; without it Accelerate has less to cast and move.
-        output = output._replace(aux=tuple(aux) if self.training else ())
-        if self.anomaly_head is None:
-            return output
-        return output._replace(
-            anomaly_logits=self.anomaly_head(output.queries, output.class_logits)
-        )
+                tokens = torch.cat([queries, tokens], dim=1)  # queries first: (B, Q + P + h*w, D)
+            keep = None
+            if masking[index] is not None:
+                aux.append(self._output(tokens, grid))
+                keep = self._keep(aux[-1].mask_logits, masking[index], tokens, grid)
+            tokens = self.encoder.block(index, tokens, positions, keep)
+        return self._finished(self._output(tokens, grid), aux)
 
-    def set_mask_probs(self, probs: Sequence[float]) -> None:
-        """Probability, per joint block, that a query attends only to its own mask."""
-        self.attn_mask_probs.copy_(torch.tensor(list(probs)))
+    def parts(self) -> list[Part]:
+        """Embeddings, blocks and norm of the encoder, queries, heads and upscaling."""
+        blocks, depth = self.encoder.blocks, len(self.encoder.blocks)
+        inner = {id(p) for module in (blocks, self.encoder.norm) for p in module.parameters()}
+        embeddings = tuple(p for p in self.encoder.parameters() if id(p) not in inner)
+        parts = [Part("embeddings", "backbone", depth - 1, embeddings)]
+        for index, block in enumerate(blocks):
+            joint = index >= depth - self.num_blocks
+            kind: Literal["joint", "backbone"] = "joint" if joint else "backbone"
+            parts.append(Part(f"block {index}", kind, depth - 1 - index, (*block.parameters(),)))
+        parts.append(Part("norm", "joint", 0, (*self.encoder.norm.parameters(),)))
+        heads = {"queries": self.q, "class head": self.class_head, "mask head": self.mask_head}
+        for name, module in {**heads, "upscale": self.upscale}.items():
+            parts.append(Part(name, "head", 0, (*module.parameters(),)))
+        return parts + self._anomaly_part()
 
-    def set_trainable(self, which: str) -> None:
-        """Freeze all but `which`: head, heads (+ queries), last_blocks (+ heads), or all.
+    def _output(self, tokens: Tensor, grid: tuple[int, int]) -> MaskOutput:
+        """Masks and classes from (B, Q + P + h*w, D) tokens as they stand between two blocks."""
+        normed = self.encoder.norm(tokens)
+        patches = normed[:, -grid[0] * grid[1] :]
+        features = self.upscale(patches.transpose(1, 2).unflatten(2, grid))  # (B, D, h', w')
+        return self._predict(normed[:, : self.q.num_embeddings], features)
 
-        Frozen parts get no gradient and stay in eval mode, whatever `train()` is told.
-        """
-        if which not in TRAINABLE:
-            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {which!r}.")
-        if which == "head" and self.anomaly_head is None:
-            raise ValueError("trainable=head needs a head; add anomaly_head=query_only.")
-        depth = self.encoder.num_blocks
-        prefixes = ["anomaly_head."]
-        if which in ("heads", "last_blocks"):
-            prefixes += ["q.", "class_head.", "mask_head.", "upscale."]
-        if which == "last_blocks":
-            prefixes += [
-                f"encoder.backbone.blocks.{depth - i}." for i in range(self.num_blocks, 0, -1)
-            ]
-            prefixes += ["encoder.backbone.norm."]
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(which == "all" or name.startswith(tuple(prefixes)))
-        self._frozen = tuple(
-            name
-            for name, module in self.named_modules()
-            if name and (own := list(module.parameters())) and not any(p.requires_grad for p in own)
-        )
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> EoMT:
-        """Train mode for what is trained; frozen parts stay in eval mode."""
-        super().train(mode)
-        for name in self._frozen:
-            self.get_submodule(name).eval()
-        return self
-
-    def _mask_probs(self) -> list[float]:
-        """Per joint block; empty where attention is not masked at all.
-
-        In evaluation a block half-way through annealing is masked or open, never a coin toss, so
-        that the same image always gets the same scores (the official code tosses).
-        """
-        if not self.masked_attention:
-            return []
-        probs = self.attn_mask_probs.tolist()
-        return probs if self.training else [float(p >= 0.5) for p in probs]
-
-    def _predict(self, tokens: Tensor, grid: tuple[int, int]) -> MaskOutput:
-        num_queries = self.q.num_embeddings
-        queries = tokens[:, :num_queries]
-        patches = tokens[:, num_queries + self.encoder.num_prefix_tokens :]
-        features = self.upscale(patches.transpose(1, 2).unflatten(2, grid))  # (B, D, h, w)
-        mask_logits = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), features)
-        return MaskOutput(mask_logits, self.class_head(queries), queries, None, self.num_classes)
-
-    def _attention_mask(
-        self, mask_logits: Tensor, prob: float, tokens: Tensor, grid: tuple[int, int]
+    def _keep(
+        self, mask_logits: Tensor, prob: float | None, tokens: Tensor, grid: tuple[int, int]
     ) -> Tensor | None:
-        """(B, 1, N, N) bool, or None where nothing is masked: only query-to-patch is ever shut.
+        """(B, 1, Q, N) bool, or None where nothing is masked: only query-to-patch is ever shut.
 
-        Each query is masked with probability `prob`; an empty mask is harmless, since a query
-        still sees the other queries and the prefix tokens.
+        An empty mask is harmless: a query still sees the other queries and the prefix tokens.
         """
-        if prob <= 0:
+        inside = self._inside(mask_logits, grid, prob)
+        if inside is None:
             return None
-        batch, num_queries = mask_logits.shape[:2]
-        inside = F.interpolate(mask_logits, size=grid, mode="bilinear", align_corners=False) > 0
-        if prob < 1:
-            opened = torch.rand(batch, num_queries, device=tokens.device) > prob
-            inside = inside | opened[..., None, None]
-        length = tokens.shape[1]
-        keep = torch.ones(batch, 1, length, length, dtype=torch.bool, device=tokens.device)
-        keep[:, 0, :num_queries, num_queries + self.encoder.num_prefix_tokens :] = inside.flatten(2)
-        return keep
+        always = inside.new_ones(*inside.shape[:2], tokens.shape[1] - inside.shape[2])
+        return torch.cat([always, inside], dim=2)[:, None]

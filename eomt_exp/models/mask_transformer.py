@@ -1,0 +1,170 @@
+"""What every mask transformer here shares: heads on queries, masked attention, parts to freeze.
+
+Names follow EoMT's official state dict, so published weights load as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eomt_exp.contracts import AnomalyHead, MaskOutput, Part
+
+# What each setting trains, by kind of part; each trains what those before it train.
+TRAINABLE = {
+    "head": ("anomaly_head",),
+    "heads": ("anomaly_head", "head"),
+    "last_blocks": ("anomaly_head", "head", "joint"),
+    "all": ("anomaly_head", "head", "joint", "backbone"),
+}
+
+
+class MaskTransformer(nn.Module):
+    """Learnable queries, each of which ends up with one mask and one class.
+
+    A sub-class brings the network between image and queries (`forward`) and says of what it
+    consists (`parts`). `num_blocks` is how many blocks the queries pass.
+    """
+
+    anomaly_head: Any
+    attn_mask_probs: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_classes: int,
+        num_queries: int,
+        num_blocks: int,
+        masked_attention: bool,
+        outlier_class: bool,
+        anomaly_head: AnomalyHead | None,
+        official_quirks: bool,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_blocks = num_blocks
+        self.masked_attention = masked_attention
+        self.official_quirks = official_quirks
+        self.register_buffer("attn_mask_probs", torch.ones(num_blocks))
+        self._probs = [1.0] * num_blocks  # the same numbers, where no device has to be asked
+        self.register_load_state_dict_post_hook(_read_probs)
+        self.q = nn.Embedding(num_queries, dim)
+        self.class_head = nn.Linear(dim, num_classes + int(outlier_class) + 1)
+        self.mask_head = nn.Sequential(
+            nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)
+        )
+        self.anomaly_head = anomaly_head
+        self._frozen: tuple[str, ...] = ()
+        self._trains = TRAINABLE["all"]
+
+    def parts(self) -> list[Part]:
+        """All parameters, each in exactly one part."""
+        raise NotImplementedError
+
+    @property
+    def anneals(self) -> bool:
+        """Whether training opens the masks: not where the blocks behind them stand still."""
+        return self.masked_attention and "joint" in self._trains
+
+    def set_mask_probs(self, probs: Sequence[float]) -> None:
+        """Probability, per joint block, that a query attends only to its own mask."""
+        rounded = torch.tensor(list(probs), dtype=torch.float32)
+        if rounded.tolist() != self._probs:
+            self._probs = rounded.tolist()
+            self.attn_mask_probs.copy_(rounded)
+
+    def set_trainable(self, which: str) -> None:
+        """Freeze all but `which`: head, heads (+ queries), last_blocks (+ heads), or all.
+
+        Frozen parts get no gradient and stay in eval mode, whatever `train()` is told; what lies
+        before the first trained part is computed without autograd.
+        """
+        if which not in TRAINABLE:
+            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {which!r}.")
+        if which == "head" and self.anomaly_head is None:
+            raise ValueError("trainable=head needs a head; add anomaly_head=query_only.")
+        self._trains = TRAINABLE[which]
+        for part in self.parts():
+            for parameter in part.parameters:
+                parameter.requires_grad_(part.kind in self._trains)
+        self._frozen = tuple(
+            name
+            for name, module in self.named_modules()
+            if name and (own := list(module.parameters())) and not any(p.requires_grad for p in own)
+        )
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> MaskTransformer:
+        """Train mode for what is trained; frozen parts stay in eval mode."""
+        super().train(mode)
+        for name in self._frozen:
+            self.get_submodule(name).eval()
+        return self
+
+    def _anomaly_part(self) -> list[Part]:
+        if self.anomaly_head is None:
+            return []
+        return [Part("anomaly head", "anomaly_head", 0, (*self.anomaly_head.parameters(),))]
+
+    def _masking(self) -> list[float | None]:
+        """Per joint block, the share of masked queries; None where no prediction is wanted at all.
+
+        Training supervises a prediction before every joint block, masked or open. Elsewhere a block
+        half-way through annealing is masked or open as a whole, so that the same image always gets
+        the same scores; the official code tosses a coin per query there (official_quirks).
+        """
+        if not self.masked_attention:
+            return [None] * self.num_blocks
+        if self._supervises:
+            return list(self._probs)
+        if self.official_quirks:
+            return [p if p > 0 else None for p in self._probs]
+        return [1.0 if p >= 0.5 else None for p in self._probs]
+
+    @property
+    def _supervises(self) -> bool:
+        """Whether intermediate predictions are wanted: a frozen body has nothing to learn."""
+        return self.training and "head" in self._trains
+
+    def _predict(self, queries: Tensor, features: Tensor) -> MaskOutput:
+        """(B, Q, D) normalised queries and (B, D, h, w) features -> masks and classes."""
+        mask_logits = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), features)
+        return MaskOutput(mask_logits, self.class_head(queries), queries, None, self.num_classes)
+
+    def _finished(self, output: MaskOutput, aux: list[MaskOutput]) -> MaskOutput:
+        """The last output with its anomaly logits and, in training, the supervised ones."""
+        # Scores never read aux; without it Accelerate has less to cast and move.
+        output = output._replace(aux=tuple(aux) if self._supervises else ())
+        if self.anomaly_head is None:
+            return output
+        return output._replace(
+            anomaly_logits=self.anomaly_head(output.queries, output.class_logits)
+        )
+
+    def _inside(
+        self, mask_logits: Tensor, grid: tuple[int, int], prob: float | None
+    ) -> Tensor | None:
+        """(B, Q, h*w) bool: which cells of the grid each query may see; None: all of them.
+
+        Each query is masked with probability `prob`. Without official_quirks, open blocks draw no
+        random numbers.
+        """
+        if prob is None or (prob <= 0 and not self.official_quirks):
+            return None
+        inside = F.interpolate(mask_logits, size=grid, mode="bilinear", align_corners=False) > 0
+        inside = inside.flatten(2)
+        if prob < 1:
+            opened = torch.rand(inside.shape[:2], device=inside.device) > prob
+            inside = inside | opened[..., None]
+        return inside
+
+
+def _read_probs(model: Any, _: Any) -> None:
+    """After loading: the buffer's numbers, read once."""
+    if not model.attn_mask_probs.is_meta:
+        model._probs = model.attn_mask_probs.tolist()
