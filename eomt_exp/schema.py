@@ -76,6 +76,7 @@ class TrainerConfig:
     num_workers: int = MISSING
     precision: Precision = MISSING
     device: str = MISSING
+    compile: bool = MISSING
     clip_grad_norm: float = MISSING
     log_every: int = MISSING
     validate_every: int = MISSING

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
+import torch._dynamo.testing
 from safetensors.torch import save_file
 
 from eomt_exp.backbones.timm_vit import TimmViT
@@ -13,6 +12,7 @@ from eomt_exp.contracts import Backbone, CheckpointError, MaskOutput
 from eomt_exp.engine.checkpoint import load_weights, save_weights
 from eomt_exp.heads.query_head import QueryHead
 from eomt_exp.models.eomt import EoMT
+from eomt_exp.models.scale_block import ScaleBlock
 
 SIZE = (32, 64)
 
@@ -99,29 +99,6 @@ def test_half_annealed_evaluation_is_no_lottery(images: torch.Tensor) -> None:
 
 def with_head() -> EoMT:
     return tiny(anomaly_head=QueryHead(embed_dim=48, use_entropy=True, hidden_dim=16))
-
-
-@pytest.mark.parametrize("which", ["head", "heads", "last_blocks", "all"])
-def test_frozen_parts_stay_bit_equal(which: str, images: torch.Tensor) -> None:
-    model = with_head().train()
-    model.set_trainable(which)
-    before = copy.deepcopy(model.state_dict())
-    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.5
-    )
-    for _ in range(2):
-        output = model.train()(images)
-        total = output.anomaly_logits.sum() + output.class_logits.sum() + output.mask_logits.sum()
-        (total + sum(a.mask_logits.sum() for a in output.aux)).backward()
-        optimizer.step()
-    moved = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
-    assert not moved & frozen
-    assert moved
-    trained_blocks = {n.split(".")[3] for n in moved if ".blocks." in n}
-    assert trained_blocks == {"head": set(), "heads": set(), "last_blocks": {"2", "3"},
-                              "all": {"0", "1", "2", "3"}}[which]  # fmt: skip
-    assert all(not m.training for n, m in model.named_modules() if n in model._frozen)
 
 
 def test_trainable_says_what_it_lacks() -> None:
@@ -212,3 +189,53 @@ def test_attention_spelled_out_equals_the_fused_one(masked: bool, monkeypatch) -
     fused = result()
     for one, other in zip(plain, fused, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_forward_is_one_graph(masked: bool, images: torch.Tensor) -> None:
+    torch._dynamo.reset()
+    graphs = torch._dynamo.testing.CompileCounter()
+    model = tiny(masked_attention=masked)
+    plain = tiny(masked_attention=masked)
+    compiled = torch.compile(model, backend=graphs, fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled.eval()(images).mask_logits, plain.eval()(images).mask_logits)
+    assert graphs.frame_count == 1
+    if masked:  # annealing must not compile anew at every step
+        for step in range(5):
+            model.set_mask_probs([1 - step / 10, 1 - step / 20])
+            compiled.train()(images)
+        assert graphs.frame_count <= 4
+
+
+def test_the_official_lottery_is_there_on_request(images: torch.Tensor) -> None:
+    model = tiny(official_quirks=True).eval()
+    model.set_mask_probs([0.5, 0.5])
+    outputs = [model(images).class_logits for _ in range(4)]
+    assert any(not torch.equal(outputs[0], other) for other in outputs[1:])
+
+
+def test_mask_probs_are_read_back_from_a_file() -> None:
+    model, other = tiny(), tiny()
+    model.set_mask_probs([0.0, 0.25])
+    other.load_state_dict(model.state_dict())
+    assert other._probs == [0.0, 0.25]
+
+
+def test_the_scale_block_as_a_matrix_product_equals_the_convolution() -> None:
+    torch.manual_seed(0)
+    block = ScaleBlock(12).double()
+    x = torch.randn(2, 12, 3, 5, dtype=torch.float64, requires_grad=True)
+    grain = torch.randn(2, 12, 6, 10, dtype=torch.float64)
+    wanted = [x, *block.parameters()]
+    product = block(x)
+    convolution = block.norm(block.conv2(block.act(block.conv1(x))))
+    torch.testing.assert_close(product, convolution, rtol=1e-12, atol=1e-12)
+    for one, other in zip(
+        torch.autograd.grad((product * grain).sum(), wanted),
+        torch.autograd.grad((convolution * grain).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), product, rtol=1e-12, atol=1e-12)

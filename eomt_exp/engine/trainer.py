@@ -76,6 +76,8 @@ class Trainer:
         self.make_bar = make_bar
         self.validate = validate
         self.optim = optim
+        if settings.compile:
+            model.compile()  # in place, so the names of its weights stay
         self.model, self.optimizer, self.loader = accelerator.prepare(
             model, make_optimizer(model, optim), loader
         )

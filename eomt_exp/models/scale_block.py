@@ -25,7 +25,7 @@ class ScaleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, h, w) -> (B, D, 2h, 2w)."""
-        if not torch.is_grad_enabled():
+        if not (torch.is_grad_enabled() and (x.requires_grad or self.conv1.weight.requires_grad)):
             return self.norm(self.conv2(self.act(self.conv1(x))))
         batch, dim, height, width = x.shape
         weight = self.conv1.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2 * 2 * D, D)
