@@ -139,6 +139,25 @@ class Backbone(Protocol):
         """
 
 
+@runtime_checkable
+class SpatialBackbone(Protocol):
+    """Image to a pyramid of 2-D maps; queries can join the blocks of the last one. Six members."""
+
+    embed_dim: int  # D, channels of the last map
+    widths: tuple[int, ...]  # channels of each map, finest first; the last is D
+    stages: Sequence[nn.ModuleList]  # the blocks of each; what closes a stage is in its last block
+    norm: nn.Module  # the last norm over D, shared by every prediction
+
+    def pyramid(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) RGB in [0, 1] -> (B, C, h, w) maps, finest first.
+
+        The last is the one that enters the blocks of the last stage.
+        """
+
+    def block(self, index: int, cells: Tensor) -> Tensor:
+        """One block of the last stage: (B, D, h, w) to the same."""
+
+
 class Part(NamedTuple):
     """A part of a model: what is frozen, slowed down and described together."""
 

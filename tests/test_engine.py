@@ -23,7 +23,7 @@ from tests.test_model import tiny, with_head
 def optim_config(**changes) -> OptimConfig:
     values = {
         "lr": 1e-4, "backbone_lr_factor": 1.0, "weight_decay": 0.05, "layer_decay": 0.8,
-        "head_warmup": 0.1, "backbone_warmup": 0.2, "poly_power": 0.9,
+        "decay_joint_blocks": True, "head_warmup": 0.1, "backbone_warmup": 0.2, "poly_power": 0.9,
     }  # fmt: skip
     return OptimConfig(**values | changes)
 
