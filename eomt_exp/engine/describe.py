@@ -1,0 +1,180 @@
+"""A model in numbers, without its weights: parameters, sizes, and the work of one forward pass.
+
+Everything is counted on PyTorch's meta device, where tensors have shapes and no memory, so a
+billion parameters are described as fast as a million.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from eomt_exp.contracts import Backbone, MaskOutput, Part, SpatialBackbone
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NOTE = (
+    "GMACs: 10^9 multiply-accumulates of one image's forward pass, in products and convolutions;\n"
+    "papers mostly call this number GFLOPs."
+)
+
+
+class PartSum(NamedTuple):
+    """A part of a model, or a run of alike blocks, in one line."""
+
+    name: str
+    parameters: int
+    trained: int  # parameters that get a gradient
+
+
+class Description(NamedTuple):
+    """What `describe` found."""
+
+    parts: list[PartSum]
+    sizes: dict[str, str]
+    macs: dict[str, int]  # multiply-accumulates of one forward pass, per way to run it
+
+    @property
+    def parameters(self) -> int:
+        """All parameters of the model."""
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def trained(self) -> int:
+        """Those that get a gradient."""
+        return sum(part.trained for part in self.parts)
+
+
+def describe(model: Any, image_size: tuple[int, int]) -> Description:
+    """Count a model that was built on the meta device, for one image of (H, W) pixels.
+
+    Work is counted as in evaluation: without the predictions that only training supervises.
+    """
+    # Without gradients: torch's counter stumbles over views of parameters that want one.
+    still = deepcopy(model).eval().requires_grad_(False)
+    with torch.device("meta"):
+        images = torch.empty(1, 3, *image_size)
+        return Description(part_sums(model.parts()), _sizes(still, images), _work(still, images))
+
+
+def part_sums(parts: list[Part]) -> list[PartSum]:
+    """The same parts; "block 0", "block 1" and so on of one kind become "blocks 0-1"."""
+
+    def family(part: Part) -> tuple[str, str]:
+        numbered = re.fullmatch(r"(.+) \d+", part.name)
+        return (numbered[1], part.kind) if numbered else (part.name, "")
+
+    sums = []
+    for (stem, kind), members in groupby(parts, family):
+        group = list(members)
+        name, first, last = group[0].name, group[0].name, group[-1].name
+        if len(group) > 1:
+            name = f"{stem}s {first.split()[-1]}-{last.split()[-1]}"
+        name += ", with queries" if kind == "joint" else ""
+        tensors = [p for part in group for p in part.parameters]
+        trained = sum(p.numel() for p in tensors if p.requires_grad)
+        sums.append(PartSum(name, sum(p.numel() for p in tensors), trained))
+    return sums
+
+
+def multiply_accumulates(model: Any, images: Tensor) -> int:
+    """Of one forward pass; torch counts two operations for each."""
+    with FlopCounterMode(display=False) as counter:
+        model(images)
+    return counter.get_total_flops() // 2
+
+
+def description_table(found: Description) -> Table:
+    """Parts with their parameters, then sizes, then work; one column says what is trained."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("part", no_wrap=True)
+    for heading in ("parameters", "trained"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for part in found.parts:
+        table.add_row(part.name, f"{part.parameters:,}", _share(part))
+    table.add_section()
+    table.add_row("total", _millions(found.parameters), _millions(found.trained))
+    table.add_section()
+    work = {f"GMACs{how}": f"{count / 1e9:.2f}" for how, count in found.macs.items()}
+    for rows in (found.sizes, work):
+        _add(table, rows)
+    return table
+
+
+def print_description(found: Description, title: str) -> None:
+    """Title, table and note; lines are never broken, so that logs can be searched."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(title, markup=False, soft_wrap=True)
+    console.print(description_table(found))
+    console.print(NOTE, markup=False, soft_wrap=True)
+
+
+def _add(table: Table, rows: Mapping[str, str]) -> None:
+    for name, value in rows.items():
+        table.add_row(name, value, "")
+    table.add_section()
+
+
+def _share(part: PartSum) -> str:
+    if part.trained == part.parameters:
+        return "yes"
+    return f"{part.trained:,}" if part.trained else "no"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f} M"
+
+
+def _sizes(model: Any, images: Tensor) -> dict[str, str]:
+    """What lies between image and masks, in the words of whatever encoder the model has."""
+    sizes = {"image": _by(images)}
+    encoder, queries = getattr(model, "encoder", None), getattr(model, "q", None)
+    if isinstance(encoder, Backbone):
+        sizes |= _token_sizes(encoder, images, 0 if queries is None else queries.num_embeddings)
+    elif isinstance(encoder, SpatialBackbone):
+        maps = encoder.pyramid(images)
+        sizes |= {f"map of stage {stage}": _by(cells) for stage, cells in enumerate(maps, 1)}
+    if queries is not None:
+        sizes["queries"] = str(queries.num_embeddings)
+        sizes["blocks with queries"] = str(model.num_blocks)
+    output = model(images)
+    sizes["mask grid"] = _by(output.mask_logits if isinstance(output, MaskOutput) else output[0])
+    return sizes
+
+
+def _token_sizes(encoder: Backbone, images: Tensor, num_queries: int) -> dict[str, str]:
+    tokens = encoder.embed(images)
+    rows, columns = tokens.grid
+    prefix, patches = tokens.values.shape[1] - rows * columns, rows * columns
+    return {
+        "patch grid": f"{rows} x {columns}",
+        "tokens per image": f"{prefix + patches + num_queries:,}",
+        "of them prefix + patches + queries": f"{prefix} + {patches:,} + {num_queries}",
+    }
+
+
+def _by(images: Tensor) -> str:
+    return " x ".join(str(side) for side in images.shape[-2:])
+
+
+def _work(model: Any, images: Tensor) -> dict[str, int]:
+    if not hasattr(model, "masked_attention"):
+        return {"": multiply_accumulates(model, images)}
+    work = {}
+    for how, masked in {"": False, ", masked attention": True}.items():
+        model.masked_attention = masked
+        work[how] = multiply_accumulates(model, images)
+    return work

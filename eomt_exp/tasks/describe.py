@@ -1,0 +1,50 @@
+"""`task=describe`: the model of a configuration in numbers, without weights, data or a run."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from eomt_exp import runs
+from eomt_exp.engine.describe import describe, print_description
+
+_NAMED = ("model", "backbone", "data", "anomaly_head")  # groups the table's title names
+
+
+def run(cfg: DictConfig) -> None:
+    """Print one table about cfg.model under cfg.trainable; no folder is left behind."""
+    try:
+        with torch.device("meta"):
+            model = runs.build_model(cfg, pretrained=False)
+        model.set_trainable(cfg.trainable.value)
+        height, width = cfg.data.image_size
+        print_description(describe(model, (height, width)), _title(cfg))
+    finally:
+        _leave_no_folder(Path(os.path.abspath(cfg.paths.outputs)))
+
+
+def _title(cfg: DictConfig) -> str:
+    choices = HydraConfig.get().runtime.choices
+    words = [f"{group}={choices[group]}" for group in _NAMED]
+    return " ".join([*words, f"trainable={cfg.trainable.value}"])
+
+
+def _leave_no_folder(outputs: Path) -> None:
+    """Remove the folder Hydra made for this job, and those above it that are empty, up to outputs.
+
+    conf/task/describe.yaml keeps Hydra from writing into it; a sweep only lists itself there.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    if hydra.mode == RunMode.MULTIRUN:
+        (Path(hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
+    with suppress(OSError):  # not empty: it is someone's
+        while folder.is_relative_to(outputs):
+            folder.rmdir()
+            folder = folder.parent
