@@ -1,0 +1,219 @@
+"""ScalableViT (Yang et al., ECCV 2022) of vit-pytorch as an encoder of 2-D maps.
+
+Layers and names are vit-pytorch's; what is ours is the walk through them: every stage's map is
+handed out, the last stage runs block by block so that queries can join, and images may have any
+size of whole cells. One block is what the library computes (not what its loop's names say):
+scalable self-attention (keys and values on a reduced map), feed-forward, a depth-wise convolution
+in a stage's first block that tells each cell its place (PEG), feed-forward, and self-attention
+within windows. The library's pooled classification head is dropped but for its LayerNorm.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eomt_exp.backbones.attention import attend
+from eomt_exp.backbones.vit_pytorch_extra import vit_pytorch
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_FIRST_STRIDE = 4  # of the library's patch embedding; each stage doubles it
+
+
+class ScalableViT(nn.Module):
+    """A `SpatialBackbone`: stages at strides 4, 8, 16 … with widths doubling up to `embed_dim`.
+
+    Lists have one number per stage. `reduction` divides the sides of the map that scalable
+    attention takes keys from, `window` is the side of the windows in cells (None: the whole map).
+    A map that does not divide by them is extended by copies of its rim for that layer, then cut.
+    """
+
+    backbone: Any  # the library's ScalableViT
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int],
+        embed_dim: int,
+        depth: list[int],
+        heads: list[int],
+        reduction: list[int],
+        window: list[int | None],
+        head_dim: int = 32,
+        expansion: int = 4,
+    ) -> None:
+        super().__init__()
+        _check_lists(depth=depth, heads=heads, reduction=reduction, window=window)
+        shrink = 2 ** (len(depth) - 1)
+        if embed_dim % shrink:
+            raise ValueError(
+                f"backbone.embed_dim must be a multiple of {shrink} with {len(depth)} stages, "
+                f"got {embed_dim}; try {max(1, round(embed_dim / shrink)) * shrink}."
+            )
+        self.embed_dim = embed_dim
+        self.stride = _FIRST_STRIDE * shrink
+        self.widths = tuple(embed_dim // shrink * 2**stage for stage in range(len(depth)))
+        self._check_size((image_size[0], image_size[1]), "data.image_size")
+        self.backbone = vit_pytorch("scalable_vit").ScalableViT(
+            num_classes=1,
+            dim=self.widths[0],
+            depth=tuple(depth),
+            heads=tuple(heads),
+            reduction_factor=tuple(reduction),
+            window_size=tuple(window),
+            ff_expansion_factor=expansion,
+            **{f"{kind}_dim_{of}": head_dim for kind in ("ssa", "iwsa") for of in ("key", "value")},
+        )
+        del self.backbone.mlp_head
+        self.norm = nn.LayerNorm(embed_dim)
+        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self._reduction, self._window = reduction, window
+
+    @property
+    def stages(self) -> list[nn.ModuleList]:
+        """The blocks of each stage; what closes a stage belongs to its last block."""
+        found = []
+        for transformer, downsample in self.backbone.layers:
+            *blocks, last = transformer.layers
+            found.append(
+                nn.ModuleList([*blocks, nn.ModuleList([last, transformer.norm, downsample])])
+            )
+        return found
+
+    def pyramid(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) RGB in [0, 1] -> one (B, C, h, w) map per stage, finest first.
+
+        The last is the one its stage begins with. Sides are multiples of the last stride; else
+        ValueError.
+        """
+        self._check_size((images.shape[-2], images.shape[-1]), "image sides")
+        normed = (images - self.pixel_mean) / self.pixel_std
+        cells = self.backbone.to_patches(normed.contiguous(memory_format=torch.channels_last))
+        maps = []
+        for stage, (transformer, downsample) in enumerate(self.backbone.layers[:-1]):
+            rows = _full_precision(cells).permute(0, 2, 3, 1)
+            for layers in transformer.layers:
+                rows = self._block(stage, layers, rows)
+            maps.append(_norm(transformer.norm, rows).permute(0, 3, 1, 2))
+            cells = downsample(maps[-1])
+        return (*maps, _full_precision(cells))
+
+    def block(self, index: int, cells: Tensor) -> Tensor:
+        """One block of the last stage, (B, D, h, w) to the same."""
+        layers = self.backbone.layers[-1][0].layers[index]
+        rows = self._block(len(self.widths) - 1, layers, cells.permute(0, 2, 3, 1))
+        return rows.permute(0, 3, 1, 2)
+
+    def _block(self, stage: int, layers: nn.ModuleList, rows: Tensor) -> Tensor:
+        """(B, h, w, C): channels last, where 1 x 1 convolutions are plain matrix products."""
+        parts: list[Any] = list(layers)
+        ssa, first_ff, peg, second_ff, iwsa = parts
+        rows = rows + _scalable(ssa, rows, self._reduction[stage])
+        rows = rows + _feed_forward(first_ff, rows)
+        if peg is not None:
+            rows = rows + peg.proj(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        rows = rows + _feed_forward(second_ff, rows)
+        return rows + _windowed(iwsa, rows, self._window[stage])
+
+    def _check_size(self, size: tuple[int, int], what: str) -> None:
+        if any(side % self.stride for side in size):
+            raise ValueError(
+                f"{what} must be multiples of {self.stride}, the stride of the last stage, got "
+                f"{size}; try {[max(1, round(s / self.stride)) * self.stride for s in size]}."
+            )
+
+
+def _scalable(layer: Any, rows: Tensor, reduction: int) -> Tensor:
+    """SSA: every cell attends to a map whose sides are `reduction` times shorter."""
+    rows = _norm(layer.norm, rows)
+    query = _pointwise(rows, layer.to_q).flatten(1, 2)
+    # A strided convolution without overlap is a matrix product on patches.
+    patches = _tiles(_extended(rows, reduction, reduction), reduction, reduction).flatten(3)
+    pair = _pointwise(patches, layer.to_k, layer.to_v).flatten(1, 2)
+    query, key, value = (_split(part, layer.heads) for part in (query, *pair.chunk(2, dim=-1)))
+    taken = _merged(attend(query, key, value, None)).view(*rows.shape[:3], -1)
+    return _pointwise(taken, layer.to_out[0])
+
+
+def _windowed(layer: Any, rows: Tensor, window: int | None) -> Tensor:
+    """IWSA: attention within windows, plus a convolution of the values that joins them."""
+    height, width = rows.shape[1:3]
+    tall, wide = window or height, window or width
+    rows = _extended(_norm(layer.norm, rows), tall, wide)
+    together = _pointwise(rows, layer.to_q, layer.to_k, layer.to_v)
+    values = together.chunk(3, dim=-1)[2].permute(0, 3, 1, 2)
+    local = layer.local_interactive_module(values).permute(0, 2, 3, 1)
+    tiles = _tiles(together, tall, wide)  # (B, y, x, tall * wide, 3 * heads * d)
+    query, key, value = (_split(part, layer.heads) for part in tiles.flatten(0, 2).chunk(3, dim=-1))
+    taken = _merged(attend(query, key, value, None))
+    back = taken.view(*tiles.shape[:3], tall, wide, -1).transpose(2, 3).reshape(local.shape)
+    return _pointwise((back + local)[:, :height, :width], layer.to_out[0])
+
+
+def _feed_forward(layer: Any, rows: Tensor) -> Tensor:
+    norm, widen, gelu, _, narrow, _ = layer.net  # the others: dropout, which is never asked for
+    return _pointwise(gelu(_pointwise(_norm(norm, rows), widen)), narrow)
+
+
+def _norm(norm: Any, rows: Tensor) -> Tensor:
+    """The library's ChanLayerNorm on (B, h, w, C)."""
+    return F.layer_norm(rows, rows.shape[-1:], norm.g.flatten(), norm.b.flatten(), norm.eps)
+
+
+def _pointwise(rows: Tensor, *convs: Any) -> Tensor:
+    """(B, h, w, C) through convolutions whose kernel is their stride, outputs side by side.
+
+    Kernels larger than 1 x 1 find the cells of each patch in C. Only a single one may have a bias.
+    """
+    weights = [conv.weight.permute(0, 2, 3, 1).flatten(1) for conv in convs]
+    return F.linear(rows, torch.cat(weights) if len(convs) > 1 else weights[0], convs[0].bias)
+
+
+def _tiles(rows: Tensor, tall: int, wide: int) -> Tensor:
+    """(B, h, w, C) -> (B, h / tall, w / wide, tall * wide, C)."""
+    batch, height, width, channels = rows.shape
+    tiles = rows.reshape(batch, height // tall, tall, width // wide, wide, channels)
+    return tiles.transpose(2, 3).flatten(3, 4)
+
+
+def _split(rows: Tensor, heads: int) -> Tensor:
+    """(B, N, heads * d) -> (B, heads, N, d)."""
+    return rows.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _merged(heads: Tensor) -> Tensor:
+    """(B, heads, N, d) -> (B, N, heads * d)."""
+    return heads.transpose(1, 2).flatten(2)
+
+
+def _extended(rows: Tensor, tall: int, wide: int) -> Tensor:
+    """(B, h, w, C) with copies of its rim below and right of it, up to whole tiles."""
+    below, right = -rows.shape[1] % tall, -rows.shape[2] % wide
+    if not below and not right:
+        return rows
+    cells = F.pad(rows.permute(0, 3, 1, 2), (0, right, 0, below), mode="replicate")
+    return cells.permute(0, 2, 3, 1)
+
+
+def _full_precision(cells: Tensor) -> Tensor:
+    """Float32 at least: under autocast a convolution's output would make all sums half ones."""
+    return cells.to(torch.promote_types(cells.dtype, torch.float32))
+
+
+def _check_lists(**lists: list[Any]) -> None:
+    """Raise ValueError unless all lists have one positive number per stage."""
+    given = ", ".join(f"{name}={list(numbers)}" for name, numbers in lists.items())
+    if len({len(numbers) for numbers in lists.values()}) != 1 or not lists["depth"]:
+        raise ValueError(f"backbone=scalable_vit needs one number per stage, got {given}.")
+    for name, numbers in lists.items():
+        for number in numbers:
+            if number is None and name == "window":
+                continue
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"backbone.{name} must hold whole numbers from 1, got {given}.")
