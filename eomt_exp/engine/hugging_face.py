@@ -1,0 +1,232 @@
+"""Hugging Face's names of EoMT, DINOv2 and DINOv3, and timm's: tables of names and what is fused.
+
+timm fuses query, key and value, and the gate before the value of DINOv2's SwiGLU; Hugging Face has
+a module each. DINOv3's keys have no bias.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from eomt_exp.contracts import CheckpointError
+
+State = dict[str, Tensor]
+Names = tuple[tuple[str, str], ...]
+
+BACKBONE = "encoder.backbone."
+SPLIT_QUERY = re.compile(r"encoder\.backbone\.(?:model\.)?(?:layer|blocks)\.\d+\.attention\.q_proj")
+
+# How a name begins at Hugging Face and with us; # is a number, and what follows stays.
+_HEADS: Names = (
+    ("query.", "q."),
+    ("class_predictor.", "class_head."),
+    ("mask_head.fc1.", "mask_head.0."),
+    ("mask_head.fc2.", "mask_head.2."),
+    ("mask_head.fc3.", "mask_head.4."),
+    ("upscale_block.block.#.layernorm2d.", "upscale.#.norm."),
+    ("upscale_block.block.#.conv", "upscale.#.conv"),
+    ("attn_mask_probs", "attn_mask_probs"),
+)
+_TOKENS: Names = (
+    ("norm.", "norm."),
+    ("embeddings.cls_token", "cls_token"),
+    ("embeddings.register_tokens", "reg_token"),
+)
+_EMBEDDINGS: Names = (
+    *_TOKENS,
+    ("embeddings.patch_embeddings.projection.", "patch_embed.proj."),
+    ("embeddings.position_embeddings", "pos_embed"),
+)
+_EMBEDDINGS_DINOV3: Names = (*_TOKENS, ("embeddings.patch_embeddings.", "patch_embed.proj."))
+_BLOCK: Names = (
+    ("norm1.", "norm1."),
+    ("norm2.", "norm2."),
+    ("attention.o_proj.", "attn.proj."),
+)
+_MLP: Names = (("mlp.fc1.", "mlp.fc1."), ("mlp.fc2.", "mlp.fc2."))
+_SWIGLU: Names = (("mlp.weights_in.", "mlp.fc1."), ("mlp.down_proj.", "mlp.fc2."))
+_BLOCK_DINOV2: Names = (
+    *_BLOCK,
+    ("layer_scale1.lambda1", "ls1.gamma"),
+    ("layer_scale2.lambda1", "ls2.gamma"),
+)
+_BLOCK_DINOV3: Names = (
+    *_BLOCK,
+    ("attention.q_proj.bias", "attn.q_bias"),
+    ("attention.v_proj.bias", "attn.v_bias"),
+    ("layer_scale1.lambda1", "gamma_1"),
+    ("layer_scale2.lambda1", "gamma_2"),
+    ("mlp.down_proj.", "mlp.fc2."),
+)
+_MLP_DINOV3: Names = (("mlp.up_proj.", "mlp.fc1."),)
+_SWIGLU_DINOV3: Names = (("mlp.gate_proj.", "mlp.fc1_g."), ("mlp.up_proj.", "mlp.fc1_x."))
+
+# What the models and their versions call differently, to the one spelling of the tables.
+_SPELLINGS = (
+    (r"^(?:model\.|encoder\.)?(?:layers?|blocks)\.(\d+)\.", r"layers.\1."),
+    (r"^patch_embed\.", "embeddings."),  # the official code's second name for them
+    (r"^layernorm\.", "norm."),
+    (r"\.attention\.attention\.query\.", ".attention.q_proj."),
+    (r"\.attention\.attention\.key\.", ".attention.k_proj."),
+    (r"\.attention\.attention\.value\.", ".attention.v_proj."),
+    (r"\.attention\.(?:output\.dense|out_proj)\.", ".attention.o_proj."),
+    (r"\.mlp\.weights_out\.", ".mlp.down_proj."),
+)
+_NO_WEIGHTS = re.compile(r"mask_token$|^rope_embeddings\.")  # for pre-training; a constant
+
+
+def from_eomt(state: State) -> State:
+    """`Eomt…` and `EomtDinov3ForUniversalSegmentation` -> our names."""
+    heads, trunk = _renamed(state, _HEADS)
+    return heads | from_backbone(trunk)
+
+
+def to_eomt(state: State, rotary: bool) -> State:
+    """Our names -> `EomtForUniversalSegmentation`, or with `rotary` `EomtDinov3…`.
+
+    Both have registers, and neither normalises pixels. Raises CheckpointError for a model that is
+    not of that kind or has weights that theirs has no place for, such as an anomaly head.
+    """
+    if (BACKBONE + "pos_embed" in state) == rotary or BACKBONE + "reg_token" not in state:
+        wanted = "a DINOv3" if rotary else "a ViT with registers and positions (DINOv2, reg4)"
+        raise CheckpointError(f"this layout is for {wanted}; the model's backbone is another.")
+    kept = {name: value for name, value in state.items() if not name.startswith("encoder.pixel_")}
+    heads, rest = _renamed(kept, _turned(_HEADS))
+    outside, blocks = _by_block({k.removeprefix(BACKBONE): v for k, v in rest.items()}, "blocks")
+    if not rotary:
+        outside["pos_embed.weight"] = outside.pop("pos_embed")[0]
+    trunk, rest = _renamed(outside, _turned(_EMBEDDINGS_DINOV3 if rotary else _EMBEDDINGS))
+    trunk = {re.sub(r"^norm\.", "layernorm.", name): value for name, value in trunk.items()}
+    for index, block in blocks.items():
+        named, left = _rotary_block_out(block) if rotary else _block_out(block)
+        trunk |= {f"layers.{index}.{name}": value for name, value in named.items()}
+        rest |= {f"blocks.{index}.{name}": value for name, value in left.items()}
+    if rest:
+        raise CheckpointError(f"this layout has no place for {', '.join([*rest][:3])}.")
+    return heads | trunk
+
+
+def from_backbone(trunk: State) -> State:
+    """A DINOv2 or DINOv3 under any of Hugging Face's names -> timm's, as our models hold it."""
+    trunk = _respelt(trunk)
+    rotary = not any(name.startswith("embeddings.position_embeddings") for name in trunk)
+    outside, blocks = _by_block(trunk, "layers")
+    named, rest = _renamed(outside, _EMBEDDINGS_DINOV3 if rotary else _EMBEDDINGS)
+    named = _placed(named) | rest
+    for index, block in blocks.items():
+        merged = _rotary_block_in(block, index) if rotary else _block_in(block)
+        named |= {f"blocks.{index}.{name}": value for name, value in merged.items()}
+    return {BACKBONE + name: value for name, value in named.items()}
+
+
+def _respelt(trunk: State) -> State:
+    found: State = {}
+    for name, value in trunk.items():
+        spelling = name
+        for pattern, replacement in _SPELLINGS:
+            spelling = re.sub(pattern, replacement, spelling)
+        # The official code registers modules under two names.
+        if spelling in found and not torch.equal(found[spelling], value):
+            raise CheckpointError(f"{name} is there twice, under two names with two values.")
+        if not _NO_WEIGHTS.search(spelling):
+            found[spelling] = value
+    return found
+
+
+def _placed(embeddings: State) -> State:
+    """Positions as timm keeps them; a model without registers has no empty tensor there."""
+    if "pos_embed.weight" in embeddings:  # (h*w, D), EoMT: only patches have positions
+        embeddings["pos_embed"] = embeddings.pop("pos_embed.weight")[None]
+    elif "pos_embed" in embeddings and "reg_token" in embeddings:
+        # (1, 1 + h*w, D), DINOv2 with registers: the first is added to the class token, always.
+        places = embeddings["pos_embed"]
+        embeddings["cls_token"] = embeddings["cls_token"] + places[:, :1]
+        embeddings["pos_embed"] = places[:, 1:]
+    return {name: value for name, value in embeddings.items() if value.numel()}
+
+
+def _block_in(block: State) -> State:
+    for kind in ("weight", "bias"):
+        _fuse(block, "attn.qkv", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), kind)
+        _fuse(block, "mlp.weights_in", ("mlp.gate_proj", "mlp.up_proj"), kind)
+    table = _SWIGLU if "mlp.weights_in.weight" in block else _MLP
+    named, rest = _renamed(block, _BLOCK_DINOV2 + table)
+    return named | rest
+
+
+def _block_out(block: State) -> tuple[State, State]:
+    # Half of a SwiGLU's first layer is gate.
+    gated = block["mlp.fc1.weight"].shape[0] == 2 * block["mlp.fc2.weight"].shape[1]
+    named, rest = _renamed(block, _turned(_BLOCK_DINOV2 + (_SWIGLU if gated else _MLP)))
+    for kind in ("weight", "bias"):
+        for x, part in zip("qkv", rest.pop(f"attn.qkv.{kind}").chunk(3), strict=True):
+            named[f"attention.{x}_proj.{kind}"] = part
+        named[f"attention.out_proj.{kind}"] = named.pop(f"attention.o_proj.{kind}")
+        if gated:
+            gate, up = named.pop(f"mlp.weights_in.{kind}").chunk(2)
+            named |= {f"mlp.gate_proj.{kind}": gate, f"mlp.up_proj.{kind}": up}
+    return named, rest
+
+
+def _rotary_block_in(block: State, index: str) -> State:
+    _fuse(block, "attn.qkv", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), "weight")
+    key_bias = block.pop("attention.k_proj.bias", None)
+    if key_bias is not None and key_bias.any():
+        raise CheckpointError(
+            f"block {index} has a key bias of up to {key_bias.abs().max():.3g}; DINOv3 has none, "
+            "and timm's keeps zeros there: this program cannot hold such a model."
+        )
+    table = _SWIGLU_DINOV3 if "mlp.gate_proj.weight" in block else _MLP_DINOV3
+    named, rest = _renamed(block, _BLOCK_DINOV3 + table)
+    return named | rest
+
+
+def _rotary_block_out(block: State) -> tuple[State, State]:
+    table = _SWIGLU_DINOV3 if "mlp.fc1_g.weight" in block else _MLP_DINOV3
+    named, rest = _renamed(block, _turned(_BLOCK_DINOV3 + table))
+    for x, part in zip("qkv", rest.pop("attn.qkv.weight").chunk(3), strict=True):
+        named[f"attention.{x}_proj.weight"] = part
+    return named, rest
+
+
+def _fuse(block: State, into: str, parts: Iterable[str], kind: str) -> None:
+    names = [f"{part}.{kind}" for part in parts]
+    if all(name in block for name in names):
+        block[f"{into}.{kind}"] = torch.cat([block.pop(name) for name in names])
+
+
+def _by_block(trunk: State, word: str) -> tuple[State, dict[str, State]]:
+    """What is outside the blocks, and each block's own."""
+    outside: State = {}
+    blocks: dict[str, State] = {}
+    for name, value in trunk.items():
+        inside = re.match(rf"{word}\.(\d+)\.(.+)", name)
+        if inside is None:
+            outside[name] = value
+        else:
+            blocks.setdefault(inside[1], {})[inside[2]] = value
+    return outside, blocks
+
+
+def _renamed(state: State, names: Names) -> tuple[State, State]:
+    """Those that begin like one of `names`, renamed, and the others."""
+    rules = [(re.compile("^" + re.escape(old).replace(r"\#", r"(\d+)")), new.replace("#", r"\1"))
+             for old, new in names]  # fmt: skip
+    named: State = {}
+    rest: State = {}
+    for name, value in state.items():
+        for pattern, new in rules:
+            if pattern.match(name):
+                named[pattern.sub(new, name, count=1)] = value
+                break
+        else:
+            rest[name] = value
+    return named, rest
+
+
+def _turned(names: Names) -> Names:
+    return tuple((ours, theirs) for theirs, ours in names)

@@ -1,0 +1,105 @@
+"""Rates, warm-up and mask annealing against stored tables of the published recipe.
+
+Run: pytest tests/test_parity_recipe.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import official_tables as tables
+import pytest
+
+from eomt_exp.backbones.timm_vit import TimmViT
+from eomt_exp.engine.optim import make_optimizer, mask_probs, set_rates
+from eomt_exp.models.eomt import EoMT
+from eomt_exp.schema import OptimConfig
+
+EXACT = {"rel": 1e-12, "abs": 0.0}
+
+
+def twelve_blocks() -> EoMT:
+    """As deep as ViT-B, three blocks with queries, and as narrow as can be."""
+    encoder = TimmViT(
+        name="vit_small_patch14_reg4_dinov2",
+        image_size=(32, 32),
+        embed_dim=16,
+        overrides={"embed_dim": 16, "depth": 12, "num_heads": 1},
+    )
+    return EoMT(encoder=encoder, num_classes=3, num_queries=4, num_blocks=3)
+
+
+def recipe(**changes: Any) -> OptimConfig:
+    published = {
+        "lr": 1e-4, "backbone_lr_factor": 1.0, "weight_decay": 0.05, "layer_decay": 0.8,
+        "decay_joint_blocks": True, "head_warmup": 500, "backbone_warmup": 1000, "poly_power": 0.9,
+    }  # fmt: skip
+    return OptimConfig(**published | changes)
+
+
+def groups_by_name(model: EoMT, optim: OptimConfig, step: int, total: int) -> dict[str, dict]:
+    """Parameter name -> its group of the optimiser, as it stands at a step."""
+    optimizer = make_optimizer(model, optim)
+    set_rates(optimizer, optim, step, total)
+    of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    return {name: of[id(p)] for name, p in model.named_parameters()}
+
+
+def block_of(name: str) -> int | None:
+    """The block that a parameter of the encoder belongs to; None for all others."""
+    parts = name.split(".")
+    return int(parts[parts.index("blocks") + 1]) if "blocks" in parts else None
+
+
+@pytest.mark.parametrize(
+    ("changes", "base", "blocks"),
+    [
+        ({}, 1e-4, tables.DINOV2_BLOCK_RATES),
+        ({"lr": 2e-4, "decay_joint_blocks": False}, 2e-4, tables.DINOV3_BLOCK_RATES),
+        ({"lr": 2e-4, "layer_decay": 1.0}, 2e-4, (2e-4,) * 12),  # DINOv3, semantic ADE20K
+    ],
+    ids=["dinov2", "dinov3", "dinov3_ade"],
+)
+def test_every_parameter_has_its_published_peak_rate(
+    changes: dict[str, Any], base: float, blocks: tuple[float, ...]
+) -> None:
+    optim = recipe(head_warmup=0, backbone_warmup=0, **changes)
+    groups = groups_by_name(twelve_blocks(), optim, 0, 1000)
+    for name, group in groups.items():
+        block = block_of(name)
+        if block is not None:
+            expected = blocks[block]
+        elif name.startswith("encoder.backbone.norm"):
+            expected = base
+        else:  # tokens, positions and patches go with the first block; heads have the base rate
+            expected = blocks[0] if name.startswith("encoder.") else base
+        assert group["lr"] == pytest.approx(expected, **EXACT), name
+        assert group["weight_decay"] == 0.05, name  # norms, biases and tokens too
+    assert {block_of(name) for name in groups} == {None, *range(12)}
+
+
+@pytest.mark.parametrize("schedule", [tables.DINOV2_ADE, tables.DINOV3_COCO], ids=["v2", "v3"])
+def test_warmup_and_decay_follow_the_published_schedule(schedule: tables.Schedule) -> None:
+    model = twelve_blocks()
+    optim = recipe(head_warmup=schedule.head_warmup, backbone_warmup=schedule.backbone_warmup)
+    for step, head, backbone in schedule.shares:
+        groups = groups_by_name(model, optim, step, schedule.total)
+        for name, peak, share in (
+            ("class_head.weight", 1e-4, head),
+            ("q.weight", 1e-4, head),
+            ("upscale.0.norm.weight", 1e-4, head),
+            ("encoder.backbone.norm.weight", 1e-4, backbone),
+            ("encoder.backbone.blocks.11.attn.qkv.weight", 1e-4, backbone),
+            ("encoder.backbone.blocks.8.mlp.fc1.bias", 5.12e-5, backbone),
+            ("encoder.backbone.pos_embed", 8.589934592e-6, backbone),
+        ):
+            assert groups[name]["lr"] == pytest.approx(peak * share, rel=1e-11), (name, step)
+
+
+@pytest.mark.parametrize(("total", "blocks"), tables.MASK_PROBS)
+def test_masks_open_when_the_published_configurations_say(total: int, blocks: int) -> None:
+    for step, expected in tables.MASK_PROBS[total, blocks]:
+        assert mask_probs(step, total, blocks) == pytest.approx(expected, rel=1e-11), step
+        # Shut and open are exact: they decide whether a mask is computed at all.
+        for ours, theirs in zip(mask_probs(step, total, blocks), expected, strict=True):
+            assert (ours in (0, 1)) == (theirs in (0, 1)), step
