@@ -111,10 +111,29 @@ def test_a_loss_takes_half_precision_in_and_gives_float32_out(make: Callable[[],
     assert loss.isfinite()
 
 
+def some_targets(name: str) -> list[Target]:
+    """Two images with these numbers of masks, where the model has Q = 6 queries."""
+    corners = [(row, column, row + 2, column + 2) for row in (0, 3, 6) for column in (0, 3, 6)]
+    crowd = planted.target_of(planted.boxes(*corners), [0, 1, 2, 3, 0, 1, 2, 3, 0])
+    three, two = planted.two_targets()
+    none = planted.empty_target()
+    return {
+        "3 and 2": [three, two],
+        "0 and 3": [none, three],
+        "9 and 2": [crowd, two],
+        "9 and 0": [crowd, none],
+        "0 and 0": [none, none],
+    }[name]
+
+
+@pytest.mark.parametrize("counts", ["3 and 2", "0 and 3", "9 and 2", "9 and 0", "0 and 0"])
+@pytest.mark.parametrize("num_aux", [0, 1, 3])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_segmentation_loss_has_the_bits_of_the_literal_formula(seed: int):
-    targets = planted.two_targets()
-    output = planted.random_output(seed, scale=3.0)
+def test_the_segmentation_loss_has_the_bits_of_the_literal_formula(
+    seed: int, num_aux: int, counts: str
+):
+    targets = some_targets(counts)
+    output = planted.random_output(seed, scale=3.0, num_aux=num_aux)
     torch.manual_seed(seed)
     ours = MaskClassification(num_points=POINTS)(output, targets)
     after = torch.rand(1)
@@ -125,8 +144,9 @@ def test_the_segmentation_loss_has_the_bits_of_the_literal_formula(seed: int):
         assert torch.equal(ours[name], term), name
 
 
-def test_the_blocks_are_summed_and_have_the_literal_gradient():
-    targets = planted.two_targets()
+@pytest.mark.parametrize("counts", ["3 and 2", "9 and 0"])
+def test_the_segmentation_loss_has_the_literal_gradient_and_no_other(counts: str):
+    targets = some_targets(counts)
     gradients = []
     for loss in (MaskClassification(num_points=POINTS), None):
         output = planted.random_output(1, num_aux=2)
@@ -136,22 +156,21 @@ def test_the_blocks_are_summed_and_have_the_literal_gradient():
         every = (*output.aux, output)
         gradients.append([one.mask_logits.grad for one in every])
         gradients[-1] += [one.class_logits.grad for one in every]
-        gradients[-1] += list(terms.values())
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    for ours in gradients[0][:3]:  # of the matched queries, and of them alone
+        moved = ours.flatten(2).abs().amax(dim=2) > 0
+        assert moved.sum(dim=1).tolist() == [min(len(t.masks), planted.Q) for t in targets]
 
 
-def test_more_masks_than_queries_agree_with_the_literal_formula():
-    corners = [(row, column, row + 2, column + 2) for row in (0, 3, 6) for column in (0, 3, 6)]
-    crowd = planted.target_of(planted.boxes(*corners), [0, 1, 2, 3, 0, 1, 2, 3, 0])
-    targets = [crowd, planted.two_targets()[1]]
-    output = planted.random_output(4)
-    torch.manual_seed(0)
-    ours = MaskClassification(num_points=POINTS)(output, targets)
-    torch.manual_seed(0)
-    theirs = mask_loss_by_hand(output, targets, POINTS)
-    for name, term in theirs.items():
-        torch.testing.assert_close(ours[name], term, rtol=1e-6, atol=1e-6)
+def test_a_batch_without_masks_still_reaches_every_mask_with_a_zero():
+    # Else distributed training would wait for a gradient that never comes.
+    output = planted.random_output(num_aux=1)
+    terms = MaskClassification(num_points=POINTS)(output, some_targets("0 and 0"))
+    assert terms["mask"] == terms["dice"] == 0
+    (terms["mask"] + terms["dice"]).backward()
+    for one in (*output.aux, output):
+        assert torch.equal(one.mask_logits.grad, torch.zeros_like(one.mask_logits))
 
 
 def without_edges(target: Target) -> Target:

@@ -12,16 +12,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from eomt_exp.losses.matching import NO_CLASS, Matcher, gather_truth, pairwise_mask_costs
+from eomt_exp.contracts import Target
+from eomt_exp.losses.matching import NO_CLASS, Matcher, Truth, gather_truth, pairwise_mask_costs
 from eomt_exp.losses.point_sampling import (
+    PointSampler,
     ignored_cells,
     points_ignored,
     sample_points,
-    sample_uncertain_points,
 )
 
 POINTS = 256
 ORDER = [[4, 0, 2], [5, 1]]  # the query that says each mask
+
+
+def truth_of(targets: list[Target], labels: list[Tensor] | None = None) -> Truth:
+    """What is gathered of these targets, or of their masks with other labels."""
+    return gather_truth(
+        [target.masks for target in targets],
+        labels or [target.labels for target in targets],
+        [target.ignore for target in targets],
+        torch.float32,
+    )
 
 
 def test_sampling_at_a_pixel_centre_reads_that_pixel():
@@ -45,9 +56,9 @@ def test_undecided_regions_are_sampled_unless_they_are_ignored():
     cells = ignored_cells((logits == 0).repeat_interleave(4, 1).repeat_interleave(4, 2))
 
     def share_inside(given: Tensor | None) -> float:
-        points = sample_uncertain_points(
-            logits, image, given, num_points=64, oversample_ratio=8.0, importance_ratio=0.75
-        )
+        sampler = PointSampler(num_points=64, oversample_ratio=8.0, importance_ratio=0.75)
+        points = sampler.choose(logits, sampler.draw(1, logits), image, given)
+        assert points.shape == (1, 64, 2)
         return points_ignored(cells, image, points).float().mean().item()
 
     torch.manual_seed(0)
@@ -72,9 +83,7 @@ def test_matching_finds_the_planted_queries(by_class: bool):
     targets = planted.two_targets()
     output = planted.saying(targets, ORDER, num_outputs=planted.K + 1)
     labels = [t.labels if by_class else torch.full_like(t.labels, NO_CLASS) for t in targets]
-    truth = gather_truth(
-        [t.masks for t in targets], labels, [t.ignore for t in targets], torch.float32
-    )
+    truth = truth_of(targets, labels)
     pairs = Matcher(num_points=POINTS)(output.mask_logits, output.class_logits, truth)
     found = set(zip(*(side.tolist() for side in pairs), strict=True))
     assert found == {(0, 4, 0), (0, 0, 1), (0, 2, 2), (1, 5, 3), (1, 1, 4)}
@@ -98,11 +107,32 @@ def test_matching_survives_infinite_and_broken_logits():
     output = planted.random_output()
     output.mask_logits.data[0, 1] = float("nan")
     output.mask_logits.data[1, 2] = float("inf")
-    truth = gather_truth(
-        [t.masks for t in targets],
-        [t.labels for t in targets],
-        [t.ignore for t in targets],
-        torch.float32,
-    )
+    truth = truth_of(targets)
     pairs = Matcher(num_points=POINTS)(output.mask_logits, output.class_logits, truth)
     assert sorted(pairs.mask.tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_all_outputs_matched_at_once_have_the_pairs_of_one_after_the_other():
+    every = planted.random_output(num_aux=2)
+    outputs = (*every.aux, every)
+    truth = truth_of(planted.two_targets())
+    matcher = Matcher(num_points=POINTS)
+    torch.manual_seed(0)
+    points = [matcher.draw(truth) for _ in outputs]
+    masks, classes = [o.mask_logits for o in outputs], [o.class_logits for o in outputs]
+    together = matcher.match(masks, classes, points, truth)
+    torch.manual_seed(0)
+    for output, pairs in zip(outputs, together.pairs, strict=True):
+        alone = matcher(output.mask_logits, output.class_logits, truth)
+        assert all(torch.equal(one, other) for one, other in zip(alone, pairs, strict=True))
+    assert (together.largest_label, together.any_ignored) == (3, False)
+
+
+def test_the_host_learns_what_only_the_device_knew():
+    targets = planted.two_targets(label_outlier=True)
+    targets[1].ignore[0, 31] = True  # one pixel of one image
+    output = planted.random_output(outlier_class=True)
+    truth = truth_of(targets)
+    matcher = Matcher(num_points=POINTS)
+    found = matcher.match([output.mask_logits], [output.class_logits], [matcher.draw(truth)], truth)
+    assert (found.largest_label, found.any_ignored) == (planted.K, True)

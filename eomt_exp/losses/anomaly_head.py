@@ -25,13 +25,16 @@ def known_and_outlier_masks(
     """
     pasted = torch.stack([target.anomaly == ANOMALY for target in targets])  # (B, H, W)
     known = [target.labels < num_classes for target in targets]
-    has_outlier = pasted.flatten(1).any(dim=1).tolist()
+    # How many masks there will be is asked of the device once, for all images.
+    flags = torch.cat([pasted.flatten(1).any(dim=1), *known]).tolist()
+    has_outlier, is_known = flags[: len(targets)], iter(flags[len(targets) :])
     masks, labels = [], []
     for index, target in enumerate(targets):
-        outlier = pasted[index : index + int(has_outlier[index])]  # (1, H, W), or none of them
-        masks.append(torch.cat([target.masks[known[index]].bool(), outlier]))
+        rows = [row for row in range(len(target.labels)) if next(is_known)]
+        outlier = pasted[index : index + has_outlier[index]]  # (1, H, W), or none of them
         no_class = target.labels.new_full((len(outlier),), NO_CLASS)
-        labels.append(torch.cat([target.labels[known[index]], no_class]))
+        masks.append(torch.cat([*(target.masks[row][None].bool() for row in rows), outlier]))
+        labels.append(torch.cat([*(target.labels[row][None] for row in rows), no_class]))
     return gather_truth(masks, labels, [target.anomaly == VOID for target in targets], dtype)
 
 
@@ -80,7 +83,8 @@ class AnomalyHeadLoss:
         matched = torch.full_like(pairs.mask, NORMAL).masked_fill(is_outlier, ANOMALY)
         logits = output.anomaly_logits.to(dtype)
         states = pairs.spread(matched, logits.shape[:2], NO_OBJECT)  # (B, Q)
+        state_weights = torch.tensor(self.state_weights, dtype=dtype)
         loss = F.cross_entropy(
-            logits.transpose(1, 2), states, logits.new_tensor(self.state_weights)
+            logits.transpose(1, 2), states, state_weights.to(logits.device, non_blocking=True)
         )
         return {"anomaly_head": self.weight * loss}

@@ -1,6 +1,8 @@
 """Give each true mask the one query that says it best: DETR's Hungarian matching, at points.
 
 Costs and constants are those of Mask2Former (Cheng et al., CVPR 2022), which EoMT trains with.
+The assignment runs on the host, so a GPU has to be waited for; here that happens once, however
+many images and outputs there are.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -29,6 +32,10 @@ class Truth(NamedTuple):
     counts: list[int]  # M of each image
     cells: Tensor | None  # (B, H + 1, W + 1) bool, see ignored_cells; None: nothing is left out
 
+    def num_pairs(self, num_queries: int) -> int:
+        """N: what matching will find, known before it has begun."""
+        return sum(min(count, num_queries) for count in self.counts)
+
 
 class Pairs(NamedTuple):
     """Which query was given which mask, all images in a row, queries rising within an image."""
@@ -44,16 +51,24 @@ class Pairs(NamedTuple):
         return spread
 
 
+class Assignment(NamedTuple):
+    """What came back from the host: the pairs, and what only the device knew about the truth."""
+
+    pairs: list[Pairs]  # of each output
+    largest_label: int  # -1 in a batch without masks
+    any_ignored: bool  # whether a single pixel is left out
+
+
 def gather_truth(
     masks: Sequence[Tensor], labels: Sequence[Tensor], ignore: Sequence[Tensor], dtype: torch.dtype
 ) -> Truth:
     """Per image (M, H, W) bool masks, (M,) labels and (H, W) bool pixels to leave out -> Truth."""
-    left_out = torch.stack(list(ignore))  # (B, H, W)
     return Truth(
         masks=torch.cat(list(masks)).to(dtype),
         labels=torch.cat(list(labels)),
         counts=[len(one) for one in masks],
-        cells=ignored_cells(left_out) if bool(left_out.any()) else None,
+        # Also where no pixel is left out: to ask would be to wait for the device.
+        cells=ignored_cells(torch.stack(list(ignore))),
     )
 
 
@@ -69,11 +84,13 @@ def pairwise_mask_costs(logits: Tensor, labels: Tensor, weights: Tensor) -> tupl
     two of (measured there: 4.7 times faster, equal to 3e-7).
     """
     weighted = labels * weights  # (M, P)
-    bce = (F.softplus(logits) @ weights)[:, None] - logits @ weighted.T
     probs = logits.sigmoid()
-    overlap = probs @ weighted.T
-    total = (probs @ weights)[:, None] + weighted.sum(dim=1)[None]
-    return bce / weights.sum().clamp(min=1.0), 1.0 - (2.0 * overlap + 1.0) / (total + 1.0)
+    # The few masks come first in the products: a CPU takes twice as long the other way round.
+    bce = F.softplus(logits) @ weights - weighted @ logits.T  # (M, Q) after broadcasting
+    overlap = weighted @ probs.T
+    total = probs @ weights + weighted.sum(dim=1, keepdim=True)
+    dice = 1.0 - (2.0 * overlap + 1.0) / (total + 1.0)
+    return (bce / weights.sum().clamp(min=1.0)).T, dice.T
 
 
 class Matcher:
@@ -92,58 +109,102 @@ class Matcher:
         self.class_cost = class_cost
         self.num_points = num_points
 
-    @torch.no_grad()
     def __call__(self, mask_logits: Tensor, class_logits: Tensor, truth: Truth) -> Pairs:
         """(B, Q, h, w), (B, Q, C) -> the pairs. Masks labelled NO_CLASS have no class cost."""
-        dtype = truth.masks.dtype
+        points = self.draw(truth)
+        return self.match([mask_logits], [class_logits], [points], truth).pairs[0]
+
+    def draw(self, truth: Truth) -> Tensor:
+        """(B, P, 2) random points, image after image, as the official code draws them."""
+        like = truth.masks
+        shape = (1, self.num_points, 2)
+        return torch.cat(
+            [torch.rand(shape, device=like.device, dtype=like.dtype) for _ in truth.counts]
+        )
+
+    @torch.no_grad()
+    def match(
+        self,
+        mask_logits: Sequence[Tensor],
+        class_logits: Sequence[Tensor],
+        points: Sequence[Tensor],
+        truth: Truth,
+    ) -> Assignment:
+        """Of each output (B, Q, h, w), (B, Q, C) and (B, P, 2) -> the pairs of each."""
+        probs = [one.to(truth.masks.dtype).softmax(dim=-1) for one in class_logits]
+        # Image by image on purpose: all images at once took longer, on a CPU, and more memory.
         costs = [
-            self._costs(index, logits.to(dtype), probs, masks, labels, truth.cells)
-            for index, (logits, probs, masks, labels) in enumerate(
-                zip(
-                    mask_logits,
-                    class_logits.to(dtype).softmax(dim=-1),
-                    truth.masks.split(truth.counts),
-                    truth.labels.split(truth.counts),
-                    strict=True,
-                )
+            self._costs(
+                [one[index] for one in mask_logits],
+                [one[index] for one in probs],
+                read_truth(truth, index, torch.stack([one[index] for one in points])),
             )
+            for index in range(len(truth.counts))
         ]
-        # The only wait for the device: the costs of all images travel in one piece.
-        return assign(torch.cat(costs, dim=1), truth.counts)
+        return assign(torch.cat(costs, dim=2), truth)
 
     def _costs(
-        self,
-        index: int,
-        logits: Tensor,
-        probs: Tensor,
-        masks: Tensor,
-        labels: Tensor,
-        cells: Tensor | None,
+        self, mask_logits: Sequence[Tensor], probs: Sequence[Tensor], shown: Shown
     ) -> Tensor:
-        """One image: (Q, h, w), (Q, C), (M, H, W), (M,) -> (Q, M)."""
-        points = torch.rand(1, self.num_points, 2, device=logits.device, dtype=logits.dtype)
-        weights = torch.ones_like(points[0, :, 0])  # (P,)
-        if cells is not None:
-            image = torch.full((1,), index, device=points.device)
-            weights = weights * ~points_ignored(cells, image, points)[0]
-        at_queries = sample_points(logits, points.expand(len(logits), -1, -1))  # (Q, P)
-        at_masks = sample_points(masks, points.expand(len(masks), -1, -1))  # (M, P)
-        bce, dice = pairwise_mask_costs(at_queries, at_masks, weights)
-        # NO_CLASS reads the last column, and counts for nothing.
-        likeness = probs[:, labels] * (labels != NO_CLASS)
-        cost = self.mask_cost * bce + self.dice_cost * dice - self.class_cost * likeness
-        return cost.clamp(-COST_LIMIT, COST_LIMIT).nan_to_num(0.0)
+        """One image: of each of O outputs (Q, h, w) and (Q, C) -> (O, Q, M)."""
+        has_class = shown.labels != NO_CLASS
+        costs = []
+        for logits, known, points, masks, weights in zip(
+            mask_logits, probs, shown.points, shown.masks.unbind(dim=1), shown.weights, strict=True
+        ):
+            at_queries = sample_points(logits.to(masks.dtype), points[None])  # (Q, P)
+            bce, dice = pairwise_mask_costs(at_queries, masks, weights)
+            # A label that the head cannot say is refused after the transfer; it may not crash here.
+            likeness = known[:, shown.labels.clamp(0, known.shape[1] - 1)] * has_class
+            costs.append(self.mask_cost * bce + self.dice_cost * dice - self.class_cost * likeness)
+        return torch.stack(costs).clamp(-COST_LIMIT, COST_LIMIT).nan_to_num(0.0)
 
 
-def assign(costs: Tensor, counts: Sequence[int]) -> Pairs:
-    """(Q, ΣM) costs, M masks of each image -> the cheapest pairs, min(Q, M) of each image."""
-    images, queries, masks = [], [], []
-    offset = 0
-    for index, block in enumerate(costs.cpu().split(list(counts), dim=1)):
-        rows, columns = (torch.as_tensor(side) for side in linear_sum_assignment(block.numpy()))
-        images.append(torch.full_like(rows, index))
-        queries.append(rows)
-        masks.append(columns + offset)
-        offset += block.shape[1]
-    rows = torch.stack([torch.cat(images), torch.cat(queries), torch.cat(masks)])
-    return Pairs(*rows.to(costs.device))
+class Shown(NamedTuple):
+    """The truth of one image at the points of every output."""
+
+    labels: Tensor  # (M,)
+    points: Tensor  # (O, P, 2)
+    masks: Tensor  # (M, O, P) in [0, 1]
+    weights: Tensor  # (O, P), 0 for points that do not count
+
+
+def read_truth(truth: Truth, index: int, points: Tensor) -> Shown:
+    """The masks of image `index` at (O, P, 2) points, read at once: it stays in the cache."""
+    first = sum(truth.counts[:index])
+    own = slice(first, first + truth.counts[index])
+    shared = points.flatten(0, 1)[None]  # (1, O * P, 2)
+    masks = sample_points(truth.masks[own], shared).unflatten(1, points.shape[:2])
+    weights = torch.ones_like(points[..., 0])
+    if truth.cells is not None:
+        image = torch.full((len(points),), index, device=points.device)
+        weights = weights * ~points_ignored(truth.cells, image, points)
+    return Shown(truth.labels[own], points, masks, weights)
+
+
+def assign(costs: Tensor, truth: Truth) -> Assignment:
+    """(O, Q, ΣM) costs -> the cheapest pairs, min(Q, M) of each image, for each of O outputs."""
+    nothing = truth.labels.new_full((1,), -1)
+    largest = torch.cat([truth.labels, nothing]).max()
+    ignored = torch.zeros_like(largest) if truth.cells is None else truth.cells.any()
+    facts = torch.stack([largest, ignored]).to(costs)
+    host = on_host(torch.cat([costs.flatten(), facts]))
+    pairs = [cheapest_pairs(one, truth.counts) for one in host[:-2].reshape(costs.shape)]
+    # One piece again, and nobody waits for it: what leaves numpy's memory is copied at once.
+    back = torch.from_numpy(np.stack(pairs)).to(costs.device, non_blocking=True)  # (O, 3, N)
+    return Assignment([Pairs(*one) for one in back], int(host[-2]), bool(host[-1]))
+
+
+def on_host(values: Tensor) -> np.ndarray:
+    """The only wait for the device in a matching."""
+    return values.cpu().numpy()
+
+
+def cheapest_pairs(costs: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """(Q, ΣM) costs, M masks of each image -> (3, N): images, queries, masks."""
+    pairs, offset = [], 0
+    for image, count in enumerate(counts):
+        queries, masks = linear_sum_assignment(costs[:, offset : offset + count])
+        pairs.append(np.stack([np.full_like(queries, image), queries, masks + offset]))
+        offset += count
+    return np.concatenate(pairs, axis=1)
