@@ -7,23 +7,28 @@ join half-way, masks concern only them, and images may have any size. The module
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import PatchEmbed, apply_rot_embed_cat, resample_abs_pos_embed
-from timm.models import eva, vision_transformer
+from timm.layers import PatchEmbed, resample_abs_pos_embed
+from timm.models import deit, eva, vision_transformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from eomt_exp.backbones.attention import attend
+from eomt_exp.backbones.timm_attention import walk
 from eomt_exp.contracts import CheckpointError, Tokens
 
+_TAKE = "Take a VisionTransformer or a DINOv3 (…_qkvb), such as backbone=dinov2_small."
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Exact types: a sub-class may compute something else under the same names.
+_MODELS = (vision_transformer.VisionTransformer, deit.VisionTransformerDistilled, eva.Eva)
 _BLOCKS = (vision_transformer.Block, eva.EvaBlock)
+_ATTENTION = (vision_transformer.Attention, eva.EvaAttention)
 
 
 class TimmViT(nn.Module):
@@ -63,20 +68,10 @@ class TimmViT(nn.Module):
                 " (timm's key names), or backbone.pretrained=true to download them,"
                 " or backbone.needs_weights=null to start from random ones."
             )
-        self.backbone = timm.create_model(
-            name,
-            pretrained=pretrained and not weights,
-            img_size=tuple(image_size),
-            patch_size=patch_size,
-            num_classes=0,
-            **(overrides or {}),
+        arguments = dict(img_size=tuple(image_size), patch_size=patch_size, num_classes=0)
+        self.backbone = _created(
+            name, embed_dim, pretrained and not weights, arguments | (overrides or {})
         )
-        _check_supported(name, self.backbone)
-        if self.backbone.embed_dim != embed_dim:
-            raise ValueError(
-                f"backbone {name} is {self.backbone.embed_dim} wide, got embed_dim={embed_dim}; "
-                f"set backbone.embed_dim={self.backbone.embed_dim}."
-            )
         self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.embed_dim = embed_dim
@@ -113,20 +108,14 @@ class TimmViT(nn.Module):
         self, index: int, tokens: Tensor, positions: Tensor | None, keep: Tensor | None
     ) -> Tensor:
         """One block of timm, as its own forward has it, but for the mask and the rotation."""
-        block = self.backbone.blocks[index]
-        update = self._attention(block.attn, block.norm1(tokens), positions, keep)
-        if isinstance(block, vision_transformer.Block):
-            tokens = tokens + block.drop_path1(block.ls1(update))
-            return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
-        tokens = tokens + block.drop_path1(_scaled(update, block.gamma_1))
-        return tokens + block.drop_path2(_scaled(block.mlp(block.norm2(tokens)), block.gamma_2))
+        return walk(self.backbone.blocks[index], tokens, positions, keep)
 
     def _with_prefix(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, h*w, D) patches -> (B, P + h*w, D) with positions, interpolated where needed."""
         vit = self.backbone
         prefix = [
             token.expand(len(patches), -1, -1)
-            for token in (vit.cls_token, vit.reg_token)
+            for token in (vit.cls_token, getattr(vit, "dist_token", None), vit.reg_token)
             if token is not None
         ]
         tokens = patches
@@ -145,21 +134,6 @@ class TimmViT(nn.Module):
             tokens = tokens + places
         return vit.norm_pre(vit.pos_drop(tokens))
 
-    def _attention(
-        self, attn: Any, x: Tensor, positions: Tensor | None, keep: Tensor | None
-    ) -> Tensor:
-        query, key, value = _projected(attn, x)
-        query, key = attn.q_norm(query), attn.k_norm(key)
-        if positions is not None:
-            # Whatever stands in front of the patches has no place in the image.
-            front = x.shape[1] - positions.shape[0]
-            half = getattr(attn, "rotate_half", False)
-            query, key = (_rotated(t, front, positions, half) for t in (query, key))
-        dropout = attn.attn_drop.p if attn.training else 0.0
-        out = attend(query, key, value, keep, dropout).transpose(1, 2).flatten(2)
-        out = attn.norm(out) if hasattr(attn, "norm") else out
-        return attn.proj_drop(attn.proj(out))
-
     def _load(self, path: Path) -> None:
         if not path.is_file():
             raise CheckpointError(f"backbone weights {path} do not exist; check the path.")
@@ -168,11 +142,13 @@ class TimmViT(nn.Module):
         except SafetensorError as error:
             raise CheckpointError(f"{path} is no whole safetensors file ({error}).") from error
         # Heads of the pre-training task go; what is left must fit exactly.
-        state = {k: v.float() for k, v in state.items() if not k.startswith(("head", "fc_norm"))}
+        state = {k: v.float() for k, v in state.items() if not k.startswith(("head", "attn_pool"))}
         try:
             self.backbone.load_state_dict(self.adapted(state))
         except (RuntimeError, KeyError) as error:
-            raise CheckpointError(f"{path} holds another backbone: {error}") from error
+            absent = [name for name in self.backbone.state_dict() if name not in state][:3]
+            hint = f" (it has no {', '.join(absent)})" if absent else ""
+            raise CheckpointError(f"{path} holds another backbone{hint}: {error}") from error
 
     def adapted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights with timm's names -> the same, positions and patch kernel in this ViT's sizes.
@@ -181,57 +157,75 @@ class TimmViT(nn.Module):
         """
         is_eva = isinstance(self.backbone, eva.Eva)
         module = eva if is_eva else vision_transformer
-        return module.checkpoint_filter_fn(state, self.backbone)
+        state = module.checkpoint_filter_fn(state, self.backbone)
+        if "norm.weight" in state:
+            return {k: v for k, v in state.items() if not k.startswith("fc_norm.")}
+        return {k.replace("fc_norm.", "norm."): v for k, v in state.items()}  # as _without_head
+
+
+def _created(name: str, embed_dim: int, pretrained: bool, arguments: dict[str, Any]) -> Any:
+    """timm's model without a classifier; a ValueError or CheckpointError says what cannot be."""
+    if not timm.is_model(name):
+        raise ValueError(
+            f"timm {timm.__version__} has no model {name!r}; timm.list_models('*vit*') lists what "
+            "backbone.name can be."
+        )
+    try:
+        # Where a download follows, all that is wrong with the arguments is to be said before it.
+        with torch.device("meta") if pretrained else nullcontext():
+            vit = timm.create_model(name, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        why = f"{type(error).__name__}: {error}"
+        message = f"backbone {name} cannot be built by timm with {arguments} ({why}). {_TAKE}"
+        raise ValueError(message) from error
+    _check_supported(name, vit)
+    if vit.embed_dim != embed_dim:
+        raise ValueError(
+            f"backbone {name} is {vit.embed_dim} wide, got embed_dim={embed_dim}; "
+            f"set backbone.embed_dim={vit.embed_dim}."
+        )
+    return _without_head(_downloaded(name, arguments) if pretrained else vit)
+
+
+def _downloaded(name: str, arguments: dict[str, Any]) -> Any:
+    try:
+        return timm.create_model(name, pretrained=True, **arguments)
+    except Exception as error:  # those of sockets, the hub and timm share no base class
+        raise CheckpointError(
+            f"the weights of {name} cannot be downloaded ({type(error).__name__}: {error}); type "
+            "backbone.weights=/path/to/file.safetensors (timm's key names), "
+            "or backbone.pretrained=false to start from random ones."
+        ) from error
+
+
+def _without_head(vit: Any) -> Any:
+    """Drop what only a classifier reads; a last norm behind its pooling moves to the tokens."""
+    if isinstance(vit.norm, nn.Identity):
+        vit.norm = vit.fc_norm
+    vit.fc_norm, vit.attn_pool = nn.Identity(), None
+    return vit
 
 
 def _check_supported(name: str, vit: Any) -> None:
     """Raise ValueError, by name, for a model that is no plain ViT as EoMT needs it."""
-    kind = type(vit).__name__
-    blocks = {type(block).__name__ for block in getattr(vit, "blocks", [])}
-    plain = isinstance(vit, (vision_transformer.VisionTransformer, eva.Eva))
-    if not plain or type(vit.patch_embed) is not PatchEmbed:
+    embedding = getattr(vit, "patch_embed", None)
+    if type(vit) not in _MODELS or type(embedding) is not PatchEmbed:
         raise ValueError(
-            f"backbone {name} is timm's {kind}, no plain ViT whose blocks can carry queries; "
-            "take a VisionTransformer or a DINOv3 (…_qkvb), such as backbone=dinov2_small."
+            f"backbone {name} is timm's {type(vit).__name__} with {type(embedding).__name__}, "
+            f"no plain ViT whose blocks can carry queries. {_TAKE}"
         )
-    # Exact types: a sub-class may compute something else under the same names.
-    attention = (vision_transformer.Attention, eva.EvaAttention)
     for block in vit.blocks:
-        if type(block) not in _BLOCKS or type(block.attn) not in attention:
+        attn = getattr(block, "attn", None)
+        if type(block) not in _BLOCKS or type(attn) not in _ATTENTION:
             raise ValueError(
-                f"backbone {name} has blocks of timm's {', '.join(sorted(blocks))} with "
-                f"{type(block.attn).__name__}; only Block and EvaBlock are supported."
+                f"backbone {name} has blocks of timm's {type(block).__name__} with "
+                f"{type(attn).__name__}; only Block and EvaBlock are supported. {_TAKE}"
             )
-        if getattr(block.attn, "gate", None) is not None:
+        if getattr(attn, "gate", None) is not None:
             raise ValueError(f"backbone {name} has gated attention, which is not supported.")
     if getattr(vit, "rope_mixed", False):
         raise ValueError(f"backbone {name} has a rotation per block, which is not supported.")
-
-
-def _projected(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, N, D) -> query, key and value, each (B, heads, N, d)."""
-    if attn.qkv is None:
-        parts = [layer(x) for layer in (attn.q_proj, attn.k_proj, attn.v_proj)]
-        query, key, value = (
-            part.unflatten(2, (attn.num_heads, -1)).transpose(1, 2) for part in parts
-        )
-        return query, key, value
-    if getattr(attn, "q_bias", None) is None:
-        together = attn.qkv(x)
-    else:  # timm's EVA keeps a key bias of zeros out of the weights
-        bias = torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
-        together = F.linear(x, attn.qkv.weight, bias)
-    query, key, value = (
-        together.unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    )
-    return query, key, value
-
-
-def _rotated(heads: Tensor, front: int, angles: Tensor, half: bool) -> Tensor:
-    """(B, heads, N, d) with all tokens behind the first `front` turned by their (N', 2d) angles."""
-    turned = apply_rot_embed_cat(heads[:, :, front:], angles, half=half)
-    return torch.cat([heads[:, :, :front], turned], dim=2).type_as(heads)
-
-
-def _scaled(update: Tensor, gamma: Tensor | None) -> Tensor:
-    return update if gamma is None else gamma * update
+    if not isinstance(vit.patch_drop, (nn.Identity, NoneType)):
+        raise ValueError(f"backbone {name}: patch_drop_rate must be 0, EoMT needs every patch.")
+    if isinstance(vit.norm, nn.Identity) and isinstance(vit.fc_norm, nn.Identity):
+        raise ValueError(f"backbone {name} has no last norm, which EoMT predicts through. {_TAKE}")
