@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from eomt_exp.build import ConfigError, build, build_all
 from eomt_exp.contracts import CheckpointError
 from eomt_exp.engine.atomic import write_text
-from eomt_exp.engine.checkpoint import WEIGHTS, load_weights
 from eomt_exp.engine.detector import Detector
+from eomt_exp.engine.loading import load_checkpoint
+from eomt_exp.engine.weight_files import HUB, WEIGHTS, local_path
 from eomt_exp.schema import Config
 
 CONFIG = "config.yaml"
@@ -28,6 +29,8 @@ _FREE = (
     *("trainer.num_workers", "trainer.log_every", "trainer.keep_checkpoints"),
     "trainer.validate_every",
 )
+# Where a run begins and what it is called; runs that share the rest come to the same semantic EoMT.
+_START = ("name", "checkpoint", "strict", "load_class_head", "delta_weights")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def essence(cfg: DictConfig) -> dict[str, Any]:
 
 def content_key(cfg: DictConfig) -> str:
     """Names runs of equal essence, whatever they are called."""
-    kept = {k: v for k, v in essence(cfg).items() if k not in ("name", "checkpoint")}
+    kept = {k: v for k, v in essence(cfg).items() if k not in _START}
     text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -81,20 +84,44 @@ def load_config(run_dir: Path) -> DictConfig:
     return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))  # type: ignore[return-value]
 
 
+def is_run(where: str | Path) -> bool:
+    """Whether this is a run folder, as opposed to weights from elsewhere."""
+    return not str(where).startswith(HUB) and (Path(where) / CONFIG).is_file()
+
+
+def weights_of(where: str | Path) -> str | Path:
+    """A run folder's weights, or what is a file, folder or hub id of weights itself.
+
+    Raises CheckpointError for the folder of a run that has not come to its end.
+    """
+    if not is_run(where):
+        return where
+    path = Path(where) / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(
+            f"{where} is unfinished: it has no {WEIGHTS} yet. The command that began it goes on "
+            "with it; only then can it be a checkpoint."
+        )
+    return path
+
+
 def load_model(run_dir: Path) -> tuple[DictConfig, Any]:
     """A finished run's configuration and its model, with its weights, in eval mode."""
     cfg = load_config(run_dir)
     model = build_model(cfg, pretrained=False)
-    load_weights(model, run_dir / WEIGHTS)
+    load_checkpoint(model, weights_of(run_dir))
     return cfg, model.eval()
 
 
 def build_model(cfg: DictConfig, pretrained: bool = True) -> Any:
     """cfg.model; with `pretrained=False` the backbone's own weights are not looked for."""
     node: dict[str, Any] = plain(cfg)["model"]
+    encoder = node["encoder"]
     if not pretrained:
         unset = {"weights": None, "needs_weights": None, "pretrained": False}
-        node["encoder"] |= {k: v for k, v in unset.items() if k in node["encoder"]}
+        encoder |= {k: v for k, v in unset.items() if k in encoder}
+    if str(encoder.get("weights")).startswith(HUB):
+        encoder["weights"] = str(local_path(encoder["weights"]))
     return build(node, "model")
 
 

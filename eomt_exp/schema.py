@@ -179,6 +179,9 @@ class Config:
     score: str = MISSING
     resume: bool = MISSING
     checkpoint: str | None = None
+    strict: bool = True
+    load_class_head: bool = True
+    delta_weights: bool = False
     start_from: str | None = None
     trainable: Trainable = MISSING
     task: Any = MISSING

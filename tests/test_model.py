@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 
 from eomt_exp.backbones.timm_vit import TimmViT
 from eomt_exp.contracts import Backbone, CheckpointError, MaskOutput
-from eomt_exp.engine.checkpoint import load_weights, save_weights
 from eomt_exp.heads.query_head import QueryHead
 from eomt_exp.models.eomt import EoMT
 from eomt_exp.models.scale_block import ScaleBlock
@@ -116,43 +115,6 @@ def test_num_blocks_beyond_the_backbone_is_refused() -> None:
 def test_image_size_off_the_patch_grid_is_refused() -> None:
     with pytest.raises(ValueError, match="multiples of patch_size=16"):
         TimmViT(name="vit_tiny_patch16_224", image_size=(30, 64), embed_dim=192)
-
-
-def test_weights_return_bit_equal(tmp_path) -> None:
-    model = with_head()
-    save_weights(model, tmp_path / "m.safetensors")
-    other = with_head()
-    torch.nn.init.zeros_(other.q.weight)
-    assert load_weights(other, tmp_path / "m.safetensors") == []
-    loaded = other.state_dict()
-    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
-    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
-
-
-def test_outlier_class_joins_a_semantic_model_almost_unheard(tmp_path, images) -> None:
-    semantic = tiny().eval()
-    save_weights(semantic, tmp_path / "m.safetensors")
-    wider = tiny(outlier_class=True).eval()
-    fresh = load_weights(wider, tmp_path / "m.safetensors")
-    assert fresh == ["class_head.weight[outlier]", "class_head.bias[outlier]"]
-    before, after = semantic(images), wider(images)
-    assert after.has_outlier_class
-    assert not before.has_outlier_class
-    assert torch.equal(after.class_logits[..., :5], before.class_logits[..., :5])
-    assert torch.equal(after.class_logits[..., -1], before.class_logits[..., -1])
-    assert torch.allclose(after.semantic_scores(), before.semantic_scores(), rtol=0.15)
-
-
-def test_a_checkpoint_of_another_model_is_named(tmp_path) -> None:
-    save_weights(tiny(num_queries=9), tmp_path / "m.safetensors")
-    with pytest.raises(CheckpointError, match=r"q\.weight is \(9, 48\), the model wants \(7, 48\)"):
-        load_weights(tiny(), tmp_path / "m.safetensors")
-    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match="unexpected: x"):
-        load_weights(tiny(), tmp_path / "x.safetensors")
-    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "m.safetensors").read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="no whole safetensors"):
-        load_weights(tiny(), tmp_path / "cut.safetensors")
 
 
 def test_backbone_weights_are_resampled_to_the_image_size(tmp_path) -> None:

@@ -1,8 +1,8 @@
-"""Weights and training states on disk: written beside their place, moved there; never unpickled.
+"""Training states on disk: written beside their place, moved there; never unpickled.
 
 A training state is Accelerate's own folder (weights, optimiser, random states; it reads them with
 `weights_only=True`) and our progress as JSON, since objects registered with Accelerate would be
-unpickled. Finished weights are one safetensors file with the official names.
+unpickled. Finished weights are in weight_files.py.
 """
 
 from __future__ import annotations
@@ -13,58 +13,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from eomt_exp.contracts import CheckpointError
-from eomt_exp.engine.atomic import replacing
 
-WEIGHTS = "model.safetensors"
 PROGRESS = "progress.json"
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """All parameters and buffers as one safetensors file."""
-    with replacing(path) as scratch:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, scratch
-        )
-
-
-def load_weights(model: nn.Module, path: Path) -> list[str]:
-    """Fill `model` from a file of `save_weights`; returns the names left as they were.
-
-    A model with one class output more than the file gets its outlier class fresh, and a model with
-    an anomaly head that the file lacks gets that fresh. Anything else that does not fit is a
-    CheckpointError.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"no weights at {path}; give a finished run folder.")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is no whole safetensors file ({error}).") from error
-    own = model.state_dict()
-    fresh = _widen_class_head(state, own, getattr(model, "num_classes", None))
-    fresh += [k for k in own if k not in state and k.startswith("anomaly_head.")]
-    missing = [k for k in own if k not in state and k not in fresh]
-    unexpected = [k for k in state if k not in own]
-    wrong = [
-        f"{k} is {tuple(state[k].shape)}, the model wants {tuple(own[k].shape)}"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    if missing or unexpected or wrong:
-        raise CheckpointError(
-            f"{path} is of another model. {_few('missing', missing)}"
-            f"{_few('unexpected', unexpected)}{_few('other shape', wrong)}"
-            "Give it the same data, backbone, model and anomaly_head as the run that wrote it."
-        )
-    model.load_state_dict(state, strict=False)
-    return fresh
 
 
 def save_state(
@@ -107,28 +60,3 @@ def load_state(accelerator: Accelerator, place: Path) -> dict[str, Any]:
 def states(folder: Path) -> list[Path]:
     """Complete training states, oldest first."""
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
-
-
-def _widen_class_head(
-    state: dict[str, Tensor], own: dict[str, Tensor], num_classes: int | None
-) -> list[str]:
-    """Insert an outlier class before no-object, where the model has one and the file has not."""
-    names = [k for k in ("class_head.weight", "class_head.bias") if k in state and k in own]
-    widened = []
-    for name in names:
-        rows = (state[name].shape[0], own[name].shape[0])
-        if num_classes is None or rows != (num_classes + 1, num_classes + 2):
-            continue
-        known, no_object = state[name][:-1], state[name][-1:]
-        # It starts as a fainter no-object: the softmax over the known classes hardly moves.
-        outlier = no_object - 2.0 if name.endswith("bias") else no_object.clone()
-        state[name] = torch.cat([known, outlier, no_object])
-        widened.append(f"{name}[outlier]")
-    return widened
-
-
-def _few(title: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{title}: {', '.join(names[:3])}{more}. "

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch.utils.data import Subset
 
 from eomt_exp import run_folders, runs
-from eomt_exp.build import build, build_all
 from eomt_exp.cli import UsageError
-from eomt_exp.contracts import ImageSet
-from eomt_exp.data.loader import image_loader
-from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.device import forget_accelerator, is_first_process, make_accelerator
-from eomt_exp.engine.evaluation import (
-    BenchmarkResult,
-    evaluate_anomalies,
-    evaluate_known_classes,
-    shard,
-    verify,
+from eomt_exp.engine.device import (
+    forget_accelerator,
+    is_first_process,
+    make_accelerator,
+    seed_everything,
 )
-from eomt_exp.engine.figures import HeatMapRow, curves_figure, heat_map_figure, training_figure
-from eomt_exp.engine.journal import FILE_NAME as JOURNAL
-from eomt_exp.engine.journal import read_journal
-from eomt_exp.engine.progress import progress
-from eomt_exp.engine.report import print_report, write_metrics
-from eomt_exp.engine.tracking import MLflowTracker, NullTracker, Tracker
-from eomt_exp.tasks.semantic import find_or_train
-
-
-class ImageSets(NamedTuple):
-    """What a model is measured on."""
-
-    benchmarks: dict[str, ImageSet]
-    validation: ImageSet  # for the known classes
+from eomt_exp.tasks.measure import build_image_sets, measure, open_tracker
+from eomt_exp.tasks.start import check_start, fill, start_of
+from eomt_exp.tasks.train import train
 
 
 def run(cfg: DictConfig) -> None:
-    """Evaluate the run at cfg.checkpoint, or the semantic EoMT of this configuration."""
+    """Evaluate the run or weights at cfg.checkpoint, or this configuration's semantic EoMT."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     with run_folders.pointed_to(Path(cfg.paths.outputs), run_dir, active=is_first_process()):
         _run(cfg, run_dir)
@@ -50,13 +31,15 @@ def run(cfg: DictConfig) -> None:
 def _run(cfg: DictConfig, run_dir: Path) -> None:
     settings: Any = OmegaConf.to_object(cfg.trainer)
     check_start(cfg)
-    if cfg.checkpoint:
+    if cfg.checkpoint and runs.is_run(cfg.checkpoint):
         cfg = _as_trained(cfg, runs.load_config(Path(cfg.checkpoint)))
     images = build_image_sets(cfg)
-    source = trained_run(cfg)
+    source = start_of(cfg, train)
     if source is None:
-        raise UsageError("task=evaluate needs a trained model: add checkpoint=<run folder>.")
-    model = runs.load_model(source)[1]
+        raise UsageError(
+            "task=evaluate needs a trained model: add checkpoint=<run folder, file or hf://…>."
+        )
+    model = _trained_model(cfg, source)
     runs.make_detector(cfg, model, "no")
     runs.begin(cfg, run_dir)
     accelerator = make_accelerator(settings)
@@ -66,9 +49,19 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
             detector = runs.make_detector(
                 cfg, model.to(accelerator.device), accelerator.mixed_precision
             )
-            evaluate(cfg, detector, images, accelerator, tracker, run_dir, source)
+            measure(cfg, detector, images, accelerator, tracker, run_dir, source)
     finally:
         forget_accelerator(accelerator)
+
+
+def _trained_model(cfg: DictConfig, source: str | Path) -> Any:
+    """A run's model as it was configured there, or this configuration's with public weights."""
+    if runs.is_run(source):
+        return runs.load_model(Path(source))[1]
+    seed_everything(cfg.seed)  # for what the weights leave fresh
+    model = runs.build_model(cfg, pretrained=cfg.delta_weights)
+    fill(cfg, model, source)
+    return model.eval()
 
 
 def _as_trained(cfg: DictConfig, trained: DictConfig) -> DictConfig:
@@ -91,161 +84,3 @@ def _as_trained(cfg: DictConfig, trained: DictConfig) -> DictConfig:
 
 def _typed_words() -> list[str]:
     return list(HydraConfig.get().overrides.task)
-
-
-def trained_run(cfg: DictConfig) -> Path | None:
-    """The run folder a configuration starts from: checkpoint=, or start_from=semantic."""
-    if cfg.checkpoint:
-        return Path(cfg.checkpoint)
-    return None if cfg.start_from is None else find_or_train(cfg)
-
-
-def check_start(cfg: DictConfig) -> None:
-    """Complain about checkpoint= and start_from= before anything long begins."""
-    if cfg.start_from not in (None, "semantic"):
-        raise UsageError(f"start_from must be semantic or null, got {cfg.start_from!r}.")
-    if cfg.checkpoint:
-        runs.load_config(Path(cfg.checkpoint))
-
-
-def build_image_sets(cfg: DictConfig) -> ImageSets:
-    """Benchmarks and data.val; each file is read once now, so that none can fail after training."""
-    sets = ImageSets(build_all(cfg.benchmark, "benchmark"), build(cfg.data.val, "data.val"))
-    if cfg.evaluator.verify:
-        for images in (*sets.benchmarks.values(), sets.validation):
-            verify(images)
-    return sets
-
-
-def open_tracker(cfg: DictConfig, run_dir: Path, is_main: bool) -> Tracker:
-    """MLflow, or only the journal, or, in the other processes, nothing."""
-    if not is_main:
-        return NullTracker()
-    if not cfg.tracking.enabled:
-        return NullTracker(run_dir)
-    return MLflowTracker(
-        uri=cfg.tracking.uri,
-        experiment=cfg.tracking.experiment,
-        run_name=f"{cfg.name}-{cfg.seed}-{run_dir.name}",
-        run_dir=run_dir,
-        artifact_root=cfg.tracking.artifacts,
-        tags=dict(cfg.tracking.tags),
-    )
-
-
-def evaluate(
-    cfg: DictConfig,
-    detector: Detector,
-    images: ImageSets,
-    accelerator: Any,
-    tracker: Tracker,
-    run_dir: Path,
-    source: Path,
-) -> dict[str, float]:
-    """All benchmarks and the known classes; tracks, writes, prints and returns the numbers.
-
-    metrics.json says that a run is complete, so it is written when all else is safe.
-    """
-    metrics: dict[str, float] = {}
-    figures: list[Path] = []
-    for name, benchmark in images.benchmarks.items():
-        result = _on_benchmark(cfg, detector, benchmark, name, accelerator)
-        metrics |= result.metrics(name)
-        if accelerator.is_main_process:
-            figures += _draw(result, name, detector.score, run_dir / "figures")
-    metrics |= known_classes(cfg, detector, images.validation, accelerator)
-    if not accelerator.is_main_process:
-        return metrics
-    if (run_dir / JOURNAL).is_file():
-        figures.append(training_figure(run_dir / JOURNAL, run_dir / "figures" / "training.png"))
-    for figure in figures:
-        tracker.log_artifact(figure, "figures")
-    tracker.log_artifact(run_dir / runs.CONFIG)
-    tracker.log_metrics(metrics, _last_step(run_dir))
-    tracker.flush()
-    manifest = _manifest(cfg, detector, images, source)
-    write_metrics(run_dir / runs.METRICS, metrics, manifest)
-    tracker.log_artifact(run_dir / runs.METRICS)
-    print_report(metrics, run_dir, figures)
-    return metrics
-
-
-def known_classes(
-    cfg: DictConfig, detector: Detector, images: ImageSet, accelerator: Any
-) -> dict[str, float]:
-    """`val/miou` and its like."""
-    stream = image_loader(_mine(images, accelerator), cfg.trainer.num_workers)
-    results = evaluate_known_classes(detector, stream, images.num_classes)
-    return {f"val/{_named(key, images.class_names)}": value for key, value in results.items()}
-
-
-def _mine(images: ImageSet, accelerator: Any) -> Any:
-    """This process's share."""
-    return Subset(
-        cast(Any, images), shard(images, accelerator.process_index, accelerator.num_processes)
-    )
-
-
-def _named(key: str, class_names: Sequence[str]) -> str:
-    """iou/3 -> iou_car: three levels are for scorers."""
-    head, _, index = key.partition("/")
-    return f"{head}_{class_names[int(index)]}" if index else key
-
-
-def _on_benchmark(
-    cfg: DictConfig, detector: Detector, images: ImageSet, name: str, accelerator: Any
-) -> BenchmarkResult:
-    mine = _mine(images, accelerator)
-    with progress(len(mine), f"evaluate {name}", enabled=accelerator.is_main_process) as bar:
-        return evaluate_anomalies(
-            detector,
-            image_loader(mine, cfg.trainer.num_workers),
-            bits=cfg.evaluator.bits,
-            num_examples=cfg.evaluator.figures,
-            advance=bar.advance,
-        )
-
-
-def _draw(result: BenchmarkResult, name: str, score: str, folder: Path) -> list[Path]:
-    rows = [HeatMapRow(e.image, e.anomaly, e.score, e.name) for e in result.examples]
-    drawn = []
-    if rows:
-        drawn.append(heat_map_figure(rows, folder / f"{name}_{score}.png", f"{name} · {score}"))
-    curves: dict[str, Any] = {scorer: counts.curves() for scorer, counts in result.counts.items()}
-    exact = {scorer: counts.results() for scorer, counts in result.counts.items()}
-    drawn.append(curves_figure(curves, name, folder / f"{name}_curves.png", exact))
-    return drawn
-
-
-def _manifest(
-    cfg: DictConfig, detector: Detector, images: ImageSets, source: Path
-) -> dict[str, Any]:
-    """What the numbers depend on, beside the weights."""
-    return {
-        "experiment": cfg.name,
-        "seed": cfg.seed,
-        "weights": str(source),
-        "content_key": runs.content_key(cfg),
-        "precision": detector.precision,
-        "windows": detector.windows,
-        "window_size": list(detector.image_size),
-        "score_resolution": "window, then bilinear to the label's size",
-        "resolution": "native resolution of the labels",
-        "void": 255,
-        "images_without_anomaly": "kept",
-        "score": detector.score,
-        "images": {name: len(part) for name, part in images.benchmarks.items()},
-        "skipped": {
-            name: list(getattr(part, "skipped", [])) for name, part in images.benchmarks.items()
-        },
-        "definitions": {
-            "ap": "sum of (R_n - R_(n-1)) * P_n over pooled pixels",
-            "fpr95": "false positive rate at the first threshold with recall >= 0.95",
-            "auroc": "half credit for ties",
-            "bits": cfg.evaluator.bits,
-        },
-    }
-
-
-def _last_step(run_dir: Path) -> int:
-    return int(max((line["step"] for line in read_journal(run_dir / JOURNAL)), default=0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from eomt_exp import runs
-from eomt_exp.engine.checkpoint import WEIGHTS
 from eomt_exp.engine.device import agreed, is_first_process
+from eomt_exp.engine.weight_files import WEIGHTS
 
 # What a semantic EoMT shares with whatever begins with it; the rest is its own experiment's.
 _SHARED = ("data", "recipe", "backbone", "model", "augmentation", "paths", "evaluator", "benchmark")
@@ -22,10 +22,11 @@ _SHARED_KEYS = (
 )
 
 
-def find_or_train(cfg: DictConfig) -> Path:
-    """The run folder of the semantic EoMT with this configuration's model, data and seed."""
-    from eomt_exp.tasks.train import train
+def find_or_train(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) -> Path:
+    """The run folder of the semantic EoMT with this configuration's model, data and seed.
 
+    `train` makes one, in the folder it is given.
+    """
     semantic = semantic_config(cfg)
     folder = Path(cfg.paths.outputs) / "semantic" / f"by-content-{runs.content_key(semantic)}"
     folder.parent.mkdir(parents=True, exist_ok=True)

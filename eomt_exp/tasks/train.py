@@ -18,7 +18,7 @@ from eomt_exp.contracts import ImageSet, Loss, Target
 from eomt_exp.data.loader import image_loader, training_loader
 from eomt_exp.data.shared_cache import SharedCache
 from eomt_exp.data.training_set import TrainingSet
-from eomt_exp.engine.checkpoint import WEIGHTS, load_weights, save_weights, states
+from eomt_exp.engine.checkpoint import states
 from eomt_exp.engine.device import (
     agreed,
     forget_accelerator,
@@ -27,19 +27,20 @@ from eomt_exp.engine.device import (
     seed_everything,
 )
 from eomt_exp.engine.evaluation import verify
+from eomt_exp.engine.loading import load_checkpoint
 from eomt_exp.engine.progress import progress
 from eomt_exp.engine.report import print_report
 from eomt_exp.engine.trainer import Trainer
+from eomt_exp.engine.weight_files import WEIGHTS, save_weights
 from eomt_exp.schema import OptimConfig, TrainerConfig
-from eomt_exp.tasks.evaluate import (
+from eomt_exp.tasks.measure import (
     ImageSets,
     build_image_sets,
-    check_start,
-    evaluate,
     known_classes,
+    measure,
     open_tracker,
-    trained_run,
 )
+from eomt_exp.tasks.start import check_start, fill, start_of
 
 _CACHED: dict[str, ImageSet] = {}  # training images by configuration
 
@@ -77,11 +78,9 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
             print_report(done["metrics"], run_dir, sorted((run_dir / "figures").glob("*.png")))
         return
     parts = _parts(cfg)
-    start = trained_run(cfg)
+    start = start_of(cfg, train)
     if start is not None:
-        fresh = load_weights(parts.model, start / WEIGHTS)
-        if fresh and is_first_process():
-            print(f"not in {start}, so they start fresh: {', '.join(fresh)}")
+        fill(cfg, parts.model, start)
     runs.begin(cfg, run_dir)
     _train_and_evaluate(cfg, run_dir, parts)
 
@@ -97,7 +96,8 @@ def _parts(cfg: DictConfig) -> Parts:
     if exposure is not None and cfg.evaluator.verify:
         verify(exposure.pool)
     seed_everything(cfg.seed)
-    model = runs.build_model(cfg, pretrained=cfg.checkpoint is None and cfg.start_from is None)
+    starts_bare = cfg.checkpoint is None and cfg.start_from is None
+    model = runs.build_model(cfg, pretrained=starts_bare or cfg.delta_weights)
     model.set_trainable(cfg.trainable.value)
     _rehearse(cfg, model, losses)
     images = build_image_sets(cfg)
@@ -165,9 +165,9 @@ def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:
                     save_weights(accelerator.unwrap_model(trainer.model), run_dir / WEIGHTS)
                 accelerator.wait_for_everyone()
             else:  # killed between training and the last number
-                load_weights(parts.model, run_dir / WEIGHTS)
+                load_checkpoint(parts.model, run_dir / WEIGHTS)
                 parts.model.to(accelerator.device)
-            evaluate(cfg, detector, parts.images, accelerator, tracker, run_dir, run_dir)
+            measure(cfg, detector, parts.images, accelerator, tracker, run_dir, run_dir)
     finally:
         forget_accelerator(accelerator)
 

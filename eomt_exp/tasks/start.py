@@ -1,0 +1,59 @@
+"""Where a model begins: with a run, with public weights, with the semantic EoMT, or nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from eomt_exp import runs
+from eomt_exp.cli import UsageError
+from eomt_exp.engine.device import is_first_process
+from eomt_exp.engine.loading import load_checkpoint
+from eomt_exp.engine.weight_files import weight_files
+from eomt_exp.tasks.semantic import find_or_train
+
+
+def check_start(cfg: DictConfig) -> None:
+    """Complain about checkpoint= and its like before anything long begins; downloads hub ids."""
+    if cfg.start_from not in (None, "semantic"):
+        raise UsageError(f"start_from must be semantic or null, got {cfg.start_from!r}.")
+    if cfg.delta_weights:
+        _check_base(cfg)
+    if cfg.checkpoint:
+        weight_files(runs.weights_of(cfg.checkpoint))
+
+
+def start_of(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) -> str | Path | None:
+    """checkpoint=, or the run folder of start_from=semantic, which `train` makes if need be."""
+    if cfg.checkpoint:
+        return str(cfg.checkpoint)
+    return None if cfg.start_from is None else find_or_train(cfg, train)
+
+
+def fill(cfg: DictConfig, model: Any, start: str | Path) -> None:
+    """Load the weights of a run folder, file or hub id into `model`; prints what became of them."""
+    report = load_checkpoint(
+        model,
+        runs.weights_of(start),
+        strict=cfg.strict,
+        load_class_head=cfg.load_class_head,
+        delta_weights=cfg.delta_weights,
+    )
+    if is_first_process():
+        print(report, flush=True)
+
+
+def _check_base(cfg: DictConfig) -> None:
+    """Differences need something to be added to."""
+    if not cfg.checkpoint or runs.is_run(cfg.checkpoint):
+        raise UsageError(
+            "delta_weights=true is for published weights: checkpoint=<file or hf://…>."
+        )
+    if not any(OmegaConf.select(cfg, f"backbone.{key}") for key in ("weights", "pretrained")):
+        raise UsageError(
+            "delta_weights=true adds to the weights the backbone was trained from: type "
+            "backbone.pretrained=true to download them, or backbone.weights=/path/to/them."
+        )
