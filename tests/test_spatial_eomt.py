@@ -8,28 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from eomt_exp.backbones.scalable_vit import ScalableViT
 from eomt_exp.backbones.timm_vit import TimmViT
 from eomt_exp.contracts import MaskOutput
 from eomt_exp.heads.query_head import QueryHead
 from eomt_exp.models.eomt import EoMT
 from eomt_exp.models.spatial_eomt import Meeting, SpatialEoMT
-
-
-def encoder_of(**changes) -> ScalableViT:
-    return ScalableViT(
-        **{
-            "image_size": (32, 64),
-            "embed_dim": 32,
-            "depth": [1, 2, 3],
-            "heads": [1, 1, 2],
-            "reduction": [4, 2, 1],
-            "window": [4, 4, 2],
-            "head_dim": 8,
-            "expansion": 2,
-        }
-        | changes
-    )
+from tests.test_scalable_vit import encoder_of, images_of
 
 
 def small(**changes) -> SpatialEoMT:
@@ -41,10 +25,6 @@ def small(**changes) -> SpatialEoMT:
 
 def with_head() -> SpatialEoMT:
     return small(anomaly_head=QueryHead(embed_dim=32, use_entropy=True, hidden_dim=16))
-
-
-def images_of(height: int = 32, width: int = 64, count: int = 2) -> torch.Tensor:
-    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 def test_a_backbone_of_the_other_kind_is_refused_by_name() -> None:

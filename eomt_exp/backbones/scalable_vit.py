@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eomt_exp.backbones.attention import attend
+from eomt_exp.backbones.pixel_encoder import PixelEncoder
 from eomt_exp.backbones.vit_pytorch_extra import vit_pytorch
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _FIRST_STRIDE = 4  # of the library's patch embedding; each stage doubles it
 
 
-class ScalableViT(nn.Module):
+class ScalableViT(PixelEncoder):
     """A `SpatialBackbone`: stages at strides 4, 8, 16 … with widths doubling up to `embed_dim`.
 
     Lists have one number per stage. `reduction` divides the sides of the map that scalable
@@ -32,8 +32,6 @@ class ScalableViT(nn.Module):
     """
 
     backbone: Any  # the library's ScalableViT
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(
         self,
@@ -47,18 +45,19 @@ class ScalableViT(nn.Module):
         head_dim: int = 32,
         expansion: int = 4,
     ) -> None:
-        super().__init__()
-        _check_lists(depth=depth, heads=heads, reduction=reduction, window=window)
         shrink = 2 ** (len(depth) - 1)
+        super().__init__(
+            _FIRST_STRIDE * shrink, f"{_FIRST_STRIDE * shrink}, the stride of the last stage"
+        )
+        _check_lists(depth=depth, heads=heads, reduction=reduction, window=window)
         if embed_dim % shrink:
             raise ValueError(
                 f"backbone.embed_dim must be a multiple of {shrink} with {len(depth)} stages, "
                 f"got {embed_dim}; try {max(1, round(embed_dim / shrink)) * shrink}."
             )
         self.embed_dim = embed_dim
-        self.stride = _FIRST_STRIDE * shrink
         self.widths = tuple(embed_dim // shrink * 2**stage for stage in range(len(depth)))
-        self._check_size((image_size[0], image_size[1]), "data.image_size")
+        self.check_size((image_size[0], image_size[1]), "data.image_size")
         self.backbone = vit_pytorch("scalable_vit").ScalableViT(
             num_classes=1,
             dim=self.widths[0],
@@ -71,8 +70,6 @@ class ScalableViT(nn.Module):
         )
         del self.backbone.mlp_head
         self.norm = nn.LayerNorm(embed_dim)
-        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self._reduction, self._window = reduction, window
 
     @property
@@ -92,8 +89,7 @@ class ScalableViT(nn.Module):
         The last is the one its stage begins with. Sides are multiples of the last stride; else
         ValueError.
         """
-        self._check_size((images.shape[-2], images.shape[-1]), "image sides")
-        normed = (images - self.pixel_mean) / self.pixel_std
+        normed = self.normalised(images)
         cells = self.backbone.to_patches(normed.contiguous(memory_format=torch.channels_last))
         maps = []
         for stage, (transformer, downsample) in enumerate(self.backbone.layers[:-1]):
@@ -120,13 +116,6 @@ class ScalableViT(nn.Module):
             rows = rows + peg.proj(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         rows = rows + _feed_forward(second_ff, rows)
         return rows + _windowed(iwsa, rows, self._window[stage])
-
-    def _check_size(self, size: tuple[int, int], what: str) -> None:
-        if any(side % self.stride for side in size):
-            raise ValueError(
-                f"{what} must be multiples of {self.stride}, the stride of the last stage, got "
-                f"{size}; try {[max(1, round(s / self.stride)) * self.stride for s in size]}."
-            )
 
 
 def _scalable(layer: Any, rows: Tensor, reduction: int) -> Tensor:

@@ -20,18 +20,18 @@ from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import deit, eva, vision_transformer
 from torch import Tensor, nn
 
+from eomt_exp.backbones.pixel_encoder import PixelEncoder
 from eomt_exp.backbones.timm_attention import walk
 from eomt_exp.contracts import CheckpointError, Tokens
 
 _TAKE = "Take a VisionTransformer or a DINOv3 (…_qkvb), such as backbone=dinov2_small."
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Exact types: a sub-class may compute something else under the same names.
 _MODELS = (vision_transformer.VisionTransformer, deit.VisionTransformerDistilled, eva.Eva)
 _BLOCKS = (vision_transformer.Block, eva.EvaBlock)
 _ATTENTION = (vision_transformer.Attention, eva.EvaAttention)
 
 
-class TimmViT(nn.Module):
+class TimmViT(PixelEncoder):
     """A `Backbone` around timm's VisionTransformer or its rotary sister Eva (DINOv3).
 
     `weights` is a safetensors file with timm's key names; positions (and the patch kernel) are
@@ -41,8 +41,6 @@ class TimmViT(nn.Module):
     """
 
     backbone: Any  # timm's VisionTransformer or Eva
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(
         self,
@@ -56,12 +54,8 @@ class TimmViT(nn.Module):
         needs_weights: str | None = None,
         overrides: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        if any(side % patch_size for side in image_size):
-            raise ValueError(
-                f"data.image_size must be multiples of patch_size={patch_size}, got {image_size}; "
-                f"try {[max(1, round(s / patch_size)) * patch_size for s in image_size]}."
-            )
+        super().__init__(patch_size, f"patch_size={patch_size}")
+        self.check_size(image_size, "data.image_size")
         if needs_weights and not weights and not pretrained:
             raise CheckpointError(
                 f"backbone {name} needs its weights: type {needs_weights}=/path/to/file.safetensors"
@@ -72,8 +66,6 @@ class TimmViT(nn.Module):
         self.backbone = _created(
             name, embed_dim, pretrained and not weights, arguments | (overrides or {})
         )
-        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.embed_dim = embed_dim
         self.patch_size = patch_size
         if weights:
@@ -91,13 +83,8 @@ class TimmViT(nn.Module):
 
     def embed(self, images: Tensor) -> Tokens:
         """(B, 3, H, W) RGB in [0, 1], H and W multiples of patch_size."""
-        if images.shape[-2] % self.patch_size or images.shape[-1] % self.patch_size:
-            raise ValueError(
-                f"image sides must be multiples of patch_size={self.patch_size}, "
-                f"got {tuple(images.shape[-2:])}."
-            )
         vit = self.backbone
-        patches = vit.patch_embed.proj((images - self.pixel_mean) / self.pixel_std)
+        patches = vit.patch_embed.proj(self.normalised(images))
         grid = (patches.shape[-2], patches.shape[-1])
         patches = vit.patch_embed.norm(patches.flatten(2).transpose(1, 2))
         rope = getattr(vit, "rope", None)

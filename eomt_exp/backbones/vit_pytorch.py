@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eomt_exp.backbones.attention import attend
+from eomt_exp.backbones.pixel_encoder import PixelEncoder
 from eomt_exp.backbones.vit_pytorch_extra import vit_pytorch
 from eomt_exp.contracts import Tokens
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-
-class _VitPytorch(nn.Module):
+class _VitPytorch(PixelEncoder):
     """What both have in common: patches, blocks of (attention, feed-forward), the last norm.
 
     `dim_head` is the width of one attention head (heads * dim_head need not be embed_dim),
@@ -30,8 +29,6 @@ class _VitPytorch(nn.Module):
     """
 
     backbone: Any  # the library's ViT or SimpleViT
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(
         self,
@@ -44,11 +41,11 @@ class _VitPytorch(nn.Module):
         dim_head: int = 64,
         patch_size: int = 16,
     ) -> None:
-        super().__init__()
+        super().__init__(patch_size, f"patch_size={patch_size}")
         self.embed_dim = embed_dim
         self.patch_size = patch_size
         height, width = image_size
-        self._check_size((height, width), "data.image_size")
+        self.check_size((height, width), "data.image_size")
         self.grid = (height // patch_size, width // patch_size)  # that positions are built for
         self.backbone = self._network(
             image_size=(height, width),
@@ -60,8 +57,6 @@ class _VitPytorch(nn.Module):
             mlp_dim=mlp_dim,
             dim_head=dim_head,
         )
-        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -76,8 +71,7 @@ class _VitPytorch(nn.Module):
     def embed(self, images: Tensor) -> Tokens:
         """(B, 3, H, W) RGB in [0, 1], H and W multiples of patch_size."""
         height, width = images.shape[-2:]
-        self._check_size((height, width), "image sides")
-        patches = self.backbone.to_patch_embedding((images - self.pixel_mean) / self.pixel_std)
+        patches = self.backbone.to_patch_embedding(self.normalised(images))
         grid = (height // self.patch_size, width // self.patch_size)
         return Tokens(self._placed(patches, grid), grid)
 
@@ -97,14 +91,6 @@ class _VitPytorch(nn.Module):
     def _placed(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, h*w, D) patches -> (B, P + h*w, D) with prefix and positions."""
         raise NotImplementedError
-
-    def _check_size(self, size: tuple[int, int], what: str) -> None:
-        side = self.patch_size
-        if any(length % side for length in size):
-            raise ValueError(
-                f"{what} must be multiples of patch_size={side}, got {size}; "
-                f"try {[max(1, round(length / side)) * side for length in size]}."
-            )
 
 
 class VitPytorchViT(_VitPytorch):
