@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.timing import Row, compare, console, machine, parser, positive, table
-from eomt_exp.backbones.timm_vit import IMAGENET_MEAN, IMAGENET_STD, TimmViT
+from eomt_exp.backbones.pixel_encoder import IMAGENET_MEAN, IMAGENET_STD
+from eomt_exp.backbones.timm_vit import TimmViT
 from eomt_exp.contracts import Target
 from eomt_exp.engine.layouts import to_official
 from eomt_exp.losses.mask_classification import MaskClassification
