@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from eomt_exp.backbones.timm_vit import TimmViT
 from eomt_exp.contracts import Backbone, CheckpointError, MaskOutput
@@ -201,3 +202,43 @@ def test_the_scale_block_as_a_matrix_product_equals_the_convolution() -> None:
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
     with torch.no_grad():
         torch.testing.assert_close(block(x), product, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("patch_size", [8, 16, 32])
+def test_coarse_masks_equal_full_ones_made_smaller(patch_size: int) -> None:
+    """Where only the grid's masks are wanted, most of the finest features are never made."""
+    torch.manual_seed(0)
+    encoder = TimmViT(
+        name="vit_small_patch14_reg4_dinov2",
+        image_size=(64, 96),
+        embed_dim=48,
+        patch_size=patch_size,
+        overrides={"embed_dim": 48, "depth": 1, "num_heads": 3},
+    )
+    model = EoMT(encoder=encoder, num_classes=3, num_queries=7, num_blocks=1).double().eval()
+    for block in model.upscale:  # norms that change something
+        torch.nn.init.normal_(block.norm.weight)
+        torch.nn.init.normal_(block.norm.bias)
+    grid = (64 // patch_size, 96 // patch_size)
+    tokens = torch.randn(2, 7 + 5 + grid[0] * grid[1], 48, dtype=torch.float64)
+    with torch.inference_mode():
+        masks = model._output(tokens, grid).mask_logits
+        wanted = F.interpolate(masks, size=grid, mode="bilinear", align_corners=False)
+        coarse = model._coarse_masks(tokens, grid)
+    torch.testing.assert_close(coarse, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_masks_of_features_in_either_order() -> None:
+    """Channels last, the product runs the other way round; values and gradients stay."""
+    model = tiny().double()
+    queries = torch.randn(2, 7, 48, dtype=torch.float64)
+    features = torch.randn(2, 48, 6, 10, dtype=torch.float64)
+    weights = torch.randn(2, 7, 6, 10, dtype=torch.float64)
+    results = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        leaf = features.clone().to(memory_format=order).requires_grad_()
+        masks = model._masks(queries, leaf)
+        (gradient,) = torch.autograd.grad((masks * weights).sum(), leaf)
+        assert gradient.is_contiguous(memory_format=order), "as the features lie, without a copy"
+        results.append((masks, gradient))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-13, atol=1e-13)

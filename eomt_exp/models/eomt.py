@@ -28,6 +28,7 @@ class EoMT(MaskTransformer):
     """
 
     encoder: Any  # a Backbone; torch types attributes of modules too loosely to say so
+    upscale: Any  # an nn.Sequential of ScaleBlocks
 
     def __init__(
         self,
@@ -80,9 +81,11 @@ class EoMT(MaskTransformer):
                 queries = self.q.weight[None].expand(len(tokens), -1, -1)
                 tokens = torch.cat([queries, tokens], dim=1)  # queries first: (B, Q + P + h*w, D)
             keep = None
-            if masking[index] is not None:
+            if masking[index] is not None and self._supervises:
                 aux.append(self._output(tokens, grid))
                 keep = self._keep(aux[-1].mask_logits, masking[index], tokens, grid)
+            elif masking[index] is not None:
+                keep = self._keep(self._coarse_masks(tokens, grid), masking[index], tokens, grid)
             tokens = self.encoder.block(index, tokens, positions, keep)
         return self._finished(self._output(tokens, grid), aux)
 
@@ -104,10 +107,26 @@ class EoMT(MaskTransformer):
 
     def _output(self, tokens: Tensor, grid: tuple[int, int]) -> MaskOutput:
         """Masks and classes from (B, Q + P + h*w, D) tokens as they stand between two blocks."""
+        queries, patches = self._normed(tokens, grid)
+        return self._predict(queries, self.upscale(patches))
+
+    def _coarse_masks(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, Q, h, w) mask logits in the patches' grid, where nothing else is asked for.
+
+        As those of `_output` shrunk bilinearly: shrinking and the product with the queries are both
+        linear, so the features are shrunk, and most of the finest ones never made.
+        """
+        queries, patches = self._normed(tokens, grid)
+        *others, last = self.upscale
+        for block in others:
+            patches = block(patches)
+        return self._masks(queries, last.cells(patches, grid))
+
+    def _normed(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(B, Q + P + h*w, D) tokens -> (B, Q, D) queries and (B, D, h, w) patches, normalised."""
         normed = self.encoder.norm(tokens)
-        patches = normed[:, -grid[0] * grid[1] :]
-        features = self.upscale(patches.transpose(1, 2).unflatten(2, grid))  # (B, D, h', w')
-        return self._predict(normed[:, : self.q.num_embeddings], features)
+        patches = normed[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
+        return normed[:, : self.q.num_embeddings], patches
 
     def _keep(
         self, mask_logits: Tensor, prob: float | None, tokens: Tensor, grid: tuple[int, int]

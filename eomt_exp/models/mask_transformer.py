@@ -133,8 +133,19 @@ class MaskTransformer(nn.Module):
 
     def _predict(self, queries: Tensor, features: Tensor) -> MaskOutput:
         """(B, Q, D) normalised queries and (B, D, h, w) features -> masks and classes."""
-        mask_logits = torch.einsum("bqd,bdhw->bqhw", self.mask_head(queries), features)
-        return MaskOutput(mask_logits, self.class_head(queries), queries, None, self.num_classes)
+        masks, classes = self._masks(queries, features), self.class_head(queries)
+        return MaskOutput(masks, classes, queries, None, self.num_classes)
+
+    def _masks(self, queries: Tensor, features: Tensor) -> Tensor:
+        """(B, Q, D) normalised queries and (B, D, h, w) features -> (B, Q, h, w) mask logits."""
+        kernels = self.mask_head(queries)
+        if not features.is_contiguous(memory_format=torch.channels_last):
+            return torch.einsum("bqd,bdhw->bqhw", kernels, features)
+        # Written this way round, the gradient of the features, the largest there is, comes channels
+        # last too, and is not copied into that order.
+        rows = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, h*w, D)
+        masks = (rows @ kernels.transpose(1, 2)).transpose(1, 2).contiguous()
+        return masks.unflatten(2, features.shape[2:])
 
     def _finished(self, output: MaskOutput, aux: list[MaskOutput]) -> MaskOutput:
         """The last output with its anomaly logits and, in training, the supervised ones."""

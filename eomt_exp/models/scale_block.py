@@ -26,7 +26,7 @@ class ScaleBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, h, w) -> (B, D, 2h, 2w)."""
         if not (torch.is_grad_enabled() and (x.requires_grad or self.conv1.weight.requires_grad)):
-            return self.norm(self.conv2(self.act(self.conv1(x))))
+            return self.norm(self._convolved(x))
         batch, dim, height, width = x.shape
         weight = self.conv1.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2 * 2 * D, D)
         assert self.conv1.bias is not None
@@ -37,3 +37,20 @@ class ScaleBlock(nn.Module):
         fine = self.conv2(fine).permute(0, 2, 3, 1)  # channels last throughout
         norm = self.norm
         return F.layer_norm(fine, (dim,), norm.weight, norm.bias, norm.eps).permute(0, 3, 1, 2)
+
+    def cells(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, D, h, w) -> (B, D, *grid): forward's output, shrunk bilinearly to a coarser grid.
+
+        By an even factor, bilinear interpolation is the mean of the four pixels in the middle of
+        each cell, so the others are not normalised. Not for gradients: `forward` is faster there.
+        """
+        fine = self._convolved(x)
+        step = fine.shape[-1] // grid[1]
+        middle = (step // 2 - 1, step // 2)
+        pixels = [fine[..., row::step, column::step] for row in middle for column in middle]
+        norm, mixed = self.norm, torch.stack(pixels, dim=1).movedim(2, -1)  # (B, 4, *grid, D)
+        mixed = F.layer_norm(mixed, mixed.shape[-1:], norm.weight, norm.bias, norm.eps)
+        return mixed.mean(dim=1).movedim(-1, 1)
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        return self.conv2(self.act(self.conv1(x)))
