@@ -29,8 +29,8 @@ _FREE = (
     *("trainer.num_workers", "trainer.log_every", "trainer.keep_checkpoints"),
     "trainer.validate_every",
 )
-# Where a run begins and what it is called; runs that share the rest come to the same semantic EoMT.
-_START = ("name", "checkpoint", "strict", "load_class_head", "delta_weights")
+# How weights are loaded, which only matters where there are some to begin with.
+_LOADING = ("checkpoint", "strict", "load_class_head", "delta_weights")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -51,7 +51,9 @@ def essence(cfg: DictConfig) -> dict[str, Any]:
 
 def content_key(cfg: DictConfig) -> str:
     """Names runs of equal essence, whatever they are called."""
-    kept = {k: v for k, v in essence(cfg).items() if k not in _START}
+    found = essence(cfg)
+    ignored = ("name",) if found.get("checkpoint") else ("name", *_LOADING)
+    kept = {k: v for k, v in found.items() if k not in ignored}
     text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -105,11 +107,23 @@ def weights_of(where: str | Path) -> str | Path:
     return path
 
 
+def trained_size(where: str | Path) -> tuple[int, int] | None:
+    """The (H, W) of the images a run folder, or the weights in one, was trained on; else None."""
+    if str(where).startswith(HUB):
+        return None
+    folder = Path(where).parent if Path(where).name == WEIGHTS else Path(where)
+    if not is_run(folder):
+        return None
+    height, width = load_config(folder).data.image_size
+    return height, width
+
+
 def load_model(run_dir: Path) -> tuple[DictConfig, Any]:
     """A finished run's configuration and its model, with its weights, in eval mode."""
     cfg = load_config(run_dir)
     model = build_model(cfg, pretrained=False)
-    load_checkpoint(model, weights_of(run_dir))
+    weights, size = weights_of(run_dir), trained_size(run_dir)
+    load_checkpoint(model, weights, delta_weights=False, trained_size=size)
     return cfg, model.eval()
 
 

@@ -33,6 +33,14 @@ class Precision(Enum):
     fp16 = "fp16"
 
 
+def _is_span(pair: Any) -> bool:
+    """Whether these are a start and an end, both in shares of a run or both in steps."""
+    if not isinstance(pair, list) or [type(one) in (int, float) for one in pair] != [True, True]:
+        return False
+    start, end = pair
+    return 0 <= start < end and (end <= 1 or start == 0 or start >= 1)
+
+
 def _at_least(name: str, value: float, lowest: float) -> None:
     if value < lowest:
         raise ValueError(f"{name} must be at least {lowest}, got {value}.")
@@ -50,6 +58,7 @@ class OptimConfig:
     head_warmup: float = MISSING
     backbone_warmup: float = MISSING
     poly_power: float = MISSING
+    mask_annealing: list[Any] | None = None  # of pairs of numbers; OmegaConf takes no 0 for a float
 
     def __post_init__(self) -> None:
         """Ranges; OmegaConf calls this when it makes the object, not while it composes."""
@@ -63,6 +72,12 @@ class OptimConfig:
             raise ValueError(
                 "optim.head_warmup and optim.backbone_warmup are shares of the run that add up to "
                 f"less than 1, or whole numbers of steps from 1 on; got {warmups[0]}, {warmups[1]}."
+            )
+        if not all(_is_span(pair) for pair in self.mask_annealing or []):
+            raise ValueError(
+                "optim.mask_annealing holds one [start, end] for each block that sees queries, the "
+                "start first, both shares of the run (up to 1) or both steps; got "
+                f"{self.mask_annealing}."
             )
 
 
@@ -181,7 +196,7 @@ class Config:
     checkpoint: str | None = None
     strict: bool = True
     load_class_head: bool = True
-    delta_weights: bool = False
+    delta_weights: bool | None = None
     start_from: str | None = None
     trainable: Trainable = MISSING
     task: Any = MISSING

@@ -135,7 +135,11 @@ def test_split_attention_is_attention_under_one_full_mask(is_plain: bool, monkey
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_tiny_patch16_224", DINOV2, "vit_small_patch14_reg4_dinov2", DINOV3]
+    "name",
+    [
+        *("vit_tiny_patch16_224", DINOV2, "vit_small_patch14_reg4_dinov2", DINOV3),
+        *("eva02_tiny_patch14_224", "vit_medium_patch16_rope_reg1_gap_256"),  # positions twice
+    ],
 )
 def test_another_size_at_run_time_is_timms_dynamic_size(name: str) -> None:
     vit, images = small(name).double(), some_images(OTHER_SIZE)
@@ -143,10 +147,16 @@ def test_another_size_at_run_time_is_timms_dynamic_size(name: str) -> None:
         name, img_size=SIZE, patch_size=16, num_classes=0, dynamic_img_size=True, **SMALL
     )
     dynamic = dynamic.double().eval()
-    dynamic.load_state_dict(vit.backbone.state_dict())
-    ours = walked(vit, images)
+    norm = "fc_norm" if "fc_norm.weight" in dynamic.state_dict() else "norm"
+    state = vit.backbone.state_dict()
+    for name in ("weight", "bias"):
+        state[f"{norm}.{name}"] = state.pop(f"norm.{name}")
+    dynamic.load_state_dict(state)
+    ours, theirs = walked(vit, images), as_timm_walks(dynamic, images)
+    if norm != "norm":  # timm's own forward has it behind the pooling
+        theirs = dynamic.fc_norm(theirs)
     assert ours.shape[1] == vit.backbone.num_prefix_tokens + 5 * 3
-    torch.testing.assert_close(ours, as_timm_walks(dynamic, images), rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
 def test_an_image_off_the_patch_grid_is_refused() -> None:

@@ -36,6 +36,7 @@ from tests.command_line import SMALL, metrics_of, only_run, run
 
 SIZE = 64
 DINOV2, GIANT = "vit_small_patch14_reg4_dinov2", "vit_giant_patch14_reg4_dinov2"
+VIT = "vit_tiny_patch16_224"
 DINOV3, GATED = "vit_small_patch16_dinov3_qkvb", "vit_small_plus_patch16_dinov3_qkvb"
 HF_SIZES = {
     "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "image_size": SIZE,
@@ -371,8 +372,9 @@ def test_differences_are_added_to_the_backbone_alone(convert, tmp_path) -> None:
         for name, value in tuned.state_dict().items()
     }
     path = write(convert(delta), tmp_path / "delta.bin")
-    with pytest.raises(CheckpointError, match="Type delta_weights=true"):
-        load_checkpoint(base, path)
+    for strict in (True, False):
+        with pytest.raises(CheckpointError, match="Type delta_weights=true"):
+            load_checkpoint(base, path, strict=strict)
     assert all(torch.equal(value, start[name]) for name, value in base.state_dict().items())
     load_checkpoint(base, path, delta_weights=True)
     for name, value in base.state_dict().items():
@@ -381,6 +383,51 @@ def test_differences_are_added_to_the_backbone_alone(convert, tmp_path) -> None:
     whole = write(convert(tuned.state_dict()), tmp_path / "whole.bin")
     with pytest.raises(CheckpointError, match="Type delta_weights=false"):
         load_checkpoint(base, whole, delta_weights=True)
+
+
+# 64 x 256: as many patches as a square of 128 has; 112 x 448: as many as timm's ViTs of 224 have.
+@pytest.mark.parametrize("size", [(64, 256), (112, 448), (32, 96)])
+def test_positions_of_no_square_return_as_they_were(size: tuple[int, int], tmp_path) -> None:
+    model, other = eomt(VIT, size), eomt(VIT, size)
+    path = write(model.state_dict(), tmp_path / "model.safetensors")
+    report = load_checkpoint(other, path, trained_size=size)
+    assert same(model, other)
+    assert report.resampled == ()
+
+
+def test_positions_are_resampled_from_the_rows_they_form(tmp_path) -> None:
+    model = eomt(VIT, (64, 256))
+    ramp = torch.arange(16.0).repeat(4, 1)  # grows to the right and nowhere else
+    model.encoder.backbone.pos_embed.data[0, 1:] = ramp.flatten()[:, None]
+    path = write(model.state_dict(), tmp_path / "model.safetensors")
+    other = eomt(VIT, (128, 128))  # as many positions, in other rows
+    report = load_checkpoint(other, path, trained_size=(64, 256))
+    assert report.resampled == ("encoder.backbone.pos_embed",)
+    places = other.encoder.backbone.pos_embed[0, 1:].unflatten(0, (8, 8))
+    torch.testing.assert_close(places[0], places[-1])
+    assert (places[:, 1:, 0] > places[:, :-1, 0]).all()
+    flat = write(eomt(VIT, (48, 96)).state_dict(), tmp_path / "flat.safetensors")
+    with pytest.raises(CheckpointError, match="18 positions are no square"):
+        load_checkpoint(other, flat)
+
+
+def test_a_run_knows_the_rows_of_its_positions(tmp_path) -> None:
+    (tmp_path / "config.yaml").write_text("data: {image_size: [64, 256]}")
+    write(eomt().state_dict(), tmp_path / "model.safetensors")
+    for where in (tmp_path, tmp_path / "model.safetensors"):
+        assert runs.trained_size(where) == (64, 256)
+    for where in ("hf://owner/name", tmp_path / "other.safetensors", tmp_path.parent):
+        assert runs.trained_size(where) is None
+
+
+def test_a_name_that_timm_would_pass_over_is_unexpected(tmp_path) -> None:
+    for name, extra in ((VIT, "pre_logits.fc.weight"), (DINOV3, "blocks.0.rope_extra")):
+        model = eomt(name)
+        state = model.state_dict() | {f"encoder.backbone.{extra}": torch.zeros(2)}
+        path = write(state, tmp_path / "extra.safetensors")
+        with pytest.raises(CheckpointError, match=extra):
+            load_checkpoint(eomt(name), path)
+        assert load_checkpoint(eomt(name), path, strict=False).unused
 
 
 def test_weights_return_bit_equal(tmp_path) -> None:
@@ -470,8 +517,15 @@ def test_hub_ids_that_cannot_be_had_say_what_to_type(hub: Hub, monkeypatch) -> N
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
-    with pytest.raises(CheckpointError, match=r"no connection.*checkpoint=/path/to/file"):
+    with pytest.raises(CheckpointError, match=r"no connection.*type /path/to/file"):
         read_weights("hf://owner/name")
+
+    cached = write(eomt().state_dict(), hub.folder / "pytorch_model.bin")
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download",
+        lambda repo, name, **_: str(cached) if name == cached.name else offline(),
+    )
+    assert read_weights("hf://owner/name"), "what is in the cache needs no connection"
 
 
 def test_a_backbone_takes_its_weights_from_the_hub(hub: Hub) -> None:
@@ -488,6 +542,7 @@ def test_a_backbone_takes_its_weights_from_the_hub(hub: Hub) -> None:
     loaded = runs.build_model(cfg).encoder.backbone.state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in vit.state_dict().items())
     hub.asked.clear()
+    weight_files._downloaded.cache_clear()
     runs.build_model(cfg, pretrained=False)
     assert hub.asked == []
 
@@ -495,6 +550,9 @@ def test_a_backbone_takes_its_weights_from_the_hub(hub: Hub) -> None:
 def test_how_weights_are_loaded_does_not_name_a_semantic_model() -> None:
     keys = {"strict": False, "load_class_head": False, "delta_weights": True, "checkpoint": "x"}
     plain = OmegaConf.create({"seed": 0})
+    started = OmegaConf.create({"seed": 0} | keys)
+    assert runs.content_key(plain) != runs.content_key(started), "it began elsewhere"
+    del keys["checkpoint"]
     assert runs.content_key(plain) == runs.content_key(OmegaConf.create({"seed": 0} | keys))
     assert runs.content_key(plain) != runs.content_key(OmegaConf.create({"seed": 1}))
 
@@ -535,6 +593,17 @@ def test_published_weights_are_evaluated_by_a_command(outputs: Path, tmp_path, c
     assert manifest["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_random_weights_are_not_evaluated(outputs: Path, tmp_path, capfd) -> None:
+    model = for_the_command(9)
+    trunk = {k.removeprefix("encoder.backbone."): v for k, v in model.state_dict().items()
+             if k.startswith("encoder.backbone.")}  # fmt: skip
+    path = write(trunk, tmp_path / "trunk.safetensors")
+    outcome = run(capfd, *COMMAND, f"checkpoint={path}")
+    assert outcome.code == 2
+    assert "leaves 20 weights of this model random" in outcome.err
+    assert not list(outputs.glob("evaluate/*/metrics.json"))
+
+
 def test_wrong_weights_end_a_command_with_one_line(outputs: Path, tmp_path, capfd) -> None:
     other = write(from_official(for_the_command(19).state_dict(), HF_EOMT), tmp_path / "o.bin")
     cut = tmp_path / "cut.safetensors"
@@ -543,7 +612,7 @@ def test_wrong_weights_end_a_command_with_one_line(outputs: Path, tmp_path, capf
         (f"checkpoint={other}",): "load_class_head=false",
         (f"checkpoint={cut}",): "no whole safetensors",
         (f"checkpoint={tmp_path}/nowhere",): "nowhere",
-        (f"checkpoint={other}", "delta_weights=true"): "backbone.pretrained=true",
+        (f"checkpoint={other}", "delta_weights=true"): "type backbone.weights=/path/to/them",
         ("delta_weights=true",): "is for published weights",
     }.items():
         outcome = run(capfd, *COMMAND, *words)

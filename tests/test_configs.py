@@ -161,6 +161,9 @@ def test_configs_name_no_path_of_one_machine(path: Path) -> None:
         ("trainer.epochs=0", "trainer.epochs must be at least 1"),
         ("trainer.clip_grad_norm=0", "trainer.clip_grad_norm must be above 0"),
         ("optim.head_warmup=0.99", "add up"),
+        ("optim.mask_annealing=[[0,3000],[0.5,3000]]", "both steps"),
+        ("optim.mask_annealing=[[0.8,0.2]]", "start first"),
+        ("optim.mask_annealing=[3000]", "one \\[start, end\\] for each block"),
         ("trainer.device=tpu", "auto or cpu"),
     ],
 )

@@ -15,7 +15,7 @@ from eomt_exp.contracts import VOID, CheckpointError, LabelledImage, MaskOutput,
 from eomt_exp.engine.checkpoint import load_state
 from eomt_exp.engine.detector import Detector, window_boxes
 from eomt_exp.engine.evaluation import evaluate_anomalies, evaluate_known_classes, shard
-from eomt_exp.engine.optim import mask_probs, parameter_groups, warmup_poly
+from eomt_exp.engine.optim import annealing_steps, mask_probs, parameter_groups, warmup_poly
 from eomt_exp.schema import OptimConfig
 from tests.test_model import tiny, with_head
 
@@ -64,12 +64,13 @@ def test_annealing_reproduces_the_official_steps() -> None:
     # facts/eomt.md section 2.4: a_i = T/6 + (T/2) i / (K-1), b_i = a_i + T/6; COCO: T = 88692.
     total = 88_692
     starts = [14_782, 29_564, 44_346, 59_128]
+    annealing = annealing_steps(None, total, 4)
     for block, start in enumerate(starts):
-        assert mask_probs(start, total, 4)[block] == 1
-        assert mask_probs(start + 1, total, 4)[block] < 1
-        assert mask_probs(start + 14_782, total, 4)[block] == 0
-        assert mask_probs(start + 7_391, total, 4)[block] == pytest.approx(0.5**0.9)
-    assert mask_probs(total, total, 4) == [0, 0, 0, 0]
+        assert mask_probs(start, annealing)[block] == 1
+        assert mask_probs(start + 1, annealing)[block] < 1
+        assert mask_probs(start + 14_782, annealing)[block] == 0
+        assert mask_probs(start + 7_391, annealing)[block] == pytest.approx(0.5**0.9)
+    assert mask_probs(total, annealing) == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from eomt_exp.backbones.timm_vit import TimmViT
 from eomt_exp.contracts import Backbone, CheckpointError, MaskOutput
+from eomt_exp.engine.optim import annealing_steps, mask_probs
+from eomt_exp.engine.trainer import allow_graphs
 from eomt_exp.heads.query_head import QueryHead
 from eomt_exp.models.eomt import EoMT
 from eomt_exp.models.scale_block import ScaleBlock
@@ -171,6 +173,21 @@ def test_the_forward_is_one_graph(masked: bool, images: torch.Tensor) -> None:
         assert graphs.frame_count <= 4
 
 
+@pytest.mark.slow
+def test_a_whole_annealing_stays_compiled(images: torch.Tensor) -> None:
+    torch._dynamo.reset()
+    allow_graphs(4)
+    model = tiny(num_blocks=4)
+    annealing = annealing_steps(None, 48, 4)
+    # fullgraph: an error, not a fall back, where a graph breaks or there are too many of them.
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for step in range(49):
+        model.set_mask_probs(mask_probs(step, annealing))
+        compiled.train()(images)
+        with torch.no_grad():
+            compiled.eval()(images)
+
+
 def test_the_official_lottery_is_there_on_request(images: torch.Tensor) -> None:
     model = tiny(official_quirks=True).eval()
     model.set_mask_probs([0.5, 0.5])
@@ -206,7 +223,7 @@ def test_the_scale_block_as_a_matrix_product_equals_the_convolution() -> None:
 
 @pytest.mark.parametrize("patch_size", [8, 16, 32])
 def test_coarse_masks_equal_full_ones_made_smaller(patch_size: int) -> None:
-    """Where only the grid's masks are wanted, most of the finest features are never made."""
+    """Where only the grid's masks are wanted, the finest features are shrunk before the product."""
     torch.manual_seed(0)
     encoder = TimmViT(
         name="vit_small_patch14_reg4_dinov2",
@@ -228,17 +245,17 @@ def test_coarse_masks_equal_full_ones_made_smaller(patch_size: int) -> None:
     torch.testing.assert_close(coarse, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_masks_of_features_in_either_order() -> None:
-    """Channels last, the product runs the other way round; values and gradients stay."""
+def test_the_masks_of_a_training_equal_those_of_an_evaluation() -> None:
+    """With gradients the product runs the other way round, and they lie as the features do."""
     model = tiny().double()
     queries = torch.randn(2, 7, 48, dtype=torch.float64)
     features = torch.randn(2, 48, 6, 10, dtype=torch.float64)
+    features = features.contiguous(memory_format=torch.channels_last)
     weights = torch.randn(2, 7, 6, 10, dtype=torch.float64)
-    results = []
-    for order in (torch.contiguous_format, torch.channels_last):
-        leaf = features.clone().to(memory_format=order).requires_grad_()
-        masks = model._masks(queries, leaf)
-        (gradient,) = torch.autograd.grad((masks * weights).sum(), leaf)
-        assert gradient.is_contiguous(memory_format=order), "as the features lie, without a copy"
-        results.append((masks, gradient))
-    torch.testing.assert_close(results[0], results[1], rtol=1e-13, atol=1e-13)
+    plain = model._masks(queries, features)
+    masks = model._masks(queries, leaf := features.clone().requires_grad_())
+    (gradient,) = torch.autograd.grad((masks * weights).sum(), leaf)
+    assert gradient.is_contiguous(memory_format=torch.channels_last), "as they lie, without a copy"
+    torch.testing.assert_close(masks, plain, rtol=1e-13, atol=1e-13)
+    literal = torch.einsum("bqhw,bqd->bdhw", weights, model.mask_head(queries))
+    torch.testing.assert_close(gradient, literal, rtol=1e-13, atol=1e-13)

@@ -1,4 +1,4 @@
-"""A loss that matches waits for the device once, however many images and outputs there are.
+"""The segmentation loss waits for the device once, however many images and outputs there are.
 
 Run: pytest tests/test_one_transfer.py. The losses run on a pretended GPU (torch's fake tensors, so
 no card is needed), on which asking for a value is an error and every copy can be seen.

@@ -11,7 +11,7 @@ import official_tables as tables
 import pytest
 
 from eomt_exp.backbones.timm_vit import TimmViT
-from eomt_exp.engine.optim import make_optimizer, mask_probs, set_rates
+from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
 from eomt_exp.models.eomt import EoMT
 from eomt_exp.schema import OptimConfig
 
@@ -98,8 +98,22 @@ def test_warmup_and_decay_follow_the_published_schedule(schedule: tables.Schedul
 
 @pytest.mark.parametrize(("total", "blocks"), tables.MASK_PROBS)
 def test_masks_open_when_the_published_configurations_say(total: int, blocks: int) -> None:
+    annealing = annealing_steps(None, total, blocks)
     for step, expected in tables.MASK_PROBS[total, blocks]:
-        assert mask_probs(step, total, blocks) == pytest.approx(expected, rel=1e-11), step
+        assert mask_probs(step, annealing) == pytest.approx(expected, rel=1e-11), step
         # Shut and open are exact: they decide whether a mask is computed at all.
-        for ours, theirs in zip(mask_probs(step, total, blocks), expected, strict=True):
+        for ours, theirs in zip(mask_probs(step, annealing), expected, strict=True):
             assert (ours in (0, 1)) == (theirs in (0, 1)), step
+
+
+def test_masks_may_open_when_a_configuration_says() -> None:
+    """Steps, as for DINOv3, whose block 0 opens from the first step on, or shares of the run."""
+    steps = [(0, 3000), (6000, 9000)]
+    annealing = annealing_steps(steps, 12000, 2)
+    assert annealing == steps
+    assert mask_probs(0, annealing) == [1.0, 1.0]
+    assert mask_probs(1500, annealing) == [pytest.approx(0.5**0.9), 1.0]
+    assert mask_probs(9000, annealing) == [0.0, 0.0]
+    assert annealing_steps([(0.5, 1), (0, 0.25)], 12000, 2) == [(6000, 12000), (0, 3000)]
+    with pytest.raises(ValueError, match="each of the 3 blocks that see queries, got 2"):
+        annealing_steps(steps, 12000, 3)

@@ -93,18 +93,22 @@ class ScalableViT(PixelEncoder):
         cells = self.backbone.to_patches(normed.contiguous(memory_format=torch.channels_last))
         maps = []
         for stage, (transformer, downsample) in enumerate(self.backbone.layers[:-1]):
-            rows = _full_precision(cells).permute(0, 2, 3, 1)
+            rows = self._precise(cells).permute(0, 2, 3, 1)
             for layers in transformer.layers:
                 rows = self._block(stage, layers, rows)
             maps.append(_norm(transformer.norm, rows).permute(0, 3, 1, 2))
             cells = downsample(maps[-1])
-        return (*maps, _full_precision(cells))
+        return (*maps, self._precise(cells))
 
     def block(self, index: int, cells: Tensor) -> Tensor:
         """One block of the last stage, (B, D, h, w) to the same."""
         layers = self.backbone.layers[-1][0].layers[index]
         rows = self._block(len(self.widths) - 1, layers, cells.permute(0, 2, 3, 1))
         return rows.permute(0, 3, 1, 2)
+
+    def _precise(self, cells: Tensor) -> Tensor:
+        """In the weights' precision: a convolution under autocast would make all sums half ones."""
+        return cells.to(torch.promote_types(cells.dtype, self.norm.weight.dtype))
 
     def _block(self, stage: int, layers: nn.ModuleList, rows: Tensor) -> Tensor:
         """(B, h, w, C): channels last, where 1 x 1 convolutions are plain matrix products."""
@@ -188,11 +192,6 @@ def _extended(rows: Tensor, tall: int, wide: int) -> Tensor:
         return rows
     cells = F.pad(rows.permute(0, 3, 1, 2), (0, right, 0, below), mode="replicate")
     return cells.permute(0, 2, 3, 1)
-
-
-def _full_precision(cells: Tensor) -> Tensor:
-    """Float32 at least: under autocast a convolution's output would make all sums half ones."""
-    return cells.to(torch.promote_types(cells.dtype, torch.float32))
 
 
 def _check_lists(**lists: list[Any]) -> None:

@@ -7,6 +7,7 @@ join half-way, masks concern only them, and images may have any size. The module
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from types import NoneType
@@ -25,7 +26,8 @@ from eomt_exp.backbones.timm_attention import walk
 from eomt_exp.contracts import CheckpointError, Tokens
 
 _TAKE = "Take a VisionTransformer or a DINOv3 (…_qkvb), such as backbone=dinov2_small."
-# Exact types: a sub-class may compute something else under the same names.
+# Exact types: a sub-class may compute something else under the same names, and the official code,
+# which asks `hasattr`, drops the residual of a block that knows neither of two names.
 _MODELS = (vision_transformer.VisionTransformer, deit.VisionTransformerDistilled, eva.Eva)
 _BLOCKS = (vision_transformer.Block, eva.EvaBlock)
 _ATTENTION = (vision_transformer.Attention, eva.EvaAttention)
@@ -124,6 +126,11 @@ class TimmViT(PixelEncoder):
     def _load(self, path: Path) -> None:
         if not path.is_file():
             raise CheckpointError(f"backbone weights {path} do not exist; check the path.")
+        if path.suffix != ".safetensors":
+            raise CheckpointError(
+                f"backbone weights must be one safetensors file with timm's key names, got {path}; "
+                "other files of a backbone go in checkpoint=."
+            )
         try:
             state = load_file(path)
         except SafetensorError as error:
@@ -137,17 +144,43 @@ class TimmViT(PixelEncoder):
             hint = f" (it has no {', '.join(absent)})" if absent else ""
             raise CheckpointError(f"{path} holds another backbone{hint}: {error}") from error
 
-    def adapted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def adapted(
+        self, state: dict[str, Tensor], trained_size: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
         """Weights with timm's names -> the same, positions and patch kernel in this ViT's sizes.
 
         Positions by antialiased bicubic interpolation, the kernel by FlexiViT's pseudo-inverse.
+        `trained_size` is the (H, W) of the images they were trained on; where it is not known, the
+        positions are taken for a square of them, and ValueError says that they are none.
         """
-        is_eva = isinstance(self.backbone, eva.Eva)
+        vit = self.backbone
+        is_eva = isinstance(vit, eva.Eva)
         module = eva if is_eva else vision_transformer
-        state = module.checkpoint_filter_fn(state, self.backbone)
+        places = state.get("pos_embed")
+        prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        if places is not None and trained_size is not None:
+            kernel = state["patch_embed.proj.weight"].shape[-2:]
+            trained = [side // step for side, step in zip(trained_size, kernel, strict=True)]
+            grid = list(vit.patch_embed.grid_size)
+            places = resample_abs_pos_embed(places, grid, trained, prefix)
+            # Not for timm, which would take them for a square if their number is the usual one.
+            state = {name: value for name, value in state.items() if name != "pos_embed"}
+            return module.checkpoint_filter_fn(state, vit) | {"pos_embed": places}
+        if places is not None and vit.pos_embed is not None:
+            _check_square(places.shape[1] - prefix, vit.pos_embed.shape[1] - prefix)
+        state = module.checkpoint_filter_fn(state, vit)
         if "norm.weight" in state:
             return {k: v for k, v in state.items() if not k.startswith("fc_norm.")}
         return {k.replace("fc_norm.", "norm."): v for k, v in state.items()}  # as _without_head
+
+
+def _check_square(count: int, own: int) -> None:
+    """Raise ValueError for positions that are neither as many as this ViT has nor a square."""
+    # One more is the class token's, which some files of pre-trained weights keep there.
+    if count != own and math.isqrt(count) ** 2 != count and math.isqrt(count - 1) ** 2 != count - 1:
+        raise ValueError(
+            f"{count} positions are no square, and only a run folder says which rows they form"
+        )
 
 
 def _created(name: str, embed_dim: int, pretrained: bool, arguments: dict[str, Any]) -> Any:
@@ -166,6 +199,9 @@ def _created(name: str, embed_dim: int, pretrained: bool, arguments: dict[str, A
         message = f"backbone {name} cannot be built by timm with {arguments} ({why}). {_TAKE}"
         raise ValueError(message) from error
     _check_supported(name, vit)
+    if getattr(getattr(vit, "rope", None), "feat_shape", None) is not None:
+        # As built, its angles are those of one grid and no other.
+        return _created(name, embed_dim, pretrained, arguments | {"dynamic_img_size": True})
     if vit.embed_dim != embed_dim:
         raise ValueError(
             f"backbone {name} is {vit.embed_dim} wide, got embed_dim={embed_dim}; "

@@ -118,8 +118,10 @@ class VitPytorchViT(_VitPytorch):
     def _resampled(self, places: Tensor, grid: tuple[int, int]) -> Tensor:
         """(1 + h*w, D) positions -> (1 + h'*w', D); the class token has no place in the image."""
         plane = places[1:].T.unflatten(1, self.grid)[None]  # (1, D, h, w)
-        plane = F.interpolate(plane, size=grid, mode="bicubic", antialias=True)
-        return torch.cat([places[:1], plane[0].flatten(1).T])
+        # In float32 at least: CPUs do not interpolate in half precision.
+        wide = torch.promote_types(plane.dtype, torch.float32)
+        plane = F.interpolate(plane.to(wide), size=grid, mode="bicubic", antialias=True)
+        return torch.cat([places[:1], plane[0].flatten(1).T.to(places.dtype)])
 
 
 class VitPytorchSimpleViT(_VitPytorch):

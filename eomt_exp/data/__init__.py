@@ -1,1 +1,5 @@
-"""Files, or a renderer, to batches."""
+"""Files, or a renderer, to batches.
+
+A room of the package, not the official top-level `datasets`, which hides Hugging Face's from all
+that is imported after it.
+"""

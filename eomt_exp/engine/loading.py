@@ -49,7 +49,8 @@ def load_checkpoint(
     *,
     strict: bool = True,
     load_class_head: bool = True,
-    delta_weights: bool = False,
+    delta_weights: bool | None = None,
+    trained_size: tuple[int, int] | None = None,
 ) -> Report:
     """Fill `model` from a file, folder or hub id in any layout of layouts.py.
 
@@ -57,8 +58,10 @@ def load_checkpoint(
     file leaves the rest fresh, as does `load_class_head=False` the class head; a model with one
     class output more than the file gets its outlier class fresh, one with an anomaly head that the
     file lacks gets that fresh. With `delta_weights` the file's backbone is added to the model's
-    (the published DINOv3 models; facts of EoMT, 1.6). Else a missing or unexpected name is a
-    CheckpointError, unless `strict=False`; another size always is.
+    (the published DINOv3 models; facts of EoMT, 1.6); with None, a file that seems to hold such
+    differences is refused. `trained_size` is the (H, W) of the images it was trained on, which the
+    shape of its positions does not tell. Else a missing or unexpected name is a CheckpointError,
+    unless `strict=False`; another size always is.
     """
     state, layout = _read(where)
     own = model.state_dict()
@@ -68,18 +71,19 @@ def load_checkpoint(
     state = {name: value for name, value in state.items() if name not in left_out}
     widened = _widen_class_head(state, own, getattr(model, "num_classes", None))
     _check_sizes({k: v for k, v in state.items() if k not in _RESAMPLED}, own, where)
-    _check_delta(state, where, delta_weights, strict)
-    state, resampled = _resampled(model, state, where)
+    _check_delta(state, where, delta_weights)
+    state, resampled = _resampled(model, state, where, trained_size)
     _check_sizes(state, own, where)
     fresh = [name for name in own if name not in state]
     unused = [name for name in state if name not in own]
     forgiven = _forgiven(layout, load_class_head)
     missing = [name for name in fresh if not name.startswith(forgiven)]
     if (strict and (missing or unused)) or len(fresh) == len(own):
+        way_out = ", or strict=false to load what there is" if strict else ""
         raise CheckpointError(
             f"{where} ({layout}) is of another model. {_listed('missing', missing)}"
             f"{_listed('unexpected', unused)}Give it the same backbone, model and anomaly_head as "
-            "the one that was trained, or strict=false to load what there is."
+            f"the one that was trained{way_out}."
         )
     loaded = {name: value for name, value in state.items() if name in own}
     if delta_weights:
@@ -113,45 +117,54 @@ def _forgiven(layout: str, load_class_head: bool) -> tuple[str, ...]:
     return (_PIXELS, "anomaly_head.", *([] if load_class_head else [_CLASS_HEAD]))
 
 
-def _resampled(model: Any, state: State, where: str | Path) -> tuple[State, list[str]]:
+def _resampled(
+    model: Any, state: State, where: str | Path, trained_size: tuple[int, int] | None
+) -> tuple[State, list[str]]:
     """The state with its backbone in the model's image and patch size, where the encoder can."""
     adapted = getattr(getattr(model, "encoder", None), "adapted", None)
     trunk = {k.removeprefix(BACKBONE): v for k, v in state.items() if k.startswith(BACKBONE)}
     if adapted is None or not trunk:
         return state, []
-    shapes = {name: value.shape for name, value in trunk.items()}
     try:
-        fitted = adapted({name: value.float() for name, value in trunk.items()})
+        fitted = adapted({name: value.float() for name, value in trunk.items()}, trained_size)
     except (RuntimeError, ValueError, KeyError, AssertionError, AttributeError) as error:
         raise CheckpointError(
             f"{where}: its positions or patch kernel cannot be resampled to this backbone "
             f"({error}); give it the backbone that was trained."
         ) from error
-    changed = [k for k, v in fitted.items() if k in shapes and v.shape != shapes[k]]
+    changed = [k for k, v in fitted.items() if k in trunk and not _equal(v, trunk[k])]
     rest = {name: value for name, value in state.items() if not name.startswith(BACKBONE)}
+    own = {name for name in model.state_dict() if name.startswith(BACKBONE)}
+    if own <= state.keys():  # nothing had to be renamed: what timm left out is too much
+        fitted |= {name: value for name, value in trunk.items() if name not in fitted}
     return rest | {BACKBONE + k: v for k, v in fitted.items()}, [BACKBONE + k for k in changed]
 
 
-def _check_delta(state: State, where: str | Path, delta_weights: bool, strict: bool) -> None:
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other.to(one.dtype))
+
+
+def _check_delta(state: State, where: str | Path, delta_weights: bool | None) -> None:
     """LayerNorm weights live around 1; a file where none comes nearer to 1 than to 0 is a delta."""
     norms = [
         float(value.float().mean())
         for name, value in state.items()
         if _in_backbone(name) and name.endswith(("norm1.weight", "norm2.weight", "norm.weight"))
     ]
-    if not norms or not strict:
+    if not norms:
         return
     highest = max(norms)
-    if highest < 0.5 and not delta_weights:
+    if highest < 0.5 and delta_weights is None:
         raise CheckpointError(
             f"{where} seems to hold differences to a pre-trained backbone: its LayerNorm weights "
             f"are {highest:.2g} on average at most. Type delta_weights=true and give the backbone "
-            "its weights (backbone.pretrained=true or backbone.weights=…); strict=false if not so."
+            "its weights (backbone.pretrained=true or backbone.weights=…), or delta_weights=false, "
+            "if these are whole weights."
         )
     if highest >= 0.5 and delta_weights:
         raise CheckpointError(
             f"{where} seems to hold whole weights, not differences: some LayerNorm's are "
-            f"{highest:.2g} on average. Type delta_weights=false; strict=false if not so."
+            f"{highest:.2g} on average. Type delta_weights=false."
         )
 
 

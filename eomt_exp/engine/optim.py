@@ -9,6 +9,7 @@ the shape. Their `lr_mult`, which by a slip of theirs never multiplied, is our b
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -79,15 +80,34 @@ def warmup_poly(step: int, start: int, warmup: int, total: int, power: float) ->
     return max(0.0, 1 - (step - warmup) / left) ** power
 
 
-def mask_probs(step: int, total: int, num_blocks: int) -> list[float]:
-    """Probability of masked attention for each joint block, the first block annealed first.
+def annealing_steps(
+    given: Sequence[Sequence[float]] | None, total: int, num_blocks: int
+) -> list[tuple[float, float]]:
+    """From which step to which the masks of each joint block open, the first block first.
 
-    a_i = T/6 + (T/2) i / (K - 1), b_i = a_i + T/6; 1 before a_i, 0 from b_i on, between them
-    (1 - (s - a_i) / (b_i - a_i)) ** 0.9. This is what the official configs spell out in steps.
+    `given` holds (start, end) pairs: shares of the run where the end is at most 1, else steps. None
+    is what the official DINOv2 configs spell out in steps: a_i = T/6 + (T/2) i / (K - 1) and
+    b_i = a_i + T/6.
+    """
+    if given is None:
+        starts = [total / 6 + (total / 2) * i / max(1, num_blocks - 1) for i in range(num_blocks)]
+        return [(start, start + total / 6) for start in starts]
+    if len(given) != num_blocks:
+        raise ValueError(
+            f"optim.mask_annealing needs a pair for each of the {num_blocks} blocks that see "
+            f"queries, got {len(given)}."
+        )
+    units = [total if end <= 1 else 1 for _, end in given]
+    return [(start * unit, end * unit) for (start, end), unit in zip(given, units, strict=True)]
+
+
+def mask_probs(step: int, annealing: Sequence[tuple[float, float]]) -> list[float]:
+    """Probability of masked attention for each joint block, of which each has (start, end).
+
+    1 before a_i, 0 from b_i on, between them (1 - (s - a_i) / (b_i - a_i)) ** 0.9.
     """
     probs = []
-    for index in range(num_blocks):
-        start = total / 6 + (total / 2) * index / max(1, num_blocks - 1)
-        progress = min(1.0, max(0.0, (step - start) / (total / 6)))
+    for start, end in annealing:
+        progress = min(1.0, max(0.0, (step - start) / (end - start)))
         probs.append((1 - progress) ** 0.9 if not math.isclose(progress, 1.0) else 0.0)
     return probs

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from eomt_exp.contracts import Batch, CheckpointError, Loss
 from eomt_exp.engine import checkpoint
-from eomt_exp.engine.optim import make_optimizer, mask_probs, set_rates
+from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
 from eomt_exp.engine.tracking import Tracker
 from eomt_exp.schema import OptimConfig, TrainerConfig
 
@@ -46,6 +46,17 @@ class Progress:
     processes: int
 
 
+def allow_graphs(num_blocks: int) -> None:
+    """Let torch.compile keep a graph for every state of the annealing, in training and evaluation.
+
+    There are about 3 per block. Beyond torch's limit of 8 it would go on uncompiled, with no more
+    than a warning.
+    """
+    from torch._dynamo import config  # slow to import, and seldom wanted
+
+    config.recompile_limit = max(config.recompile_limit, 8 * num_blocks + 8)
+
+
 class Trainer:
     """Trains `model` in place.
 
@@ -57,7 +68,7 @@ class Trainer:
         self,
         *,
         accelerator: Accelerator,
-        model: nn.Module,
+        model: Any,  # one of eomt_exp.models
         losses: dict[str, Loss],
         loader: DataLoader[Batch],
         optim: OptimConfig,
@@ -76,13 +87,16 @@ class Trainer:
         self.make_bar = make_bar
         self.validate = validate
         self.optim = optim
+        blocks = model.num_blocks
         if settings.compile:
+            allow_graphs(blocks)
             model.compile()  # in place, so the names of its weights stay
         self.model, self.optimizer, self.loader = accelerator.prepare(
             model, make_optimizer(model, optim), loader
         )
         self.steps_per_epoch = math.ceil(len(self.loader) / settings.accumulate)
         self.total_steps = self.steps_per_epoch * settings.epochs
+        self.annealing = annealing_steps(optim.mask_annealing, self.total_steps, blocks)
         self.progress = Progress(0, 0, self.total_steps, accelerator.num_processes)
 
     def fit(self) -> None:
@@ -145,7 +159,7 @@ class Trainer:
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         model = self.accelerator.unwrap_model(self.model)
         if model.anneals:
-            model.set_mask_probs(mask_probs(self.progress.step, self.total_steps, model.num_blocks))
+            model.set_mask_probs(mask_probs(self.progress.step, self.annealing))
         output = self.model(batch.images)
         terms: dict[str, Tensor] = {}
         for loss in self.losses.values():

@@ -28,6 +28,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in several files
 IN_A_FOLDER = (WEIGHTS, INDEX, "pytorch_model.bin")  # looked for in this order
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+# The whole name is typed: the official notebook makes one from a logger's name, which the configs
+# of shorter and longer schedules share, so that the weights of the longer ones are never found.
 HUB = "hf://"
 _HUB_WORDS = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/@\s]+))?(?:/(?P<file>[^@\s]+))?"
@@ -163,14 +165,17 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         return CheckpointError(
             f"{path} holds more than weights: it asks for {', '.join(wanted[:3])}, and no code is "
             "taken from a file. If you trust whoever wrote it, convert it once: "
-            f"python -c \"import torch; torch.save(torch.load('{path}', 'cpu', "
-            f"weights_only=False)['state_dict'], '{path.with_suffix('')}-weights.pt')\""
+            f"python -c \"import torch; w = torch.load('{path}', 'cpu', weights_only=False); "
+            "w = w.state_dict() if hasattr(w, 'state_dict') else w.get('state_dict', w); "
+            f"torch.save(w, '{path.with_suffix('')}-weights.pt')\""
         )
     if isinstance(error, pickle.UnpicklingError):
         reason = "it is no file of torch.save, or asks for code to be run"
     else:
         first = (str(error).splitlines() or [""])[0]
-        reason = f"{type(error).__name__}: {first.split('. This')[0]}"
+        # Not the advice that torch has for TorchScript: to unpickle it after all.
+        first = "a TorchScript archive" if "TorchScript" in first else first.split(". This")[0]
+        reason = f"{type(error).__name__}: {first}"
     return CheckpointError(f"{path} is no whole file of PyTorch weights ({reason}).")
 
 
@@ -186,12 +191,18 @@ def _downloaded(words: str) -> Path:
         )
     if name:
         return _fetched(match, name)
+    unreached = None
     for name in IN_A_FOLDER:
-        path = _fetched(match, name, optional=True)
+        try:
+            path = _fetched(match, name, optional=True)
+        except CheckpointError as error:  # offline, another one may be in the cache
+            path, unreached = None, unreached or error
         if path is not None:
             break
     else:
-        raise CheckpointError(f"{words} has no weights: none of {', '.join(IN_A_FOLDER)}.")
+        raise unreached or CheckpointError(
+            f"{words} has no weights: none of {', '.join(IN_A_FOLDER)}."
+        )
     if name == INDEX:
         for part in _parts(path):
             _fetched(match, part)
@@ -218,5 +229,5 @@ def _fetched(match: re.Match[str], name: str, optional: bool = False) -> Any:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{match.string}: {name} could not be downloaded ({reason}). Check the id, or fetch "
-            "the file with a browser and give its path: checkpoint=/path/to/file.safetensors."
+            "the file with a browser and type /path/to/file.safetensors instead."
         ) from error

@@ -59,6 +59,8 @@ class PointSampler:
     def __init__(
         self, *, num_points: int, oversample_ratio: float, importance_ratio: float
     ) -> None:
+        if num_points < 1:
+            raise ValueError(f"num_points must be at least 1, got {num_points}.")
         if oversample_ratio < 1 or not 0 <= importance_ratio <= 1:
             raise ValueError(
                 "oversample_ratio must be at least 1 and importance_ratio within [0, 1], got "

@@ -114,7 +114,7 @@ class EoMT(MaskTransformer):
         """(B, Q, h, w) mask logits in the patches' grid, where nothing else is asked for.
 
         As those of `_output` shrunk bilinearly: shrinking and the product with the queries are both
-        linear, so the features are shrunk, and most of the finest ones never made.
+        linear, so the features are shrunk first, before most of them are normalised or multiplied.
         """
         queries, patches = self._normed(tokens, grid)
         *others, last = self.upscale

@@ -82,7 +82,8 @@ class MaskTransformer(nn.Module):
         """Freeze all but `which`: head, heads (+ queries), last_blocks (+ heads), or all.
 
         Frozen parts get no gradient and stay in eval mode, whatever `train()` is told; what lies
-        before the first trained part is computed without autograd.
+        before the first trained part is computed without autograd. What has no parameters follows
+        `train()`, such as DINOv3's random scale of positions, which the trained blocks share.
         """
         if which not in TRAINABLE:
             raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {which!r}.")
@@ -116,7 +117,8 @@ class MaskTransformer(nn.Module):
 
         Training supervises a prediction before every joint block, masked or open. Elsewhere a block
         half-way through annealing is masked or open as a whole, so that the same image always gets
-        the same scores; the official code tosses a coin per query there (official_quirks).
+        the same scores; the official code tosses a coin per query there (official_quirks), and
+        makes all predictions even where no query is masked any more.
         """
         if not self.masked_attention:
             return [None] * self.num_blocks
@@ -139,18 +141,17 @@ class MaskTransformer(nn.Module):
     def _masks(self, queries: Tensor, features: Tensor) -> Tensor:
         """(B, Q, D) normalised queries and (B, D, h, w) features -> (B, Q, h, w) mask logits."""
         kernels = self.mask_head(queries)
-        if not features.is_contiguous(memory_format=torch.channels_last):
+        if not features.requires_grad:
             return torch.einsum("bqd,bdhw->bqhw", kernels, features)
-        # Written this way round, the gradient of the features, the largest there is, comes channels
-        # last too, and is not copied into that order.
+        # The features are channels last, out of a LayerNorm. Written this way round, so is their
+        # gradient, the largest there is, which then is not copied into that order.
         rows = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, h*w, D)
         masks = (rows @ kernels.transpose(1, 2)).transpose(1, 2).contiguous()
         return masks.unflatten(2, features.shape[2:])
 
     def _finished(self, output: MaskOutput, aux: list[MaskOutput]) -> MaskOutput:
-        """The last output with its anomaly logits and, in training, the supervised ones."""
-        # Scores never read aux; without it Accelerate has less to cast and move.
-        output = output._replace(aux=tuple(aux) if self._supervises else ())
+        """The last output with its anomaly logits and the supervised ones before it."""
+        output = output._replace(aux=tuple(aux))
         if self.anomaly_head is None:
             return output
         return output._replace(

@@ -96,8 +96,9 @@ class SpatialEoMT(MaskTransformer):
         for index, prob in enumerate(self._masking()):
             inside = None
             if prob is not None:
-                aux.append(self._output(queries, cells, finer))
-                inside = self._inside(aux[-1].mask_logits, cells.shape[-2:], prob)
+                between = self._output(queries, cells, finer)
+                inside = self._inside(between.mask_logits, cells.shape[-2:], prob)
+                aux += [between] if self._supervises else []
             queries, cells = self.meetings[index](queries, cells, inside)
             cells = self.encoder.block(self._num_alone + index, cells)
         return self._finished(self._output(queries, cells, finer), aux)

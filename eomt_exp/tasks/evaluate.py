@@ -14,7 +14,6 @@ from eomt_exp.engine.device import (
     forget_accelerator,
     is_first_process,
     make_accelerator,
-    seed_everything,
 )
 from eomt_exp.tasks.measure import build_image_sets, measure, open_tracker
 from eomt_exp.tasks.start import check_start, fill, start_of
@@ -58,9 +57,14 @@ def _trained_model(cfg: DictConfig, source: str | Path) -> Any:
     """A run's model as it was configured there, or this configuration's with public weights."""
     if runs.is_run(source):
         return runs.load_model(Path(source))[1]
-    seed_everything(cfg.seed)  # for what the weights leave fresh
-    model = runs.build_model(cfg, pretrained=cfg.delta_weights)
-    fill(cfg, model, source)
+    model = runs.build_model(cfg, pretrained=bool(cfg.delta_weights))
+    fresh = fill(cfg, model, source).fresh
+    if fresh:
+        raise UsageError(
+            f"{source} leaves {len(fresh)} weights of this model random ({', '.join(fresh[:3])}), "
+            "and their scores would be no result: train it first (+experiment=semantic "
+            "checkpoint=…), or take the model, classes and anomaly_head the file was made for."
+        )
     return model.eval()
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from eomt_exp import runs
 from eomt_exp.cli import UsageError
 from eomt_exp.engine.device import is_first_process
-from eomt_exp.engine.loading import load_checkpoint
+from eomt_exp.engine.loading import Report, load_checkpoint
 from eomt_exp.engine.weight_files import weight_files
 from eomt_exp.tasks.semantic import find_or_train
 
@@ -33,17 +33,20 @@ def start_of(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) -> str 
     return None if cfg.start_from is None else find_or_train(cfg, train)
 
 
-def fill(cfg: DictConfig, model: Any, start: str | Path) -> None:
+def fill(cfg: DictConfig, model: Any, start: str | Path) -> Report:
     """Load the weights of a run folder, file or hub id into `model`; prints what became of them."""
     report = load_checkpoint(
         model,
         runs.weights_of(start),
         strict=cfg.strict,
         load_class_head=cfg.load_class_head,
-        delta_weights=cfg.delta_weights,
+        # A run knows what it holds.
+        delta_weights=False if runs.is_run(start) else cfg.delta_weights,
+        trained_size=runs.trained_size(start),
     )
     if is_first_process():
         print(report, flush=True)
+    return report
 
 
 def _check_base(cfg: DictConfig) -> None:
@@ -52,8 +55,11 @@ def _check_base(cfg: DictConfig) -> None:
         raise UsageError(
             "delta_weights=true is for published weights: checkpoint=<file or hf://…>."
         )
-    if not any(OmegaConf.select(cfg, f"backbone.{key}") for key in ("weights", "pretrained")):
+    ways = {"pretrained": "=true to download them", "weights": "=/path/to/them"}
+    ways = {f"backbone.{key}": words for key, words in ways.items() if key in cfg.backbone}
+    if not any(OmegaConf.select(cfg, key) for key in ways):
+        advice = " or ".join(key + words for key, words in ways.items())
         raise UsageError(
-            "delta_weights=true adds to the weights the backbone was trained from: type "
-            "backbone.pretrained=true to download them, or backbone.weights=/path/to/them."
+            "delta_weights=true adds to the weights the backbone was trained from: "
+            + (f"type {advice}." if ways else "this backbone has none; take another one.")
         )

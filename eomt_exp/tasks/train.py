@@ -96,8 +96,10 @@ def _parts(cfg: DictConfig) -> Parts:
     if exposure is not None and cfg.evaluator.verify:
         verify(exposure.pool)
     seed_everything(cfg.seed)
-    starts_bare = cfg.checkpoint is None and cfg.start_from is None
-    model = runs.build_model(cfg, pretrained=starts_bare or cfg.delta_weights)
+    # With strict=false, the backbone may be what the checkpoint lacks.
+    starts_bare = not (cfg.checkpoint or cfg.start_from)
+    pretrained = starts_bare or bool(cfg.delta_weights) or (bool(cfg.checkpoint) and not cfg.strict)
+    model = runs.build_model(cfg, pretrained=pretrained)
     model.set_trainable(cfg.trainable.value)
     _rehearse(cfg, model, losses)
     images = build_image_sets(cfg)
