@@ -3,7 +3,8 @@
 ViT-S/16 with four registers, 100 queries, 19 classes and 11 masks an image; forward open, forward
 masked, and a masked training step (forward, loss, backward), in float32 and under bf16 autocast.
 Images for transformers are normalised beforehand, and its masks are float32, as its own processor
-hands them over; ours does both inside the measured time.
+hands them over; ours does both inside the measured time. In bf16 on a CPU our attention is spelled
+out, and rounds its scores (backbones/attention.py); the gaps below the table are what that does.
 """
 
 from __future__ import annotations

@@ -122,9 +122,14 @@ def load_model(run_dir: Path) -> tuple[DictConfig, Any]:
     """A finished run's configuration and its model, with its weights, in eval mode."""
     cfg = load_config(run_dir)
     model = build_model(cfg, pretrained=False)
+    fill(model, run_dir)
+    return cfg, model.eval()
+
+
+def fill(model: Any, run_dir: Path) -> None:
+    """Load the weights of a finished run into its model."""
     weights, size = weights_of(run_dir), trained_size(run_dir)
     load_checkpoint(model, weights, delta_weights=False, trained_size=size)
-    return cfg, model.eval()
 
 
 def build_model(cfg: DictConfig, pretrained: bool = True) -> Any:

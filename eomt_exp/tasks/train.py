@@ -27,7 +27,7 @@ from eomt_exp.engine.device import (
     seed_everything,
 )
 from eomt_exp.engine.evaluation import verify
-from eomt_exp.engine.loading import load_checkpoint
+from eomt_exp.engine.optim import annealing_steps
 from eomt_exp.engine.progress import progress
 from eomt_exp.engine.report import print_report
 from eomt_exp.engine.trainer import Trainer
@@ -101,6 +101,7 @@ def _parts(cfg: DictConfig) -> Parts:
     pretrained = starts_bare or bool(cfg.delta_weights) or (bool(cfg.checkpoint) and not cfg.strict)
     model = runs.build_model(cfg, pretrained=pretrained)
     model.set_trainable(cfg.trainable.value)
+    annealing_steps(optim.mask_annealing, 1, model.num_blocks)  # a pair for every block?
     _rehearse(cfg, model, losses)
     images = build_image_sets(cfg)
     training = TrainingSet(
@@ -167,7 +168,7 @@ def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:
                     save_weights(accelerator.unwrap_model(trainer.model), run_dir / WEIGHTS)
                 accelerator.wait_for_everyone()
             else:  # killed between training and the last number
-                load_checkpoint(parts.model, run_dir / WEIGHTS)
+                runs.fill(parts.model, run_dir)
                 parts.model.to(accelerator.device)
             measure(cfg, detector, parts.images, accelerator, tracker, run_dir, run_dir)
     finally:
