@@ -259,12 +259,3 @@ def test_the_masks_of_a_training_equal_those_of_an_evaluation() -> None:
     torch.testing.assert_close(masks, plain, rtol=1e-13, atol=1e-13)
     literal = torch.einsum("bqhw,bqd->bdhw", weights, model.mask_head(queries))
     torch.testing.assert_close(gradient, literal, rtol=1e-13, atol=1e-13)
-
-
-def test_images_alone_have_the_masks_they_have_in_a_batch(images: torch.Tensor) -> None:
-    """On a CPU, evaluation upscales image by image, training all at once."""
-    model = tiny(masked_attention=False).double()
-    images = images.double()
-    with torch.no_grad():
-        alone = model.eval()(images).mask_logits
-    torch.testing.assert_close(alone, model.train()(images).mask_logits, rtol=1e-12, atol=1e-12)

@@ -108,11 +108,7 @@ class EoMT(MaskTransformer):
     def _output(self, tokens: Tensor, grid: tuple[int, int]) -> MaskOutput:
         """Masks and classes from (B, Q + P + h*w, D) tokens as they stand between two blocks."""
         queries, patches = self._normed(tokens, grid)
-        if patches.requires_grad or not _pages_are_slow(patches):
-            return self._predict(queries, self._masks(queries, self.upscale(patches)))
-        images = zip(queries.split(1), patches.split(1), strict=True)
-        masks = [self._masks(query, self.upscale(patch)) for query, patch in images]
-        return self._predict(queries, torch.cat(masks))
+        return self._predict(queries, self.upscale(patches))
 
     def _coarse_masks(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, Q, h, w) mask logits in the patches' grid, where nothing else is asked for.
@@ -144,13 +140,3 @@ class EoMT(MaskTransformer):
             return None
         always = inside.new_ones(*inside.shape[:2], tokens.shape[1] - inside.shape[2])
         return torch.cat([always, inside], dim=2)[:, None]
-
-
-def _pages_are_slow(patches: Tensor) -> bool:
-    """Whether image after image is faster than all at once: in float32 on a CPU.
-
-    The finest features of one image then fit what the allocator keeps at hand; those of a batch
-    are pages which the system has to clear every time.
-    """
-    is_plain = not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
-    return patches.is_cpu and is_plain

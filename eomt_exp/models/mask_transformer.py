@@ -133,9 +133,10 @@ class MaskTransformer(nn.Module):
         """Whether intermediate predictions are wanted: a frozen body has nothing to learn."""
         return self.training and "head" in self._trains
 
-    def _predict(self, queries: Tensor, mask_logits: Tensor) -> MaskOutput:
-        """(B, Q, D) normalised queries and their (B, Q, h, w) masks -> masks and classes."""
-        return MaskOutput(mask_logits, self.class_head(queries), queries, None, self.num_classes)
+    def _predict(self, queries: Tensor, features: Tensor) -> MaskOutput:
+        """(B, Q, D) normalised queries and (B, D, h, w) features -> masks and classes."""
+        masks, classes = self._masks(queries, features), self.class_head(queries)
+        return MaskOutput(masks, classes, queries, None, self.num_classes)
 
     def _masks(self, queries: Tensor, features: Tensor) -> Tensor:
         """(B, Q, D) normalised queries and (B, D, h, w) features -> (B, Q, h, w) mask logits."""

@@ -132,8 +132,7 @@ class SpatialEoMT(MaskTransformer):
         """Masks and classes from (B, Q, D) queries and the (B, D, h, w) map between two blocks."""
         normed = self.encoder.norm(cells.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         features = self.pixel_decoder(normed, finer)  # (B, D, h', w')
-        queries = self.encoder.norm(queries)
-        return self._predict(queries, self._masks(queries, features))
+        return self._predict(self.encoder.norm(queries), features)
 
 
 class Meeting(nn.Module):
