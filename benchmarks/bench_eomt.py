@@ -2,8 +2,8 @@
 
 ViT-S/16 with four registers, 100 queries, 19 classes and 11 masks an image; forward open, forward
 masked, and a masked training step (forward, loss, backward), in float32 and under bf16 autocast.
-Images for transformers are normalised beforehand, and its masks are float32, as its own processor
-hands them over; ours does both inside the measured time. In bf16 on a CPU our attention is spelled
+Both start from RGB in [0, 1]; masks for transformers are float32, as its own processor hands them
+over, and ours are made so inside the measured time. In bf16 on a CPU our attention is spelled
 out, and rounds its scores (backbones/attention.py); the gaps below the table are what that does.
 """
 
@@ -58,7 +58,8 @@ class Inputs(NamedTuple):
 
     images: Tensor  # (B, 3, S, S) RGB in [0, 1]
     targets: list[Target]
-    pixel_values: Tensor  # the images, normalised
+    mean: Tensor  # (1, 3, 1, 1), for transformers, which normalises before its model
+    std: Tensor
     labels: dict[str, list[Tensor]]  # mask_labels (M, S, S) float32 and class_labels (M,)
 
 
@@ -105,7 +106,8 @@ def make_inputs(batch: int, size: int, device: torch.device) -> Inputs:
     return Inputs(
         images.to(device),
         [Target(*(part.to(device) for part in target)) for target in targets],
-        ((images - mean) / std).to(device),
+        mean.to(device),
+        std.to(device),
         {
             "mask_labels": [target.masks.float().to(device) for target in targets],
             "class_labels": [target.labels.to(device) for target in targets],
@@ -151,7 +153,7 @@ class Sides:
     def their_forward(self) -> tuple[Tensor, Tensor]:
         """Mask and class logits."""
         with torch.inference_mode(), self._autocast():
-            output = self.pair.theirs(self.inputs.pixel_values)
+            output = self.pair.theirs(self._pixel_values())
         return output.masks_queries_logits, output.class_queries_logits
 
     def our_step(self) -> Tensor:
@@ -166,10 +168,13 @@ class Sides:
     def their_step(self) -> Tensor:
         """The loss, which their forward computes."""
         with self._autocast():
-            total = self.pair.theirs(self.inputs.pixel_values, **self.inputs.labels).loss
+            total = self.pair.theirs(self._pixel_values(), **self.inputs.labels).loss
         total.backward()
         self.pair.theirs.zero_grad(set_to_none=True)
         return total.detach()
+
+    def _pixel_values(self) -> Tensor:
+        return (self.inputs.images - self.inputs.mean) / self.inputs.std
 
     def _autocast(self) -> Any:
         if self.precision == "float32":
