@@ -8,6 +8,7 @@ import os
 import pickle
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -591,6 +592,26 @@ def test_published_weights_are_evaluated_by_a_command(outputs: Path, tmp_path, c
     manifest = metrics_of(only_run(outputs, "evaluate"))["manifest"]
     assert manifest["weights"] == str(path)
     assert manifest["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_who_brings_the_backbones_weights(outputs: Path, tmp_path, capfd, monkeypatch) -> None:
+    """The backbone's own weights are looked for unless a whole checkpoint comes instead."""
+    asked: list[bool] = []
+
+    def build_model(cfg: Any, pretrained: bool = True) -> Any:
+        asked.append(pretrained)
+        raise CheckpointError("seen")
+
+    monkeypatch.setattr(runs, "build_model", build_model)
+    path = write(for_the_command(9).state_dict(), tmp_path / "some.safetensors")
+    words = ["+experiment=semantic", *COMMAND[1:]]
+    for more, wanted in {
+        ("checkpoint=",): True,  # an unset variable of a shell
+        (f"checkpoint={path}",): False,
+        (f"checkpoint={path}", "strict=false"): True,  # it may be what the file lacks
+    }.items():
+        assert run(capfd, *words, *more).code == 2
+        assert asked.pop() is wanted, more
 
 
 def test_random_weights_are_not_evaluated(outputs: Path, tmp_path, capfd) -> None:
