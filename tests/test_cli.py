@@ -310,6 +310,7 @@ def test_killed_and_typed_again_goes_on_in_the_same_run(outputs: Path, capfd) ->
     _equals_an_unbroken_run(folder, outputs.parent / "unbroken", capfd)
 
 
+@pytest.mark.slow
 def test_killed_while_the_semantic_model_trains(outputs: Path, capfd) -> None:
     words = ("+experiment=query_only", *LONG[1:])
     process = start(*words)
