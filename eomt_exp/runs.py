@@ -13,7 +13,7 @@ from eomt_exp.build import ConfigError, build, build_all
 from eomt_exp.contracts import CheckpointError
 from eomt_exp.engine.atomic import write_text
 from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.loading import load_checkpoint
+from eomt_exp.engine.loading import Report, load_checkpoint
 from eomt_exp.engine.weight_files import HUB, WEIGHTS, local_path
 from eomt_exp.schema import Config
 
@@ -126,10 +126,26 @@ def load_model(run_dir: Path) -> tuple[DictConfig, Any]:
     return cfg, model.eval()
 
 
-def fill(model: Any, run_dir: Path) -> None:
-    """Load the weights of a finished run into its model."""
-    weights, size = weights_of(run_dir), trained_size(run_dir)
-    load_checkpoint(model, weights, delta_weights=False, trained_size=size)
+def fill(
+    model: Any,
+    where: str | Path,
+    *,
+    strict: bool = True,
+    load_class_head: bool = True,
+    delta_weights: bool | None = None,
+) -> Report:
+    """Load the weights of a run folder, file or hub id into `model`, as load_checkpoint does.
+
+    A run knows what it holds: whole weights, and for images of which size.
+    """
+    return load_checkpoint(
+        model,
+        weights_of(where),
+        strict=strict,
+        load_class_head=load_class_head,
+        delta_weights=False if is_run(where) else delta_weights,
+        trained_size=trained_size(where),
+    )
 
 
 def build_model(cfg: DictConfig, pretrained: bool = True) -> Any:

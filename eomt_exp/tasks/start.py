@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from eomt_exp import runs
 from eomt_exp.cli import UsageError
 from eomt_exp.engine.device import is_first_process
-from eomt_exp.engine.loading import Report, load_checkpoint
+from eomt_exp.engine.loading import Report
 from eomt_exp.engine.weight_files import weight_files
 from eomt_exp.tasks.semantic import find_or_train
 
@@ -35,14 +35,12 @@ def start_of(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) -> str 
 
 def fill(cfg: DictConfig, model: Any, start: str | Path) -> Report:
     """Load the weights of a run folder, file or hub id into `model`; prints what became of them."""
-    report = load_checkpoint(
+    report = runs.fill(
         model,
-        runs.weights_of(start),
+        start,
         strict=cfg.strict,
         load_class_head=cfg.load_class_head,
-        # A run knows what it holds.
-        delta_weights=False if runs.is_run(start) else cfg.delta_weights,
-        trained_size=runs.trained_size(start),
+        delta_weights=cfg.delta_weights,
     )
     if is_first_process():
         print(report, flush=True)
