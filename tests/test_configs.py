@@ -219,7 +219,7 @@ class TestBuild:
         for target in (
             "eomt_exp.engine.provenance._git",  # a function that starts a process
             "eomt_exp.engine.atomic.write_text",
-            "eomt_exp.data.image_files.read_image",  # no class
+            "eomt_exp.data.image_files.decode_image",  # no class
             "eomt_exp.data.camvid.Path",  # a class, but not that module's
             "eomt_exp.scorers.msp.torch.load",
         ):

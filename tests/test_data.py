@@ -17,7 +17,6 @@ from eomt_exp.data.anomaly_folder import AnomalyFolder
 from eomt_exp.data.augmentation import Augmentation
 from eomt_exp.data.camvid import CamVid
 from eomt_exp.data.cutouts import colour_matched, soft_alpha
-from eomt_exp.data.image_files import list_images
 from eomt_exp.data.loader import collate, image_loader, training_loader
 from eomt_exp.data.outlier_exposure import CutPaste
 from eomt_exp.data.outlier_folder import OutlierFolder
@@ -222,9 +221,10 @@ def test_skip_does_not_hide_a_folder_that_is_broken_altogether(camvid: Path) -> 
 
 def test_two_images_of_one_label_are_refused(tmp_path: Path) -> None:
     for suffix in ("jpg", "png"):
-        save(tmp_path / f"a.{suffix}", np.zeros((4, 4, 3), dtype=np.uint8))
-    with pytest.raises(DataError, match=r"both a\.jpg and a\.png"):
-        list_images(tmp_path)
+        save(tmp_path / "images" / f"a.{suffix}", np.zeros((4, 4, 3), dtype=np.uint8))
+    save(tmp_path / "labels_masks" / "a.png", np.zeros((4, 4), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"both .*a\.jpg and .*a\.png"):
+        AnomalyFolder(tmp_path, "road_anomaly")
 
 
 def benchmark(folder: Path, labels: np.ndarray) -> Path:

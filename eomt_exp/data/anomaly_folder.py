@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+from eomt_exp.contracts import ANOMALY, NORMAL, VOID
+from eomt_exp.data.file_set import AnomalySet
+from eomt_exp.data.file_tree import FileTree
+from eomt_exp.data.image_files import existing_folder
+from eomt_exp.data.paired_files import OnBroken, PairedFiles, pairs_by_stem
 
-from eomt_exp.contracts import ANOMALY, NORMAL, VOID, LabelledImage
-from eomt_exp.data.image_files import existing_folder, remap_labels
-from eomt_exp.data.labelled_folder import LabelledFolder, OnBroken
 
-
-class AnomalyFolder:
+class AnomalyFolder(AnomalySet):
     """Photographs with anomalies; which label value means what is said by three lists.
 
     Images without any anomaly stay: leaving them out, as the usual script does, lifts the AP of
-    Fishyscapes Static by 24 points. No known classes here, so `labels` is VOID throughout.
+    Fishyscapes Static by 24 points.
     """
-
-    num_classes = 0
-    class_names: tuple[str, ...] = ()
-
-    reads_files = True  # so that they can be checked before they are needed
 
     def __init__(
         self,
@@ -36,29 +31,15 @@ class AnomalyFolder:
         on_broken: OnBroken = "error",
     ) -> None:
         """`name` is the benchmark's key: its folder is set by paths.<name> or EOMT_<NAME>."""
-        self.name = name
-        self._table = _value_table(anomaly_values, normal_values, void_values)
-        folder = existing_folder(root, option=f"benchmark={name}", key=name)
-        self._files = LabelledFolder(
-            folder / images, folder / labels, on_broken, option=f"benchmark.{name}"
+        table = _value_table(anomaly_values, normal_values, void_values)
+        tree = FileTree(existing_folder(root, f"benchmark={name}", key=name, zips=True))
+        pairs = pairs_by_stem(tree, images, tree, labels)
+        key = f"benchmark.{name}"
+        super().__init__(
+            PairedFiles(tree, tree, pairs, on_broken, option=key),
+            table,
+            f"Add them to {key}.anomaly_values, .normal_values or .void_values.",
         )
-
-    @property
-    def skipped(self) -> list[str]:
-        """File names of the images left out by on_broken="skip"."""
-        return self._files.skipped
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> LabelledImage:
-        """One photograph in native size; DataError names a file that cannot be used."""
-        image, values = self._files.read(index)
-        key = f"benchmark.{self.name}"
-        mend = f"Add them to {key}.anomaly_values, .normal_values or .void_values."
-        anomaly = remap_labels(values, self._table, self._files.label_path(index), mend)
-        labels = np.full_like(anomaly, VOID)
-        return LabelledImage(image, labels, anomaly, self._files.files[index].stem)
 
 
 def _value_table(

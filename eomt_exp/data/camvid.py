@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from eomt_exp.contracts import NORMAL, VOID, LabelledImage
-from eomt_exp.data.image_files import existing_folder, remap_labels
-from eomt_exp.data.labelled_folder import LabelledFolder, OnBroken
+from eomt_exp.contracts import VOID
+from eomt_exp.data.file_set import KnownClassSet
+from eomt_exp.data.file_tree import FileTree
+from eomt_exp.data.image_files import existing_folder
+from eomt_exp.data.paired_files import OnBroken, PairedFiles, pairs_by_stem
 
 CLASS_NAMES = (
     "sky", "building", "pole", "road", "pavement", "tree",
@@ -17,20 +17,17 @@ CLASS_NAMES = (
 )  # fmt: skip
 
 _UNLABELLED = 11
-_SPLITS = ("train", "val", "test")
+_SPLITS = {"train": 367, "val": 101, "test": 233}  # images of each, as published
 
 
-class CamVid:
+class CamVid(KnownClassSet):
     """Images of one split, in folders {train,val,test} and labels in {train,val,test}annot.
 
-    Label values 0..10 are the classes, 11 (unlabelled) becomes VOID. CamVid knows no anomalies:
-    the anomaly map is 0 where a class is known and VOID elsewhere.
+    480x360. Label values 0..10 are the classes, 11 (unlabelled) becomes VOID.
     """
 
     num_classes = len(CLASS_NAMES)
     class_names = CLASS_NAMES
-
-    reads_files = True  # so that they can be checked before they are needed
 
     def __init__(
         self,
@@ -40,23 +37,10 @@ class CamVid:
     ) -> None:
         if split not in _SPLITS:
             raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}.")
-        folder = existing_folder(root, option="data=camvid", key="camvid")
-        self._files = LabelledFolder(
-            folder / split, folder / f"{split}annot", on_broken, option="data"
+        tree = FileTree(existing_folder(root, option="data=camvid", key="camvid", zips=True))
+        pairs = pairs_by_stem(tree, split, tree, f"{split}annot")
+        super().__init__(
+            PairedFiles(tree, tree, pairs, on_broken, option="data"),
+            {value: value for value in range(self.num_classes)} | {_UNLABELLED: VOID},
         )
-        self._table = {value: value for value in range(self.num_classes)} | {_UNLABELLED: VOID}
-
-    @property
-    def skipped(self) -> list[str]:
-        """File names of the images left out by on_broken="skip"."""
-        return self._files.skipped
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> LabelledImage:
-        """One image in 480x360; DataError names a file that cannot be used."""
-        image, values = self._files.read(index)
-        labels = remap_labels(values, self._table, self._files.label_path(index))
-        anomaly = np.where(labels == VOID, VOID, NORMAL).astype(np.uint8)
-        return LabelledImage(image, labels, anomaly, self._files.files[index].stem)
+        self.expected_images = _SPLITS[split]

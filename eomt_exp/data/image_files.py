@@ -17,8 +17,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 _END_OF_IMAGE, _START_OF_SCAN = b"\xff\xd9", b"\xff\xda"
 
 
-def existing_folder(root: str | Path | None, option: str, key: str) -> Path:
-    """The folder as a Path.
+def existing_folder(root: str | Path | None, option: str, key: str, zips: bool = False) -> Path:
+    """The folder as a Path; with `zips`, a zip archive is as good.
 
     `option` is what the user chose ("data=camvid"), `key` where its folder is set
     ("paths.camvid", or the environment variable EOMT_CAMVID). DataError where there is none.
@@ -28,9 +28,10 @@ def existing_folder(root: str | Path | None, option: str, key: str) -> Path:
     if root is None or not str(root).strip():
         raise DataError(f"{option} needs a folder: got {root!r}. {mend}")
     folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"{option} needs a folder: got {folder}, which is not one. {mend}")
-    return folder
+    if folder.is_dir() or (zips and folder.is_file() and folder.suffix.lower() == ".zip"):
+        return folder
+    kind = "a folder or a zip archive" if zips else "a folder"
+    raise DataError(f"{option} needs {kind}: got {folder}, which is not one. {mend}")
 
 
 def natural_key(name: str) -> list[tuple[bool, int, str]]:
@@ -39,63 +40,42 @@ def natural_key(name: str) -> list[tuple[bool, int, str]]:
     return [(True, int(part), "") if part.isdecimal() else (False, 0, part) for part in parts]
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Images directly in the folder, numbers in names counted as numbers.
-
-    DataError when the folder is missing or empty, or when two images share a stem, since both
-    would be measured against the same label.
-    """
-    if not folder.is_dir():
-        raise DataError(f"No folder {folder}; the images are expected there.")
-    files = [
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    ]
-    if not files:
-        allowed = " ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"No images in {folder}; files ending in {allowed} are looked for.")
-    by_stem: dict[str, Path] = {}
-    for file in sorted(files, key=lambda file: natural_key(file.name)):
-        if file.stem in by_stem:
-            twin = by_stem[file.stem].name
-            raise DataError(f"{folder} holds both {twin} and {file.name}; keep one of the two.")
-        by_stem[file.stem] = file
-    return list(by_stem.values())
-
-
-def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB; DataError naming the file when it cannot be decoded to the end."""
-    return np.asarray(_decoded(path).convert("RGB"))
+def decode_image(data: bytes, place: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB; DataError naming the place when it cannot be decoded to the end."""
+    return np.asarray(_decoded(data, place).convert("RGB"))
 
 
 def read_cutout(path: Path) -> np.ndarray:
     """(h, w, 4) uint8 RGBA; DataError when the file has no alpha channel of its own."""
-    picture = _decoded(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    picture = _decoded(data, str(path))
     if picture.mode != "RGBA":
         raise DataError(f"{path} is {picture.mode}, not RGBA: a cut-out needs an alpha channel.")
     return np.asarray(picture)
 
 
-def read_labels(path: Path) -> np.ndarray:
+def decode_labels(data: bytes, place: str) -> np.ndarray:
     """(H, W) uint8, the values as stored; of a palette file, the indices and not the colours."""
-    picture = _decoded(path)
+    picture = _decoded(data, place)
     values = np.asarray(picture)
     if values.ndim != 2:
         raise DataError(
-            f"{path} has {values.shape[-1]} channels ({picture.mode}); a label map has one value "
+            f"{place} has {values.shape[-1]} channels ({picture.mode}); a label map has one value "
             "a pixel. If this is the coloured picture of the labels, point to the label files."
         )
     if values.dtype not in (np.uint8, np.bool_) and (values.min() < 0 or values.max() > 255):
         raise DataError(
-            f"{path} holds label values from {values.min()} to {values.max()}; "
+            f"{place} holds label values from {values.min()} to {values.max()}; "
             "0 to 255 can be read."
         )
     return values.astype(np.uint8)
 
 
 def remap_labels(
-    values: np.ndarray, table: Mapping[int, int], path: Path, mend: str = ""
+    values: np.ndarray, table: Mapping[int, int], place: str, mend: str = ""
 ) -> np.ndarray:
     """(H, W) uint8 in our values; DataError with every value of the file that `table` lacks.
 
@@ -108,21 +88,21 @@ def remap_labels(
         unknown = ", ".join(str(value) for value in np.unique(values[mapped < 0]))
         known = ", ".join(str(value) for value in sorted(table))
         raise DataError(
-            f"{path} holds label values {unknown}; only {known} have a meaning here. {mend}".strip()
+            f"{place} holds label values {unknown}; "
+            f"only {known} have a meaning here. {mend}".strip()
         )
     return mapped.astype(np.uint8)
 
 
-def _decoded(path: Path) -> Image.Image:
+def _decoded(data: bytes, place: str) -> Image.Image:
     """The picture with all its pixels in memory, so that a broken file fails here and by name."""
     try:
-        data = path.read_bytes()
         picture = Image.open(io.BytesIO(data))
         picture.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
+        raise DataError(f"{place} cannot be read: {error}.") from error
     # A download that stopped after its space was reserved ends in zeros, and those decode to
     # grey without an error; a whole JPEG has an end marker after its last scan.
     if picture.format == "JPEG" and data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
-        raise DataError(f"{path} cannot be read: the JPEG data stop before the end of the image.")
+        raise DataError(f"{place} cannot be read: the JPEG data stop before the end of the image.")
     return picture
