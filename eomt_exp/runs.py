@@ -24,7 +24,17 @@ STATES = "checkpoints"
 # What may differ between two tries of one run: it does not touch the weights. A recipe only counts
 # through the keys that read it, and the pasted objects through outlier_exposure.
 _FREE = (
-    *("resume", "task", "tracking", "paths", "evaluator", "benchmark", "scorer", "score"),
+    *(
+        "resume",
+        "task",
+        "tracking",
+        "paths",
+        "evaluator",
+        "protocol",
+        "benchmark",
+        "scorer",
+        "score",
+    ),
     *("recipe", "data.val", "data.outliers", "data.cache"),
     *("trainer.num_workers", "trainer.log_every", "trainer.keep_checkpoints"),
     "trainer.validate_every",
@@ -83,7 +93,11 @@ def load_config(run_dir: Path) -> DictConfig:
     path = run_dir / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{run_dir} is no run folder: it has no {CONFIG}.")
-    return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))  # type: ignore[return-value]
+    found: Any = OmegaConf.load(path)
+    if "protocol" not in found:  # of a run from before there were protocols
+        windows = found.get("evaluator", {}).pop("windows", True)
+        found.protocol = {"windows": windows, "score_resolution": "input"}
+    return OmegaConf.merge(OmegaConf.structured(Config), found)  # type: ignore[return-value]
 
 
 def is_run(where: str | Path) -> bool:
@@ -149,9 +163,12 @@ def fill(
 
 
 def build_model(cfg: DictConfig, pretrained: bool = True) -> Any:
-    """cfg.model; with `pretrained=False` the backbone's own weights are not looked for."""
+    """cfg.model; with `pretrained=False` the backbone's own weights are not looked for.
+
+    A model that is a whole by itself, such as ERFNet, has no encoder among its keys.
+    """
     node: dict[str, Any] = plain(cfg)["model"]
-    encoder = node["encoder"]
+    encoder = node.get("encoder", {})
     if not pretrained:
         unset = {"weights": None, "needs_weights": None, "pretrained": False}
         encoder |= {k: v for k, v in unset.items() if k in encoder}
@@ -169,9 +186,10 @@ def make_detector(
         scorers=build_all(cfg.scorer, "scorer"),
         score=score or cfg.score,
         image_size=tuple(cfg.data.image_size),
-        windows=cfg.evaluator.windows,
+        windows=cfg.protocol.windows,
         batch_size=cfg.evaluator.batch_size,
         precision=precision,
+        resolution=cfg.protocol.score_resolution.value,
     )
 
 

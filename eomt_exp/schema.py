@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+EXPORTS = ("smiyc", "oodis")
 MISSING: Any = (
     "???"  # OmegaConf's word for "must be set"; written out so that the engine needs no Hydra
 )
@@ -114,15 +115,74 @@ class TrainerConfig:
             raise ValueError(f"trainer.device must be auto or cpu, got {self.device!r}.")
 
 
+class Fpr95(Enum):
+    """Which false positive rate is called FPR95: of the first threshold with recall >= 0.95, or
+    interpolated on the ROC curve between the two thresholds around it."""
+
+    first = "first"
+    interpolated = "interpolated"
+
+
+class ScoreResolution(Enum):
+    """Where masks meet classes, see engine/detector.py."""
+
+    input = "input"
+    mask = "mask"
+
+
+class ScoreType(Enum):
+    """What scores are rounded to before they are measured."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+@dataclass
+class ProtocolConfig:
+    """conf/protocol: what numbers depend on beside the model and the images."""
+
+    name: str = MISSING
+    resize: bool = MISSING
+    windows: bool = MISSING
+    score_resolution: ScoreResolution = MISSING
+    precision: Precision = MISSING
+    scores: ScoreType = MISSING
+    skip_images_without_anomaly: bool = MISSING
+    fpr95: Fpr95 = MISSING
+    components: bool = MISSING
+
+
 @dataclass
 class EvaluatorConfig:
     """conf/evaluator."""
 
-    windows: bool = MISSING
     batch_size: int = MISSING
     bits: int = MISSING
     figures: int = MISSING
     verify: bool = MISSING
+    known_classes: bool = MISSING
+    operating_fpr: float = MISSING
+    resamples: int = MISSING
+    scratch_gb: float = MISSING
+    allow_seen_images: bool = MISSING
+    exports: list[str] = MISSING
+
+    def __post_init__(self) -> None:
+        """Ranges, as in OptimConfig."""
+        if self.batch_size == MISSING:
+            return
+        _at_least("evaluator.batch_size", self.batch_size, 1)
+        for name in ("figures", "resamples", "scratch_gb"):
+            _at_least(f"evaluator.{name}", getattr(self, name), 0)
+        if not 0 < self.operating_fpr < 1:
+            raise ValueError(
+                f"evaluator.operating_fpr must lie between 0 and 1, got {self.operating_fpr}."
+            )
+        unknown = set(self.exports) - set(EXPORTS)
+        if unknown:
+            raise ValueError(
+                f"evaluator.exports takes {', '.join(EXPORTS)}; got {', '.join(sorted(unknown))}."
+            )
 
 
 @dataclass
@@ -142,7 +202,20 @@ class PathsConfig:
 
     outputs: str = MISSING
     camvid: str | None = None
+    cityscapes: str | None = None
+    ade20k: str | None = None
+    coco: str | None = None
+    bdd100k: str | None = None
+    validation_dataset: str | None = None
     road_anomaly: str | None = None
+    smiyc_anomaly21: str | None = None
+    smiyc_obstacle21: str | None = None
+    fishyscapes_laf: str | None = None
+    fishyscapes_static: str | None = None
+    lost_and_found: str | None = None
+    streethazards: str | None = None
+    bdd_anomaly: str | None = None
+    muad: str | None = None
     outlier_objects: str | None = None
     deit_tiny: str | None = None
 
@@ -193,7 +266,7 @@ class Config:
     seed: int = MISSING
     score: str = MISSING
     resume: bool = MISSING
-    checkpoint: str | None = None
+    checkpoint: Any = None  # a string; of task=evaluate also a list of them
     strict: bool = True
     load_class_head: bool = True
     delta_weights: bool | None = None
@@ -212,6 +285,7 @@ class Config:
     benchmark: dict[str, Any] = field(default_factory=dict)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -589,7 +589,7 @@ def test_published_weights_are_evaluated_by_a_command(outputs: Path, tmp_path, c
     assert outcome.code == 0, outcome.err
     assert f"{path} (Hugging Face EoMT): {len(model.state_dict()) - 2} tensors" in outcome.out
     assert "AUROC" in outcome.out
-    manifest = metrics_of(only_run(outputs, "evaluate"))["manifest"]
+    (manifest,) = metrics_of(only_run(outputs, "evaluate"))["manifest"]["models"].values()
     assert manifest["weights"] == str(path)
     assert manifest["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 

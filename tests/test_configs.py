@@ -129,7 +129,7 @@ def test_small_backbones_run(backbone: str) -> None:
         (g, o)
         for g in ("scorer", "loss", "benchmark")
         for o in options(g)
-        if not o.startswith("of_")
+        if "defaults" not in OmegaConf.load(CONF / g / f"{o}.yaml")  # a bundle of members
     ],
 )
 def test_members_of_merged_groups_carry_their_own_name(group: str, member: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,12 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import VOID, CheckpointError, LabelledImage, MaskOutput, PixelOutput
+from eomt_exp.contracts import CheckpointError, MaskOutput
 from eomt_exp.engine.checkpoint import load_state
 from eomt_exp.engine.detector import Detector, window_boxes
-from eomt_exp.engine.evaluation import evaluate_anomalies, evaluate_known_classes, shard
+from eomt_exp.engine.evaluation import shard
 from eomt_exp.engine.optim import annealing_steps, mask_probs, parameter_groups, warmup_poly
 from eomt_exp.schema import OptimConfig
+from tests.bright_anomalies import BrightnessNet, NegatedEvidence, NegatedMask
 from tests.test_model import tiny, with_head
 
 
@@ -82,37 +82,6 @@ def test_windows_cover_with_even_overlap(size, boxes) -> None:
     assert window_boxes(size, (10, 20)) == boxes
 
 
-class BrightnessNet(nn.Module):
-    """Known evidence falls with brightness; so bright pixels are the anomalies."""
-
-    def __init__(self, as_masks: bool) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-        self.as_masks = as_masks
-
-    def forward(self, images: torch.Tensor) -> MaskOutput | PixelOutput:
-        evidence = self.scale * (1 - images.mean(dim=1, keepdim=True))  # (B, 1, H, W)
-        if not self.as_masks:
-            return PixelOutput(torch.cat([evidence, evidence / 2], dim=1))
-        classes = torch.tensor([[[50.0, 0, 0]]]).expand(len(images), -1, -1)
-        return MaskOutput(torch.logit(evidence, 1e-6), classes, torch.zeros(1), None, 2)
-
-
-class NegatedEvidence:
-    """A semantic scorer."""
-
-    level: Literal["semantic", "query"] = "semantic"
-
-    def __call__(self, output) -> torch.Tensor:
-        return -output.semantic_scores().amax(dim=1)
-
-
-class NegatedMask(NegatedEvidence):
-    """The same as a scorer of queries, so that windows are averaged the other way."""
-
-    level: Literal["semantic", "query"] = "query"
-
-
 @pytest.mark.parametrize("as_masks", [True, False])
 @pytest.mark.parametrize("shape", [(16, 24), (40, 200), (90, 30)])
 def test_detector_scores_in_the_images_own_size(as_masks: bool, shape: tuple[int, int]) -> None:
@@ -132,6 +101,74 @@ def test_detector_scores_in_the_images_own_size(as_masks: bool, shape: tuple[int
         np.testing.assert_allclose(score[0], ramp / 255 - 1, atol=0.03)
 
 
+def test_windows_of_neighbouring_images_share_a_pass_and_stay_apart() -> None:
+    net = BrightnessNet(True)
+    passes = []
+    net.register_forward_hook(lambda module, inputs, output: passes.append(len(inputs[0])))
+    scorers = {"s": NegatedEvidence(), "q": NegatedMask()}
+
+    def detector(batch_size: int) -> Detector:
+        return Detector(model=net, scorers=scorers, score="s", image_size=(16, 32),
+                        batch_size=batch_size)  # fmt: skip
+
+    rng = np.random.default_rng(0)
+    shapes = [(16, 90), (16, 32), (60, 32), (20, 50), (16, 32)]  # 3, 1, 4, 2 and 1 windows
+    images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    together = list(detector(4).stream(images))
+    assert passes == [4, 4, 3]
+    for image, found in zip(images, together, strict=True):
+        (alone,) = detector(100).stream([image])
+        np.testing.assert_array_equal(found.known, alone.known)
+        for name in scorers:
+            np.testing.assert_allclose(found.scores[name], alone.scores[name], atol=1e-6)
+
+
+def test_an_image_is_handed_out_as_soon_as_it_is_complete() -> None:
+    detector = Detector(model=BrightnessNet(True), scorers={"s": NegatedEvidence()}, score="s",
+                        image_size=(16, 32), batch_size=1)  # fmt: skip
+    asked = []
+
+    def images():
+        for index in range(3):
+            asked.append(index)
+            yield np.full((16, 32, 3), 40 * index, dtype=np.uint8)
+
+    next(detector.stream(images()))
+    assert asked == [0]
+
+
+class BlockMasks(nn.Module):
+    """Two queries whose masks, at a quarter of the size, are left and right of a seam."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: torch.Tensor) -> MaskOutput:
+        height, width = (n // 4 for n in images.shape[-2:])
+        left = torch.full((height, width), 8.0)
+        left[:, width // 2 :] = -8.0
+        masks = torch.stack([left, -left])[None].expand(len(images), -1, -1, -1)
+        classes = torch.tensor([[[9.0, 0, 0], [0, 9.0, 0]]]).expand(len(images), -1, -1)
+        return MaskOutput(masks * self.scale, classes, torch.zeros(1), None, 2)
+
+
+def test_at_mask_resolution_only_outlines_differ() -> None:
+    scorers = {"s": NegatedEvidence(), "q": NegatedMask()}
+    found = {}
+    for resolution in ("input", "mask"):
+        detector = Detector(model=BlockMasks(), scorers=scorers, score="s", image_size=(16, 64),
+                            resolution=resolution)  # fmt: skip
+        (found[resolution],) = detector.stream([np.zeros((16, 64, 3), np.uint8)])
+    seam = np.zeros(64, bool)
+    seam[32 - 4 : 32 + 4] = True
+    for name in scorers:
+        exact, fast = (found[r].scores[name] for r in ("input", "mask"))
+        np.testing.assert_allclose(fast[:, ~seam], exact[:, ~seam], atol=1e-3)
+        assert not np.allclose(fast[:, seam], exact[:, seam], atol=1e-2)
+    assert (found["input"].known == found["mask"].known).mean() > 0.98
+
+
 def test_detector_refuses_what_is_no_image() -> None:
     detector = Detector(
         model=BrightnessNet(False), scorers={"s": NegatedEvidence()}, score="s", image_size=(16, 32)
@@ -141,30 +178,6 @@ def test_detector_refuses_what_is_no_image() -> None:
     with pytest.raises(ValueError, match="score=t must be one of"):
         Detector(model=BrightnessNet(False), scorers={"s": NegatedEvidence()}, score="t",
                  image_size=(16, 32))  # fmt: skip
-
-
-def test_evaluation_counts_the_planted_anomaly() -> None:
-    image = np.full((16, 32, 3), 30, dtype=np.uint8)
-    image[4:8, 4:12] = 240
-    anomaly = np.zeros((16, 32), dtype=np.uint8)
-    anomaly[4:8, 4:12] = 1
-    anomaly[:, 20:] = VOID
-    image[:, 20:] = 255  # brightest of all, and nobody may look
-    labels = np.where(anomaly == 0, 0, VOID).astype(np.uint8)
-    item = LabelledImage(image, labels, anomaly, "x")
-    detector = Detector(
-        model=BrightnessNet(False), scorers={"s": NegatedEvidence()}, score="s", image_size=(16, 32)
-    )
-    seen = []
-    result = evaluate_anomalies(
-        detector, iter([item, item]), bits=22, num_examples=1, advance=lambda: seen.append(1)
-    )
-    metrics = result.metrics("b")
-    assert metrics["b/s/ap"] == pytest.approx(1)
-    assert metrics["b/s/fpr95"] == 0
-    assert len(result.examples) == 1
-    assert len(seen) == 2
-    assert evaluate_known_classes(detector, iter([item]), 2)["miou"] == pytest.approx(1)
 
 
 def test_shards_are_a_partition() -> None:

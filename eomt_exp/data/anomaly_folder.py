@@ -1,15 +1,22 @@
-"""Anomaly benchmarks as the course hands them out: `images/` beside `labels_masks/`."""
+"""Anomaly benchmarks of image files: one class for all; conf/benchmark/ says how they differ."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from eomt_exp.contracts import ANOMALY, NORMAL, VOID
-from eomt_exp.data.file_set import AnomalySet
-from eomt_exp.data.file_tree import FileTree
-from eomt_exp.data.image_files import existing_folder
-from eomt_exp.data.paired_files import OnBroken, PairedFiles, pairs_by_stem
+import numpy as np
+
+from eomt_exp.contracts import ANOMALY, NORMAL, VOID, DataError
+from eomt_exp.data.anomaly_layouts import Found, Layout
+from eomt_exp.data.file_set import AnomalySet, checked_component_sizes
+from eomt_exp.data.image_files import decode_labels
+from eomt_exp.data.layout_search import Home, find_layout
+from eomt_exp.data.paired_files import OnBroken, Pair, PairedFiles
+
+# How the course hands its benchmarks out.
+_COURSE = {"course": Layout("images/{id}", "labels_masks/{id}.png")}
 
 
 class AnomalyFolder(AnomalySet):
@@ -23,33 +30,101 @@ class AnomalyFolder(AnomalySet):
         self,
         root: str | Path | None,
         name: str,
-        images: str = "images",
-        labels: str = "labels_masks",
-        anomaly_values: Sequence[int] = (2,),
-        normal_values: Sequence[int] = (0,),
-        void_values: Sequence[int] = (),
+        layouts: Mapping[str, Layout] | None = None,
+        folders: Sequence[str] = (),
+        collection: str | None = None,
+        images_root: str | Path | None = None,
+        split: str | None = None,
+        labels: str | None = None,
+        known_objects: bool = True,
+        known_object_names: Sequence[str] = (),
+        only_with_anomalies: bool = False,
+        anomaly_values: Sequence[int | str] = (2,),
+        normal_values: Sequence[int | str] = (0,),
+        void_values: Sequence[int | str] = (),
+        expected_images: int | Mapping[str, int] | None = None,
+        component_sizes: Sequence[int] | None = None,
         on_broken: OnBroken = "error",
     ) -> None:
-        """`name` is the benchmark's key: its folder is set by paths.<name> or EOMT_<NAME>."""
+        """`name` is the benchmark's key: its folder is set by paths.<name> or EOMT_<NAME>.
+
+        The first of `layouts` that fits is taken, in `root` (a folder or zip) or in what is called
+        one of `folders` there; with a `collection`, `root` is paths.<collection> and holds several
+        benchmarks, so that only such a folder will do. `images_root`: a second place for images.
+        `split` and `labels` fill {split} and {labels} in layouts. known_objects=False leaves out
+        images whose names begin with one of `known_object_names`, `only_with_anomalies` those
+        without one (it reads all label maps). Label values: numbers, or "2-200" for a range.
+        `expected_images` may be given by split. ValueError, DataError: what is wrong and what to
+        type.
+        """
+        option = f"benchmark.{name}"
         table = _value_table(anomaly_values, normal_values, void_values)
-        tree = FileTree(existing_folder(root, f"benchmark={name}", key=name, zips=True))
-        pairs = pairs_by_stem(tree, images, tree, labels)
-        key = f"benchmark.{name}"
-        super().__init__(
-            PairedFiles(tree, tree, pairs, on_broken, option=key),
-            table,
-            f"Add them to {key}.anomaly_values, .normal_values or .void_values.",
-        )
+        expected = _of_split(expected_images, split, option)
+        options = {k: v for k, v in (("split", split), ("labels", labels)) if v is not None}
+        places = folders if collection else ["", *folders]
+        home = Home(root, images_root, places, collection or name, option)
+        found = find_layout(layouts or _COURSE, home, options)
+        if not known_objects:
+            known, expected = tuple(known_object_names), None
+            found = found._replace(pairs=[p for p in found.pairs if not p.name.startswith(known)])
+        if only_with_anomalies:
+            found = found._replace(pairs=_with_anomalies(found, table))
+        if on_broken == "error":
+            _check_images(found, option)
+        files = PairedFiles(found.images, found.labels, found.pairs, on_broken, option=option)
+        mend = f"Add them to {option}.anomaly_values, .normal_values or .void_values."
+        super().__init__(files, table, mend)
+        self.expected_images = expected
+        self.component_sizes = checked_component_sizes(component_sizes)
+
+
+def _of_split(
+    expected: int | Mapping[str, int] | None, split: str | None, option: str
+) -> int | None:
+    """How many images the split has; its keys are the splits there are."""
+    if not isinstance(expected, Mapping):
+        return expected
+    if split is None or split not in expected:
+        raise ValueError(f"{option}.split must be one of {', '.join(expected)}, got {split!r}.")
+    return expected[split]
+
+
+def _with_anomalies(found: Found, table: Mapping[int, int]) -> list[Pair]:
+    """The pairs whose label map holds an anomaly; what cannot be read stays, to be named later."""
+    values = [value for value, ours in table.items() if ours == ANOMALY]
+
+    def has_one(pair: Pair) -> bool:
+        if pair.labels is None:
+            return False
+        try:
+            stored = decode_labels(found.labels.read(pair.labels), found.labels.place(pair.labels))
+        except DataError:
+            return True
+        return bool(np.isin(stored, values).any())
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        kept = list(pool.map(has_one, found.pairs))
+    return [pair for pair, keep in zip(found.pairs, kept, strict=True) if keep]
+
+
+def _check_images(found: Found, option: str) -> None:
+    """Where it is the label maps that say which images there are, an image may be missing."""
+    for pair in found.pairs:
+        if pair.labels is not None and not found.images.has(pair.image):
+            raise DataError(
+                f"{found.labels.place(pair.labels)} has no image: {found.images.place(pair.image)} "
+                f"is missing. Get it, or leave such label maps out with {option}.on_broken=skip."
+            )
 
 
 def _value_table(
-    anomaly: Sequence[int], normal: Sequence[int], void: Sequence[int]
+    anomaly: Sequence[int | str], normal: Sequence[int | str], void: Sequence[int | str]
 ) -> dict[int, int]:
     """Label value of the files -> 0, 1 or VOID; ValueError for a value with two meanings."""
     table: dict[int, int] = {}
     meanings = {"normal": (NORMAL, normal), "anomaly": (ANOMALY, anomaly), "void": (VOID, void)}
     for meaning, (ours, values) in meanings.items():
-        for value in values:
+        for value in (v for entry in values for v in _span(entry, meaning)):
             if not 0 <= value <= 255:
                 raise ValueError(f"{meaning}_values must lie in 0..255, got {value}.")
             if value in table:
@@ -58,3 +133,12 @@ def _value_table(
     if not anomaly:
         raise ValueError("anomaly_values is empty; give at least one label value, such as [1].")
     return table
+
+
+def _span(entry: int | str, meaning: str) -> range:
+    """One value, or "2-200": 2 to 200."""
+    first, _, last = str(entry).partition("-")
+    try:
+        return range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise ValueError(f"{meaning}_values takes 7 or '2-200', got {entry!r}.") from None

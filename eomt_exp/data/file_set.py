@@ -59,6 +59,18 @@ class FileSet:
         raise NotImplementedError
 
 
+def checked_component_sizes(sizes: Sequence[int] | None) -> tuple[int, int] | None:
+    """[smallest predicted, smallest true] component in pixels; None: none are measured."""
+    if sizes is None:
+        return None
+    if len(sizes) != 2 or not all(type(size) is int and size >= 1 for size in sizes):
+        raise ValueError(
+            "component_sizes holds two whole numbers of pixels from 1 on, of the smallest "
+            f"predicted and the smallest true component, or is null; got {sizes}."
+        )
+    return sizes[0], sizes[1]
+
+
 class KnownClassSet(FileSet):
     """Known classes, no anomalies: the anomaly map is 0 where a class is known, VOID elsewhere."""
 

@@ -7,10 +7,12 @@ same one. The anomalies come from families of objects that training never shows.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from eomt_exp.contracts import VOID, LabelledImage
+from eomt_exp.data.file_set import checked_component_sizes
 from eomt_exp.data.synthetic_anomalies import ANOMALY_FAMILIES, draw_anomaly
 from eomt_exp.data.synthetic_ground import Street, draw_camera, draw_street
 from eomt_exp.data.synthetic_layout import Guest, compose
@@ -66,7 +68,9 @@ class SyntheticBenchmark:
         width: int = 256,
         seed: int = 0,
         empty_fraction: float = 0.1,
+        component_sizes: Sequence[int] | None = None,
     ) -> None:
+        """`component_sizes`: pixels of the smallest predicted and true component, or None."""
         if kind not in KINDS:
             raise ValueError(f"Got kind={kind!r}; allowed are {', '.join(KINDS)}.")
         if not 0 <= empty_fraction <= 1:
@@ -74,6 +78,7 @@ class SyntheticBenchmark:
         _check(length, height, width, seed)
         self.kind, self.length, self.seed = kind, length, seed
         self.height, self.width, self.empty_fraction = height, width, empty_fraction
+        self.component_sizes = checked_component_sizes(component_sizes)
 
     def __len__(self) -> int:
         return self.length

@@ -151,8 +151,9 @@ def _sizes(model: Any, images: Tensor) -> dict[str, str]:
         sizes["queries"] = str(queries.num_embeddings)
         sizes["blocks with queries"] = str(model.num_blocks)
     output = model(images)
-    sizes["mask grid"] = _by(output.mask_logits if isinstance(output, MaskOutput) else output[0])
-    return sizes
+    if isinstance(output, MaskOutput):
+        return sizes | {"mask grid": _by(output.mask_logits)}
+    return sizes | {"logits": _by(output.logits)}
 
 
 def _token_sizes(encoder: Backbone, images: Tensor, num_queries: int) -> dict[str, str]:

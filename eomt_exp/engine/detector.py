@@ -8,6 +8,9 @@ score is formed from it; scores of single queries are averaged themselves.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +19,24 @@ from torch.nn import functional as F
 
 from eomt_exp.contracts import MaskOutput, PixelOutput, Scorer
 
+Resolution = Literal["input", "mask"]
+
+
+class Detection(NamedTuple):
+    """What a detector found in one image, in that image's size."""
+
+    scores: dict[str, np.ndarray]  # by scorer: (H, W) float32, higher is more anomalous
+    known: np.ndarray | None  # (H, W) int64, the likeliest known class; None where not asked for
+
 
 class Detector:
     """Scores of one model; `detector(image)` gives the scorer called `score`.
 
     With `windows=False` the whole image is resized to the training size instead, at the price of
-    its aspect ratio.
+    its aspect ratio. `resolution` says where masks meet classes: "input" upsamples every mask
+    before its sigmoid, as EoMT does it; "mask" sums in the grid of the masks, for what is linear in
+    them (evidence for the classes, scores of queries), and upsamples the sums: a bilinear step
+    after the sigmoid instead of before it, seen at outlines only.
     """
 
     def __init__(
@@ -34,6 +49,7 @@ class Detector:
         windows: bool = True,
         batch_size: int = 8,
         precision: str = "no",
+        resolution: Resolution = "input",
     ) -> None:
         if score not in scorers:
             raise ValueError(f"score={score} must be one of the scorers: {', '.join(scorers)}.")
@@ -44,27 +60,46 @@ class Detector:
         self.windows = windows
         self.batch_size = batch_size
         self.precision = precision
+        self.resolution = resolution
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB -> (H, W) float32; higher is more anomalous."""
-        return self.scores(image, only=(self.score,))[0][self.score]
+        (found,) = self.stream([image], only=(self.score,), known=False)
+        return found.scores[self.score]
 
-    @torch.inference_mode()
     def scores(
-        self, image: np.ndarray, only: tuple[str, ...] | None = None
+        self, image: np.ndarray, only: Sequence[str] | None = None
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Every score map (H, W) float32, and the known class of each pixel (H, W) int64."""
+        (found,) = self.stream([image], only=only)
+        assert found.known is not None
+        return found.scores, found.known
+
+    def stream(
+        self, images: Iterable[np.ndarray], only: Sequence[str] | None = None, known: bool = True
+    ) -> Iterator[Detection]:
+        """One Detection an image, in order; `only` names the scorers wanted, () for none.
+
+        Windows of neighbouring images share a forward pass until it holds `batch_size` of them.
+        """
         scorers = {n: s for n, s in self.scorers.items() if only is None or n in only}
-        self.model.eval()
-        evidence, query_maps = self._stitched(self._to_tensor(image), scorers)
-        maps = {
-            name: query_maps[name] if scorer.level == "query" else scorer(PixelOutput(evidence))
-            for name, scorer in scorers.items()
-        }
-        size = image.shape[:2]
-        known = _resize(evidence, size).argmax(dim=1)[0]
-        scaled = {name: _resize(m[:, None], size)[0, 0] for name, m in maps.items()}
-        return {name: m.float().cpu().numpy() for name, m in scaled.items()}, known.cpu().numpy()
+        open_canvases: list[_Canvas] = []
+        waiting: list[tuple[_Canvas, int, int]] = []
+        for image in images:
+            canvas = _Canvas(self._to_tensor(image), image.shape[:2])
+            boxes = window_boxes(canvas.size, self.image_size)
+            canvas.missing = len(boxes)
+            open_canvases.append(canvas)
+            waiting += [(canvas, y, x) for y, x in boxes]
+            while len(waiting) >= self.batch_size:
+                self._fill(waiting[: self.batch_size], scorers)
+                del waiting[: self.batch_size]
+            while open_canvases and not open_canvases[0].missing:
+                yield self._read_off(open_canvases.pop(0), scorers, known)
+        if waiting:
+            self._fill(waiting, scorers)
+        for canvas in open_canvases:
+            yield self._read_off(canvas, scorers, known)
 
     def _to_tensor(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, H', W') in [0, 1], scaled to cover the training size."""
@@ -83,35 +118,40 @@ class Detector:
             )
         return F.interpolate(tensor, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
-    def _stitched(
-        self, image: Tensor, scorers: dict[str, Scorer]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Averages over windows: evidence (1, K, H', W') and query-level scores (1, H', W')."""
-        boxes = window_boxes((image.shape[-2], image.shape[-1]), self.image_size)
+    @torch.inference_mode()
+    def _fill(
+        self, windows: Sequence[tuple[_Canvas, int, int]], scorers: dict[str, Scorer]
+    ) -> None:
+        """One forward pass; what it says is added to the canvases the windows come from."""
+        self.model.eval()
         height, width = self.image_size
-        counts = image.new_zeros(image.shape[-2:])
-        evidence: Tensor | None = None
+        crops = torch.cat([c.image[..., y : y + height, x : x + width] for c, y, x in windows])
+        output = self._forward(crops)
+        if self.resolution == "input":
+            output = output.resized((height, width))
+        semantic = output.semantic_scores()  # (B, K, h, w)
+        queries = {n: s(output)[:, None] for n, s in scorers.items() if s.level == "query"}
+        semantic = _resize(semantic, (height, width))
+        queries = {name: _resize(maps, (height, width))[:, 0] for name, maps in queries.items()}
+        for i, (canvas, y, x) in enumerate(windows):
+            place = (slice(y, y + height), slice(x, x + width))
+            canvas.add(place, semantic[i], {name: maps[i] for name, maps in queries.items()})
+
+    @torch.inference_mode()
+    def _read_off(self, canvas: _Canvas, scorers: dict[str, Scorer], known: bool) -> Detection:
+        assert canvas.evidence is not None
+        evidence = canvas.evidence / canvas.counts
         maps = {
-            n: image.new_zeros(1, *image.shape[-2:])
-            for n, s in scorers.items()
-            if s.level == "query"
+            name: canvas.maps[name] / canvas.counts
+            if scorer.level == "query"
+            else scorer(PixelOutput(evidence))[0]
+            for name, scorer in scorers.items()
         }
-        for start in range(0, len(boxes), self.batch_size):
-            chunk = boxes[start : start + self.batch_size]
-            crops = torch.cat([image[..., y : y + height, x : x + width] for y, x in chunk])
-            output = self._forward(crops).resized((height, width))
-            semantic = output.semantic_scores()
-            if evidence is None:
-                evidence = image.new_zeros(1, semantic.shape[1], *image.shape[-2:])
-            window_maps = {name: scorers[name](output) for name in maps}
-            for i, (y, x) in enumerate(chunk):
-                rows, columns = slice(y, y + height), slice(x, x + width)
-                evidence[0, :, rows, columns] += semantic[i]
-                counts[rows, columns] += 1
-                for name, window_map in window_maps.items():
-                    maps[name][0, rows, columns] += window_map[i]
-        assert evidence is not None
-        return evidence / counts, {name: m / counts for name, m in maps.items()}
+        scaled = {n: _resize(m[None, None], canvas.original)[0, 0] for n, m in maps.items()}
+        classes = None
+        if known:
+            classes = _resize(evidence, canvas.original).argmax(dim=1)[0].cpu().numpy()
+        return Detection({n: m.float().cpu().numpy() for n, m in scaled.items()}, classes)
 
     def _forward(self, crops: Tensor) -> MaskOutput | PixelOutput:
         kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
@@ -119,6 +159,36 @@ class Detector:
             output = self.model(crops)
         # Scores in float32: half precision ties the very pixels a metric must tell apart.
         return type(output)(*[v.float() if isinstance(v, Tensor) else v for v in output])
+
+
+@dataclass(eq=False)
+class _Canvas:
+    """One image while its windows come in: sums, and how many windows each pixel had."""
+
+    image: Tensor  # (1, 3, H', W')
+    original: tuple[int, int]
+    missing: int = 0
+    counts: Tensor = field(init=False)  # (H', W')
+    evidence: Tensor | None = None  # (1, K, H', W')
+    maps: dict[str, Tensor] = field(default_factory=dict)  # (H', W')
+
+    def __post_init__(self) -> None:
+        self.counts = self.image.new_zeros(self.size)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.shape[-2], self.image.shape[-1]
+
+    def add(self, place: tuple[slice, slice], semantic: Tensor, queries: dict[str, Tensor]) -> None:
+        """One window: evidence (K, h, w) and score maps (h, w)."""
+        if self.evidence is None:
+            self.evidence = self.image.new_zeros(1, semantic.shape[0], *self.size)
+            self.maps = {name: self.image.new_zeros(self.size) for name in queries}
+        self.evidence[0, :, place[0], place[1]] += semantic
+        self.counts[place] += 1
+        for name, window_map in queries.items():
+            self.maps[name][place] += window_map
+        self.missing -= 1
 
 
 def window_boxes(size: tuple[int, int], window: tuple[int, int]) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 
 from eomt_exp.schema import Precision, TrainerConfig
 
@@ -41,6 +41,11 @@ def resolve_precision(precision: Precision, cpu: bool) -> str:
     return "bf16" if any(getattr(torch.cpu, p, bool)() for p in probes) else "no"
 
 
+def in_full_precision(accelerator: Accelerator, model: torch.nn.Module) -> torch.nn.Module:
+    """The model without the autocast that Accelerate wrapped its forward in for training."""
+    return accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+
+
 def forget_accelerator(accelerator: Accelerator) -> None:
     """Leave nothing behind for the next job of this process (Accelerate keeps global state)."""
     accelerator.free_memory()
@@ -60,6 +65,11 @@ def seed_everything(seed: int) -> None:
 def is_first_process() -> bool:
     """Of those that torchrun or accelerate launch started; true when there is only one."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def from_all(values: list[T]) -> list[T]:
+    """The values of all processes, one process after the other."""
+    return values if int(os.environ.get("WORLD_SIZE", "1")) <= 1 else gather_object(values)
 
 
 def agreed(value: T) -> T:

@@ -1,84 +1,121 @@
-"""Images through a detector into the evaluator's counts, shared among processes."""
+"""Images through a detector into the evaluator's counts, shared among processes.
+
+Two passes over a benchmark: all pixels first, since the components of SMIYC are cut at a threshold
+that only they tell. The second pass reads the score maps that the first one left on disk.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from accelerate.utils import gather_object
 
-from eomt_exp.contracts import VOID, ImageSet, LabelledImage, OutlierPool
-from eomt_exp.engine.detector import Detector
+from eomt_exp.contracts import VOID, ImageSet, LabelledImage
+from eomt_exp.engine.detector import Detection, Detector
+from eomt_exp.engine.leaderboard import Example
+from eomt_exp.engine.score_store import ScoreStore
+from eomt_exp.evaluator.components import ComponentCounts
+from eomt_exp.evaluator.image_counts import ImageCounts
 from eomt_exp.evaluator.pixel import PixelCounts
 from eomt_exp.evaluator.semantic import ConfusionMatrix
 
+Read = Callable[[Sequence[int]], Iterator[LabelledImage]]  # positions -> their images, in order
+Write = Callable[[str, np.ndarray], None]  # image name, (H, W) scores -> a file of an export
+T = TypeVar("T", PixelCounts, ImageCounts, ComponentCounts)
 
-class Example(NamedTuple):
-    """One image for the figures."""
-
-    image: np.ndarray  # (H, W, 3) uint8
-    anomaly: np.ndarray  # (H, W) uint8
-    score: np.ndarray  # (H, W) float32
-    name: str
+EXAMPLE_WIDTH = 640  # pixels
 
 
-class BenchmarkResult(NamedTuple):
-    """Counts per scorer, and some images to look at."""
+class Settings(NamedTuple):
+    """How a benchmark is measured."""
 
-    counts: dict[str, PixelCounts]
-    examples: list[Example]
-
-    def metrics(self, benchmark: str) -> dict[str, float]:
-        """`<benchmark>/<scorer>/<metric>` -> value; undefined ones are NaN."""
-        return {
-            f"{benchmark}/{scorer}/{metric}": value
-            for scorer, counts in self.counts.items()
-            for metric, value in counts.results().items()
-        }
+    scratch: Path  # where score maps lie between the passes
+    scratch_bytes: int = 8 << 30
+    bits: int = 22
+    half: bool = False  # scores rounded to float16
+    skip_empty: bool = False  # leave out images without anomaly
+    components: tuple[int, int] | None = None  # smallest predicted and true one; None: no metrics
+    num_examples: int = 0  # best and as many worst
 
 
-def evaluate_anomalies(
+@dataclass
+class Measured:
+    """What a benchmark came to, the same in all processes."""
+
+    counts: dict[str, PixelCounts]  # by scorer, as the next two
+    images: dict[str, ImageCounts]
+    components: dict[str, ComponentCounts] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
+    left_out: list[str] = field(
+        default_factory=list
+    )  # images without anomaly, where they do not count
+
+
+def measure_benchmark(
+    detector: Detector,
+    read: Read,
+    count: int,
+    settings: Settings,
+    advance: Callable[[], object] = lambda: None,
+    exports: dict[str, Sequence[Write]] | None = None,
+) -> Measured:
+    """Every scorer on this process's `count` images; what is counted is summed over processes.
+
+    `exports` are written as the maps come, by scorer.
+    """
+    with ScoreStore(settings.scratch, settings.scratch_bytes) as store:
+        here = _First(detector, settings, store, exports or {}).run(read(range(count)), advance)
+        found = Measured(
+            _merged({n: here.counts[n] for n in detector.scorers}),
+            _merged({n: here.images[n] for n in detector.scorers}),
+            left_out=sorted(name for part in gather_object([here.left_out]) for name in part),
+        )
+        again = _Second(detector, settings, store, read, here.names)
+        if settings.components is not None:
+            thresholds = {n: c.results()["f1_threshold"] for n, c in found.counts.items()}
+            found.components = _merged(again.components(thresholds))
+        chosen = _best_and_worst(found.images[detector.score], settings.num_examples)
+        shards = gather_object([again.examples(chosen)])
+        examples = {(e.kind, e.name): e for shard in shards for e in shard}
+        found.examples = [examples[kind, name] for kind, name, _ in chosen]
+    return found
+
+
+def measure_known_classes(
     detector: Detector,
     images: Iterator[LabelledImage],
-    *,
-    bits: int,
-    num_examples: int,
-    advance: Callable[[], None],
-) -> BenchmarkResult:
-    """Every scorer on every image of this process; counts are summed over all processes."""
-    counts = {name: PixelCounts(bits) for name in detector.scorers}
-    examples: list[Example] = []
-    for item in images:
-        maps, _ = detector.scores(item.image)
-        for name, score in maps.items():
-            counts[name].update(score, item.anomaly)
-        if len(examples) < num_examples and (item.anomaly == 1).any():
-            examples.append(Example(item.image, item.anomaly, maps[detector.score], item.name))
-        advance()
-    counts, *shards = gather_object([counts])
-    for other in shards:
-        for name in counts:
-            counts[name].merge(other[name])
-    return BenchmarkResult(counts, examples)
+    num_classes: int,
+    categories: Sequence[str] | None = None,
+    bits: int | None = None,
+    advance: Callable[[], object] = lambda: None,
+) -> tuple[dict[str, float], dict[str, PixelCounts]]:
+    """mIoU and its like of the argmax over the known classes.
 
-
-def evaluate_known_classes(
-    detector: Detector, images: Iterator[LabelledImage], num_classes: int
-) -> dict[str, float]:
-    """mIoU, mAcc, aAcc and IoU per class of the argmax over the known classes."""
-    matrix = ConfusionMatrix(num_classes)
-    for item in images:
-        known = detector.scores(item.image, only=())[1]
+    With `bits`, also the score counts of the pixels of known classes, all of them normal: what an
+    operating point is set by when no anomaly has been seen.
+    """
+    matrix = ConfusionMatrix(num_classes, categories=categories)
+    counts = {} if bits is None else {name: PixelCounts(bits) for name in detector.scorers}
+    for _, item, found in _detected(detector, images, tuple(counts), known=True):
         # A label outside the known classes has no right answer among them.
         labels = np.where(item.labels < num_classes, item.labels, VOID).astype(np.uint8)
-        matrix.update(known, labels)
+        assert found.known is not None
+        matrix.update(found.known, labels)
+        normal = np.where(labels == VOID, VOID, 0).astype(np.uint8)
+        for name, part in counts.items():
+            part.update(found.scores[name], normal)
+        advance()
     matrix, *shards = gather_object([matrix])
     for other in shards:
         matrix.merge(other)
-    return matrix.results()
+    return matrix.results(), _merged(counts)
 
 
 def shard(images: ImageSet, rank: int, world: int) -> list[int]:
@@ -86,13 +123,140 @@ def shard(images: ImageSet, rank: int, world: int) -> list[int]:
     return list(range(rank, len(images), world))
 
 
-def verify(images: ImageSet | OutlierPool) -> None:
-    """Read every item of a set that has files, so that a broken one is found before training.
+class _First:
+    """Pixels: one look at each image."""
 
-    Raises DataError naming the first one. Sets that draw have nothing that can break.
-    """
-    if not getattr(images, "reads_files", False):
-        return
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for _ in pool.map(images.__getitem__, range(len(images))):
-            pass
+    def __init__(
+        self,
+        detector: Detector,
+        settings: Settings,
+        store: ScoreStore,
+        exports: dict[str, Sequence[Write]],
+    ) -> None:
+        self.detector, self.settings, self.store, self.exports = detector, settings, store, exports
+        self.counts = {name: PixelCounts(settings.bits) for name in detector.scorers}
+        self.images = {name: ImageCounts() for name in detector.scorers}
+        self.left_out: list[str] = []
+        self.names: dict[int, str] = {}  # position -> name, of the images that count
+
+    def run(self, items: Iterator[LabelledImage], advance: Callable[[], object]) -> _First:
+        keep = self._has_anomaly if self.settings.skip_empty else None
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            for position, item, found in _detected(self.detector, items, keep=keep):
+                maps = {n: _rounded(m, self.settings.half) for n, m in found.scores.items()}
+                list(pool.map(lambda name: self._count(name, maps[name], item), maps))  # noqa: B023
+                self.store.put(position, {**maps, "/anomaly": item.anomaly})
+                self.names[position] = item.name
+                advance()
+        return self
+
+    def _count(self, scorer: str, scores: np.ndarray, item: LabelledImage) -> None:
+        self.counts[scorer].update(scores, item.anomaly)
+        self.images[scorer].update(item.name, scores, item.anomaly)
+        for write in self.exports.get(scorer, ()):
+            write(item.name, scores)
+
+    def _has_anomaly(self, item: LabelledImage) -> bool:
+        found = bool((item.anomaly == 1).any())
+        if not found:
+            self.left_out.append(item.name)
+        return found
+
+
+class _Second:
+    """A second look: at score maps from disk, or at the images again where there was no room."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        settings: Settings,
+        store: ScoreStore,
+        read: Read,
+        names: dict[int, str],
+    ) -> None:
+        self.detector, self.settings, self.store = detector, settings, store
+        self.read, self.names = read, names
+
+    def components(self, thresholds: dict[str, float]) -> dict[str, ComponentCounts]:
+        assert self.settings.components is not None
+        smallest = self.settings.components
+        counts = {n: ComponentCounts(t, *smallest) for n, t in thresholds.items() if t == t}
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            for maps in self._maps(list(self.names)):
+                list(pool.map(lambda n: counts[n].update(maps[n], maps["/anomaly"]), counts))  # noqa: B023
+        return counts
+
+    def examples(self, chosen: Sequence[tuple[str, str, float]]) -> list[Example]:
+        """Those that are this process's."""
+        positions = {name: position for position, name in self.names.items()}
+        mine = [entry for entry in chosen if entry[1] in positions]
+        order = [positions[name] for _, name, _ in mine]
+        pairs = zip(self.read(order), self._maps(order), strict=True)
+        return [
+            Example(kind, name, ap, *_small(item, maps[self.detector.score]))
+            for (kind, name, ap), (item, maps) in zip(mine, pairs, strict=True)
+        ]
+
+    def _maps(self, positions: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
+        lost = [position for position in positions if not self.store.has(position)]
+        again = _detected(self.detector, self.read(lost))
+        for position in positions:
+            if self.store.has(position):
+                yield self.store.get(position)
+            else:
+                _, item, found = next(again)
+                maps = {n: _rounded(m, self.settings.half) for n, m in found.scores.items()}
+                yield {**maps, "/anomaly": item.anomaly}
+
+
+def _detected(
+    detector: Detector,
+    items: Iterator[LabelledImage],
+    only: Sequence[str] | None = None,
+    known: bool = False,
+    keep: Callable[[LabelledImage], bool] | None = None,
+) -> Iterator[tuple[int, LabelledImage, Detection]]:
+    """(position, image, what the detector found) of each image that `keep` does not refuse."""
+    waiting: deque[tuple[int, LabelledImage]] = deque()
+
+    def images() -> Iterator[np.ndarray]:
+        for position, item in enumerate(items):
+            if keep is None or keep(item):
+                waiting.append((position, item))
+                yield item.image
+
+    for found in detector.stream(images(), only=only, known=known):
+        position, item = waiting.popleft()
+        yield position, item, found
+
+
+def _rounded(scores: np.ndarray, half: bool) -> np.ndarray:
+    with np.errstate(over="ignore"):  # beyond float16 is inf, which is a score
+        return scores.astype(np.float16).astype(np.float32) if half else scores
+
+
+def _merged(counts: dict[str, T]) -> dict[str, T]:
+    """Summed over the processes."""
+    total, *shards = gather_object([counts])
+    for other in shards:
+        for name in total:
+            total[name].merge(other[name])
+    return total
+
+
+def _best_and_worst(images: ImageCounts, number: int) -> list[tuple[str, str, float]]:
+    """(kind, name, AP) of the images shown; none twice."""
+    found = zip(images.names, images.metrics()["ap"].tolist(), strict=True)
+    ranked = sorted((ap, name) for name, ap in found if ap == ap)
+    worst = ranked[: min(number, len(ranked) // 2)]
+    best = ranked[len(worst) :][::-1][:number]
+    return [("best", name, ap) for ap, name in best] + [("worst", n, ap) for ap, n in worst]
+
+
+def _small(item: LabelledImage, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, truth and score, every n-th pixel of the last two."""
+    step = -(-item.image.shape[1] // EXAMPLE_WIDTH)
+    height, width = (n // step * step for n in item.image.shape[:2])
+    blocks = item.image[:height, :width].reshape(height // step, step, width // step, step, 3)
+    image = blocks.mean(axis=(1, 3)).astype(np.uint8)
+    return image, item.anomaly[:height:step, :width:step], score[:height:step, :width:step]

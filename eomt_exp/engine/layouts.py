@@ -1,4 +1,4 @@
-"""Public layouts of EoMT's weights: recognised by their names, brought to ours, and back.
+"""Public layouts of EoMT's and ERFNet's weights: recognised by names, brought to ours, and back.
 
 Our names are the official code's. Nothing here reads a file or knows a model.
 """
@@ -20,9 +20,10 @@ HF_EOMT = "Hugging Face EoMT"
 HF_EOMT_DINOV3 = "Hugging Face EoMT-DINOv3"
 TIMM_BACKBONE = "backbone only, timm"
 HF_BACKBONE = "backbone only, Hugging Face"
+ERFNET = "official ERFNet"
 LAYOUTS = (
     *(OFFICIAL, OFFICIAL_DINOV3, LIGHTNING, HF_EOMT, HF_EOMT_DINOV3),
-    *(TIMM_BACKBONE, HF_BACKBONE),
+    *(TIMM_BACKBONE, HF_BACKBONE, ERFNET),
 )
 BACKBONE_ONLY = (TIMM_BACKBONE, HF_BACKBONE)
 
@@ -31,6 +32,7 @@ NO_OBJECT_WEIGHT = 0.1  # in the official class loss, which keeps its weights am
 # Of the loss, of the pre-training task, or constants that every model computes for itself.
 _OUTSIDE_EOMT = re.compile(r"^criterion\.")
 _OUTSIDE_BACKBONE = re.compile(r"^(?:head|head_dist|attn_pool|classifier|pooler)\.")
+_OUTSIDE_ERFNET = re.compile(r"^encoder\.output_conv\.")  # the encoder was trained alone first
 
 
 def to_official(state: State) -> tuple[State, str]:
@@ -44,7 +46,7 @@ def to_official(state: State) -> tuple[State, str]:
     in_lightning = any(name.startswith("network.") for name in state)
     state = {name.removeprefix("network."): value for name, value in state.items()}
     layout = _layout(state)
-    outside = _OUTSIDE_BACKBONE if layout in BACKBONE_ONLY else _OUTSIDE_EOMT
+    outside = _outside(layout)
     state = {name: value for name, value in state.items() if not outside.search(name)}
     if layout == TIMM_BACKBONE:
         state = {BACKBONE + name: value for name, value in state.items()}
@@ -56,6 +58,8 @@ def to_official(state: State) -> tuple[State, str]:
         state = hugging_face.from_backbone(state)
     elif layout in (HF_EOMT, HF_EOMT_DINOV3):
         state = hugging_face.from_eomt(state)
+    elif layout == ERFNET:
+        state = _with_counters(state)
     return state, LIGHTNING if in_lightning and layout == OFFICIAL else layout
 
 
@@ -82,8 +86,23 @@ def _plain(name: str) -> str:
     return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
+def _outside(layout: str) -> re.Pattern[str]:
+    if layout == ERFNET:
+        return _OUTSIDE_ERFNET
+    return _OUTSIDE_BACKBONE if layout in BACKBONE_ONLY else _OUTSIDE_EOMT
+
+
+def _with_counters(state: State) -> State:
+    """BatchNorm counts its batches since PyTorch 0.4.1; the official file is of 2017."""
+    stem = ".running_var"
+    norms = [name.removesuffix(stem) for name in state if name.endswith(stem)]
+    return {f"{norm}.num_batches_tracked": torch.tensor(0) for norm in norms} | state
+
+
 def _layout(state: State) -> str:
     names = state.keys()
+    if {"encoder.initial_block.conv.weight", "decoder.output_conv.weight"} <= names:
+        return ERFNET
     if {"q.weight", "class_head.weight"} <= names:
         is_split = any(hugging_face.SPLIT_QUERY.match(name) for name in names)
         return OFFICIAL_DINOV3 if is_split else OFFICIAL

@@ -134,15 +134,26 @@ class Leaderboard:
 
     def flat_metrics(self) -> dict[str, float]:
         """`<benchmark>/<scorer>/<metric>`, of several models `<benchmark>/<model>.<scorer>/…`."""
-        alone = len(set(self.models) | set(self.known_classes)) <= 1
         flat = {
-            f"{r.benchmark}/{r.scorer if alone else f'{r.model}.{r.scorer}'}/{name}": value
-            for r in self.results
-            for name, value in r.metrics.items()
+            f"{self._key(r)}/{k}": value for r in self.results for k, value in r.metrics.items()
         }
         known = {
-            f"val/{name}" if alone else f"{model}/val/{name}": value
+            f"val/{name}" if self._is_alone else f"{model}/val/{name}": value
             for model, found in self.known_classes.items()
             for name, value in found.items()
         }
         return flat | known
+
+    def flat_intervals(self) -> dict[str, tuple[float, float]]:
+        """By the keys of flat_metrics."""
+        return {
+            f"{self._key(r)}/{k}": pair for r in self.results for k, pair in r.intervals.items()
+        }
+
+    @property
+    def _is_alone(self) -> bool:
+        return len(set(self.models) | set(self.known_classes)) <= 1
+
+    def _key(self, result: Result) -> str:
+        method = result.scorer if self._is_alone else f"{result.model}.{result.scorer}"
+        return f"{result.benchmark}/{method}"

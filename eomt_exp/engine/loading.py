@@ -15,6 +15,7 @@ from eomt_exp.engine.weight_files import read_weights
 
 _PIXELS = "encoder.pixel_"  # ImageNet's mean and standard deviation, which some layouts leave out
 _CLASS_HEAD = "class_head."
+_PIXEL_HEAD = "decoder.output_conv.bias"  # of ERFNet: one number for each class output
 _RESAMPLED = (f"{BACKBONE}pos_embed", f"{BACKBONE}patch_embed.proj.weight")
 _SET_BY = {"q.weight": "model.num_queries", "attn_mask_probs": "model.num_blocks"}
 
@@ -151,6 +152,11 @@ def _check_delta(state: State, where: str | Path, delta_weights: bool | None) ->
         for name, value in state.items()
         if _in_backbone(name) and name.endswith(("norm1.weight", "norm2.weight", "norm.weight"))
     ]
+    if not norms and delta_weights:
+        raise CheckpointError(
+            f"{where} cannot hold differences to a pre-trained backbone: it has no LayerNorm in "
+            "one. Type delta_weights=false."
+        )
     if not norms:
         return
     highest = max(norms)
@@ -185,6 +191,12 @@ def _check_sizes(state: State, own: State, where: str | Path) -> None:
             f"{where} has {sizes[0]} class outputs, the model {sizes[1]} (the classes, no-object, "
             "maybe an outlier class); take the data it was trained on, or load_class_head=false "
             "for a fresh class head."
+        )
+    if _PIXEL_HEAD in wrong:
+        raise CheckpointError(
+            f"{where} has {len(state[_PIXEL_HEAD])} class outputs, the model "
+            f"{len(own[_PIXEL_HEAD])} (data.num_classes, and void where model.void_output=true); "
+            "take the data it was trained on."
         )
     if wrong:
         raise CheckpointError(

@@ -9,49 +9,81 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eomt_exp.engine.atomic import write_text
+from eomt_exp.engine.leaderboard import Anchor
+from eomt_exp.engine.metric_names import UNDEFINED, best, metric, ordered, shown, shown_interval
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-MAIN = {"ap": "AP", "fpr95": "FPR95", "auroc": "AUROC"}
-MORE = {"siou": "sIoU", "ppv": "PPV", "f1_star": "F1*"}  # columns only where something has them
-LOWER_IS_BETTER = ("fpr95",)
-UNDEFINED = "undefined"
-MIN_WIDTH = 100
+ALWAYS = ("ap", "fpr95", "auroc")
+WHERE_MEASURED = ("f1_star", "siou", "ppv", "component_f1")
+LOG_WIDTH = 300  # columns where there is no terminal: rich takes 80 and cuts numbers off
+NUM_ANCHORS = 5  # shown of each benchmark: the terminal is for our own numbers
 
 
-def results_table(metrics: Mapping[str, float | None], title: str | None = None) -> Table:
+def results_table(
+    metrics: Mapping[str, float | None],
+    title: str | None = None,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> Table:
     """Benchmarks and scorers down, metrics across, as fractions; the best one has a star.
 
     Reads "<benchmark>/<scorer>/<metric>" keys; "<set>/miou" becomes the line below the table.
-    NaN, and the None it becomes in metrics.json, read "undefined".
+    NaN, and the None it becomes in metrics.json, read "undefined". `intervals` has the same keys;
+    AP shows its own.
     """
-    from rich import box
-    from rich.table import Table
+    from rich.markup import escape
 
     cells = _cells(metrics)
-    names = {
-        **MAIN,
-        **{key: MORE[key] for key in MORE if any(key in row for row in cells.values())},
-    }
-    # Thin rules and stars say it without colour too: reports land in logs.
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, caption=_semantic(metrics)
-    )
-    table.caption_justify, table.caption_style = "left", ""
-    table.add_column("benchmark", no_wrap=True)
-    table.add_column("scorer", no_wrap=True)
-    for heading in names.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    best = {(name, key): _best(cells, name, key) for name, _ in cells for key in names}
+    there = {key for row in cells.values() for key in row}
+    names = [*ALWAYS, *(key for key in WHERE_MEASURED if key in there)]
+    table = _empty_table(title, ["benchmark", "scorer"], names)
+    table.caption, table.caption_justify, table.caption_style = _semantic(metrics), "left", ""
     previous = None
     for (benchmark, scorer), row in cells.items():
         if previous not in (None, benchmark):
             table.add_section()
-        values = [_cell(row.get(key), best[benchmark, key]) for key in names]
-        table.add_row("" if benchmark == previous else benchmark, scorer, *values)
+        rivals = [other for (name, _), other in cells.items() if name == benchmark]
+        values = [
+            _cell(key, row.get(key), best(key, [other.get(key) for other in rivals]))
+            for key in names
+        ]
+        interval = (intervals or {}).get(f"{benchmark}/{scorer}/ap")
+        if interval is not None and not math.isnan(row.get("ap", math.nan)):
+            values[0] += f" {shown_interval(*interval)}"
+        table.add_row("" if benchmark == previous else escape(benchmark), escape(scorer), *values)
         previous = benchmark
+    return table
+
+
+def anchors_table(anchors: Sequence[Anchor]) -> Table:
+    """Published numbers, of each benchmark the NUM_ANCHORS best.
+
+    Notes below say the protocol and source of each; the last one counts what is left out.
+    """
+    from rich.markup import escape
+
+    groups: dict[str, list[Anchor]] = {}
+    for anchor in anchors:
+        groups.setdefault(anchor.benchmark, []).append(anchor)
+    chosen = [anchor for group in groups.values() for anchor in _leading(group)]
+    remarks = list(dict.fromkeys(_remark(anchor) for anchor in chosen))
+    names = ordered(key for anchor in chosen for key in anchor.values)
+    table = _empty_table("published", ["benchmark", "method"], names)
+    table.add_column("note", justify="right", no_wrap=True)
+    previous = None
+    for anchor in chosen:
+        if previous not in (None, anchor.benchmark):
+            table.add_section()
+        values = [_cell(key, anchor.values.get(key), None) for key in names]
+        name = "" if anchor.benchmark == previous else escape(anchor.benchmark)
+        table.add_row(name, escape(anchor.method), *values, str(remarks.index(_remark(anchor)) + 1))
+        previous = anchor.benchmark
+    notes = [f"{index}  {escape(remark)}" for index, remark in enumerate(remarks, 1)]
+    if more := len(anchors) - len(chosen):
+        notes.append(f"and {more} more of lower AP")
+    table.caption, table.caption_justify, table.caption_style = "\n".join(notes), "left", ""
     return table
 
 
@@ -61,22 +93,51 @@ def print_report(
     figures: Sequence[Path] = (),
     console: Console | None = None,
     checkpoint: str | Path | None = None,
+    *,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    stamps: Sequence[str] = (),
+    anchors: Sequence[Anchor] = (),
 ) -> None:
-    """Print the table, then each file that is there, one path a line and never broken."""
+    """Stamps in red, the tables, then each file that is there, a path a line and never broken.
+
+    `intervals` and `stamps` as in a Leaderboard, the former keyed like `metrics`.
+    """
     from rich.console import Console
 
     if console is None:
         console = Console(highlight=False)
-        # Without a terminal rich takes 80 columns and writes no colour codes.
         if not console.is_terminal:
-            console.width = max(console.width, MIN_WIDTH)
-    run_dir = Path(run_dir)
+            console.width = LOG_WIDTH
+    for stamp in stamps:
+        console.print(f"! {stamp}", style="bold red", markup=False, soft_wrap=True)
     if any(key.count("/") == 2 for key in metrics):
-        console.print(results_table(metrics))
+        _print_table(console, metrics, intervals)
     elif line := _semantic(metrics):
         console.print(line, markup=False)
+    if anchors:
+        console.print(anchors_table(anchors))
+    _print_files(console, Path(run_dir), figures, checkpoint)
+
+
+def _print_table(
+    console: Console,
+    metrics: Mapping[str, float | None],
+    intervals: Mapping[str, tuple[float, float]] | None,
+) -> None:
+    """With intervals where they fit: on a narrow screen the numbers themselves come first."""
+    from rich.measure import Measurement
+
+    table = results_table(metrics, intervals=intervals)
+    natural = Measurement.get(console, console.options.update(width=LOG_WIDTH), table).maximum
+    console.print(table if natural <= console.width else results_table(metrics))
+
+
+def _print_files(
+    console: Console, run_dir: Path, figures: Sequence[Path], checkpoint: str | Path | None
+) -> None:
     files = {
         "metrics": run_dir / "metrics.json",
+        "report": run_dir / "report.html",
         "checkpoint": checkpoint or run_dir / "model.safetensors",
     }
     lines = [(label, Path(path)) for label, path in files.items() if Path(path).exists()]
@@ -112,29 +173,38 @@ def _cells(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[st
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for key, value in metrics.items():
         parts = key.split("/")
-        if len(parts) == 3 and parts[2] in (*MAIN, *MORE):
+        if len(parts) == 3 and parts[2] in (*ALWAYS, *WHERE_MEASURED):
             rows.setdefault((parts[0], parts[1]), {})[parts[2]] = _number(value)
     order = list(dict.fromkeys(benchmark for benchmark, _ in rows))
     return dict(sorted(rows.items(), key=lambda item: order.index(item[0][0])))
 
 
-def _best(
-    cells: Mapping[tuple[str, str], Mapping[str, float]], benchmark: str, key: str
-) -> float | None:
-    """The best value of a benchmark; None where one scorer stands alone."""
-    rows = [row for (name, _), row in cells.items() if name == benchmark]
-    values = [row[key] for row in rows if not math.isnan(row.get(key, math.nan))]
-    if len(rows) < 2 or not values:
-        return None
-    return min(values) if key in LOWER_IS_BETTER else max(values)
+def _empty_table(title: str | None, labels: Sequence[str], keys: Sequence[str]) -> Table:
+    """Columns without rows; thin rules and stars need no colour, for reports land in logs."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for label in labels:
+        table.add_column(label, no_wrap=True)
+    for key in keys:
+        table.add_column(metric(key).heading, justify="right", no_wrap=True)
+    return table
 
 
-def _cell(value: float | None, best: float | None) -> str:
+def _leading(anchors: Sequence[Anchor]) -> list[Anchor]:
+    return sorted(anchors, key=lambda anchor: -anchor.values.get("ap", 0.0))[:NUM_ANCHORS]
+
+
+def _remark(anchor: Anchor) -> str:
+    return "; ".join(part for part in (anchor.protocol, anchor.source) if part)
+
+
+def _cell(key: str, value: float | None, winner: float | None) -> str:
     if value is None:
         return "- "
-    if math.isnan(value):
-        return f"{UNDEFINED} "
-    return f"[bold]{value:.3f}*[/bold]" if value == best else f"{value:.3f} "
+    text = shown(key, value)
+    return f"[bold]{text}*[/bold]" if value == winner else f"{text} "
 
 
 def _number(value: float | None) -> float:

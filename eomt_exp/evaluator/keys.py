@@ -14,11 +14,12 @@ PAGE_BITS = 16
 HALF, ONE, INFINITY = 0x3F000000, 0x3F800000, 0x7F800000  # bits of these floats
 STRETCH = 0x0B800000  # by how much 1 moves up, past 2 * HALF - bits of 2**-24
 ZERO = INFINITY + STRETCH  # the key of 0, so that -inf has key 0
-NUM_PAGES = (2 * ZERO >> PAGE_BITS) + 1
+TOP = 2 * ZERO  # the key of inf
+NUM_PAGES = (TOP >> PAGE_BITS) + 1
 
 
 def to_keys(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Keys (…) in 0 .. 2 * ZERO of scores (…) without NaN; -0.0 and 0.0 are one."""
+    """Keys (…) in 0 .. TOP of scores (…) without NaN; -0.0 and 0.0 are one."""
     size = np.abs(scores)
     bits = size.view(np.int32).astype(np.int64)
     to_one = (np.float32(1) - size).view(np.int32)
@@ -37,6 +38,14 @@ def to_score(key: int) -> float:
     score = np.float32(exact)
     # As Python floats: NumPy would round `exact` to float32 before comparing.
     return float(score if float(score) >= exact else np.nextafter(score, np.float32(np.inf)))
+
+
+def first_key(score: float) -> int:
+    """The lowest key of a float32 that is at least this score, which is any float but NaN."""
+    with np.errstate(over="ignore"):
+        nearest = np.float32(score)
+    at_least = nearest if float(nearest) >= score else np.nextafter(nearest, np.float32(np.inf))
+    return int(to_keys(np.array([at_least]))[0])
 
 
 def _float(bits: int) -> float:

@@ -9,16 +9,23 @@ tight core with a wide tail; `ap_bound` tells of it, and more bits mend it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
+from eomt_exp.evaluator import operating_points
 from eomt_exp.evaluator import ranking as rank
 from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, to_keys, to_score
-from eomt_exp.evaluator.ranking import Ints, PixelCurves, Ranking
+from eomt_exp.evaluator.ranking import Floats, Ints, PixelCurves, Ranking
 
 CHUNK = 1 << 18  # pixels counted at a time: the temporaries stay in the cache
-METRICS = ("ap", "ap_bound", "auroc", "fpr95", "tie_fraction", "f1_star", "f1_threshold")
+METRICS = (
+    *("ap", "ap_bound", "auroc", "fpr95", "tie_fraction", "f1_star", "f1_threshold"),
+    *("ap_trapezoid", "fpr95_interpolated", "fpr95_nearest"),
+    *("tpr_at_fpr05", "tpr_at_fpr01", "tnr_at_tpr95"),
+)
 
 
 class PixelCounts:
@@ -34,7 +41,7 @@ class PixelCounts:
         if not 17 <= bits <= 28:  # 17: one bin for each page there is
             raise ValueError(f"bits must be from 17 to 28, got {bits}; 22 is the default.")
         self.bits, self.void = bits, void
-        self._shift = 0  # low bits of a key that all bins ignore
+        self.shift = 0  # low bits of a key that all bins ignore
         self._pages = np.empty(0, np.int64)  # in order of discovery
         self._row = np.full(NUM_PAGES, -1, np.int64)  # page -> its index in _pages
         self._bins = np.zeros((1 << bits, 2), np.int64)  # (normal, anomaly); mapped when touched
@@ -64,8 +71,8 @@ class PixelCounts:
         if self.bits != other.bits:
             raise ValueError(f"cannot merge bits={other.bits} into bits={self.bits}; use one.")
         self._admit(other._pages)
-        per_page = 1 << (PAGE_BITS - self._shift)
-        theirs = other._held().reshape(-1, 1 << (self._shift - other._shift), 2).sum(axis=1)
+        per_page = 1 << (PAGE_BITS - self.shift)
+        theirs = other._held().reshape(-1, 1 << (self.shift - other.shift), 2).sum(axis=1)
         ours = self._held().reshape(-1, per_page, 2)  # a view, so that += reaches the bins
         ours[self._row[other._pages]] += theirs.reshape(-1, per_page, 2)
         self._low, self._high = min(self._low, other._low), max(self._high, other._high)
@@ -82,7 +89,7 @@ class PixelCounts:
         arrays = {
             "bits_low_high": np.array([self.bits, self._low, self._high]),
             "pages": self._pages[order],
-            "bins": self._held().reshape(-1, 1 << (PAGE_BITS - self._shift), 2)[order],
+            "bins": self._held().reshape(-1, 1 << (PAGE_BITS - self.shift), 2)[order],
         }
         return {name: from_numpy(array) for name, array in arrays.items()}
 
@@ -105,28 +112,76 @@ class PixelCounts:
         tie_fraction: positives in the bin of that threshold, as a share of all; when it is
             large, fpr95 says more about ties (saturated or rounded scores) than about ranking
         f1_star: highest F1 over all thresholds; reached by score >= f1_threshold
+        ap_trapezoid: area under straight lines between the points of the curve, from recall 0 and
+            precision 1 (scikit-learn's auc(recall, precision), which ood_metrics calls aupr)
+        fpr95_interpolated: at TPR .95 on straight lines between the points (ood_metrics)
+        fpr95_nearest: at the threshold whose TPR is nearest to .95, perhaps less (Hendrycks)
+        tpr_at_fpr05, tpr_at_fpr01: TPR at the last threshold with FPR <= .05, <= .01
+        tnr_at_tpr95: 1 - fpr95
         positives, negatives: pixels of either kind
         """
         negatives, positives = (int(total) for total in self._held().sum(axis=0))
         found = dict.fromkeys(METRICS, float("nan"))
         if positives and negatives:
-            edges, ranking = self._ranking()
+            keys, ranking = self.ranking()
             # Scores saturated at either end share a bin with nothing else.
-            top = edges + (1 << self._shift) - 1
-            mixed = np.maximum(edges, self._low) < np.minimum(top, self._high)
-            fpr95, tie_fraction = rank.fpr_at_recall(ranking, 0.95)
+            top = keys + (1 << self.shift) - 1
+            mixed = np.maximum(keys, self._low) < np.minimum(top, self._high)
+            found["ap_bound"] = rank.ap_bound(ranking, mixed)
             f1_star, best = rank.best_f1(ranking)
-            ap, bound = rank.average_precision(ranking), rank.ap_bound(ranking, mixed)
-            threshold = to_score(int(edges[best]))
-            values = (ap, bound, rank.auroc(ranking), fpr95, tie_fraction, f1_star, threshold)
-            found = dict(zip(METRICS, values, strict=True))
+            found |= {"f1_star": float(f1_star), "f1_threshold": to_score(int(keys[best]))}
+            found |= operating_points.summary(ranking)
         return found | {"positives": float(positives), "negatives": float(negatives)}
 
     def curves(self, points: int = 400) -> PixelCurves:
         """About `points` points for plots, see thinned_curves; empty where metrics are NaN."""
         if not self._held().any(axis=0).all():
             return PixelCurves(*(np.empty(0) for _ in PixelCurves._fields))
-        return rank.thinned_curves(self._ranking()[1], points)
+        return rank.thinned_curves(self.ranking()[1], points)
+
+    def tnr_table(
+        self, tprs: Sequence[float] = (0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+    ) -> list[tuple[float, float, float]]:
+        """(tpr, TNR, threshold) for each tpr: at the first threshold, from above, that reaches it.
+
+        TNR and threshold are NaN where metrics are; ValueError for a tpr outside (0, 1].
+        """
+        return operating_points.tnr_table(*self.ranking(), tprs)
+
+    def threshold_at_fpr(self, fpr: float) -> float:
+        """The lowest t (to the bin) for which the share of normal pixels >= t is at most `fpr`.
+
+        Asks for no anomalies: the normal pixels of a validation set do. -inf where all of them may
+        pass, NaN without a normal pixel or where too many have inf; ValueError outside [0, 1].
+        """
+        return operating_points.threshold_at_fpr(*self.ranking(), 1 << self.shift, fpr)
+
+    def at_threshold(self, threshold: float) -> dict[str, float]:
+        """tpr, fpr, precision and f1 when pixels with score >= threshold count as anomalies.
+
+        The bin that holds the threshold counts as a whole: exact for every threshold that this
+        class gives out. tpr wants a positive and fpr a negative, the others both, and precision a
+        pixel that passes; else NaN. ValueError for a threshold of NaN.
+        """
+        return operating_points.at_threshold(*self.ranking(), 1 << self.shift, threshold)
+
+    def histogram(self, bins: int = 60) -> tuple[Floats, Floats, Floats]:
+        """Edges (bins + 1), and the shares of the normal and of the anomalous pixels per bin.
+
+        Even bins between the lower 0.1 % and the upper 99.9 % quantile of the two kinds, all
+        finite; what lies beyond is in the bin at that end. Shares sum to 1, or are 0 without a
+        pixel.
+        """
+        return operating_points.histogram(*self.ranking(), bins)
+
+    def ranking(self) -> tuple[Ints, Ranking]:
+        """The lowest key (G,) of each bin that holds a pixel, and those bins, highest first."""
+        width = PAGE_BITS - self.shift
+        order = np.argsort(self._pages)
+        bins = self._held().reshape(-1, 1 << width, 2)[order].reshape(-1, 2)
+        filled = np.flatnonzero(bins[:, 0] | bins[:, 1])[::-1]  # any(axis=1) takes longer
+        numbers = self._pages[order][filled >> width] << width | filled & ((1 << width) - 1)
+        return numbers << self.shift, Ranking.of(bins[filled, 1], bins[filled, 0])
 
     def _check(self, values: NDArray[np.float32], labels: np.ndarray) -> None:
         if labels.size and not 0 <= labels.min() <= labels.max() <= 1:
@@ -141,8 +196,8 @@ class PixelCounts:
         pages = keys >> PAGE_BITS
         self._admit(pages)
         self._low, self._high = min(self._low, int(keys.min())), max(self._high, int(keys.max()))
-        places = (keys & ((1 << PAGE_BITS) - 1)) >> self._shift
-        bins = self._row[pages] << (PAGE_BITS - self._shift) | places
+        places = (keys & ((1 << PAGE_BITS) - 1)) >> self.shift
+        bins = self._row[pages] << (PAGE_BITS - self.shift) | places
         np.add.at(self._bins.reshape(-1), bins << 1 | labels, 1)  # faster than bincount: in place
 
     def _admit(self, pages: np.ndarray) -> None:
@@ -150,7 +205,7 @@ class PixelCounts:
         touched = np.zeros(NUM_PAGES, bool)
         touched[pages] = True
         new = np.flatnonzero(touched & (self._row < 0))
-        shift, held = self._shift, len(self._pages) + len(new)
+        shift, held = self.shift, len(self._pages) + len(new)
         while held << (PAGE_BITS - shift) > 1 << self.bits:
             shift += 1
         self._coarsen(shift)
@@ -159,25 +214,16 @@ class PixelCounts:
 
     def _coarsen(self, shift: int) -> None:
         """Let bins ignore `shift` low bits; new pages can only raise it, so no order matters."""
-        if shift == self._shift:
+        if shift == self.shift:
             return
         held = self._held()
-        sums = held.reshape(-1, 1 << (shift - self._shift), 2).sum(axis=1)
+        sums = held.reshape(-1, 1 << (shift - self.shift), 2).sum(axis=1)
         held[: len(sums)], held[len(sums) :] = sums, 0
-        self._shift = shift
+        self.shift = shift
 
     def _held(self) -> Ints:
         """(pages * bins per page, 2): a view of the bins in use."""
-        return self._bins[: len(self._pages) << (PAGE_BITS - self._shift)]
-
-    def _ranking(self) -> tuple[Ints, Ranking]:
-        """The lowest key of each bin that holds a pixel, and those bins, highest first."""
-        width = PAGE_BITS - self._shift
-        order = np.argsort(self._pages)
-        bins = self._held().reshape(-1, 1 << width, 2)[order].reshape(-1, 2)
-        filled = np.flatnonzero(bins.any(axis=1))[::-1]
-        numbers = self._pages[order][filled >> width] << width | filled & ((1 << width) - 1)
-        return numbers << self._shift, Ranking.of(bins[filled, 1], bins[filled, 0])
+        return self._bins[: len(self._pages) << (PAGE_BITS - self.shift)]
 
 
 def _float32(scores: np.ndarray | Tensor) -> NDArray[np.float32]:

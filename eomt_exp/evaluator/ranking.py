@@ -1,14 +1,18 @@
-"""Metrics of a ranking: pixels in groups of one score, or one bin of scores, highest first."""
+"""Metrics of a ranking: pixels in groups of one score, or one bin of scores, highest first.
+
+Those of one number take many rankings of the same groups at once, (…, G), as resampling wants it.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Counts = NDArray[Any]  # whole numbers, which resampling keeps as floats
 
 
 class PixelCurves(NamedTuple):
@@ -21,43 +25,48 @@ class PixelCurves(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """Groups that hold a pixel, highest score first; some positive and some negative among them."""
+    """Groups of pixels, highest score first; (…, G) where several rankings share the groups."""
 
-    positives: Ints  # (G,) in the group
-    negatives: Ints
-    tp: Ints  # (G,) positives of this group and of those above
-    fp: Ints
+    positives: Counts  # (…, G) in the group
+    negatives: Counts
+    tp: Counts  # (…, G) positives of this group and of those above
+    fp: Counts
 
     @classmethod
-    def of(cls, positives: Ints, negatives: Ints) -> Ranking:
+    def of(cls, positives: Counts, negatives: Counts) -> Ranking:
         """From the counts of each group."""
-        return cls(positives, negatives, positives.cumsum(), negatives.cumsum())
+        return cls(positives, negatives, positives.cumsum(-1), negatives.cumsum(-1))
 
 
-def average_precision(ranking: Ranking) -> float:
-    """AP = sum (R_n - R_{n-1}) P_n, no interpolation, as scikit-learn defines it."""
+def average_precision(ranking: Ranking) -> Floats:
+    """AP = sum (R_n - R_{n-1}) P_n, no interpolation, as scikit-learn defines it; (…)."""
     hits, _, tp, fp = ranking
-    return float((hits * (tp / (tp + fp))).sum() / tp[-1])
+    # A resample can leave the highest groups empty: 0 / 0 there must be 0.
+    precision = tp / np.maximum(tp + fp, np.finfo(float).tiny)
+    return (hits * precision).sum(-1) / tp[..., -1]
 
 
-def auroc(ranking: Ranking) -> float:
-    """P(score of a positive > score of a negative), a tie counting half."""
+def auroc(ranking: Ranking) -> Floats:
+    """P(score of a positive > score of a negative), a tie counting half; (…)."""
     hits, alarms, tp, fp = ranking
-    return float((alarms * (tp - hits / 2)).sum() / tp[-1] / fp[-1])
+    return (alarms * (tp - hits / 2)).sum(-1) / tp[..., -1] / fp[..., -1]
 
 
-def fpr_at_recall(ranking: Ranking, recall: float = 0.95) -> tuple[float, float]:
-    """FPR at the first threshold with this recall, and the share of positives tied at it."""
-    hits, _, tp, fp = ranking
-    group = int(np.argmax(tp / tp[-1] >= recall))
-    return float(fp[group] / fp[-1]), float(hits[group] / tp[-1])
+def group_at_recall(ranking: Ranking, recall: float) -> Ints:
+    """The first group, from above, that brings recall to this one; (…)."""
+    return np.argmax(ranking.tp / ranking.tp[..., -1:] >= recall, axis=-1)
 
 
-def best_f1(ranking: Ranking) -> tuple[float, int]:
+def fpr_at_recall(ranking: Ranking, recall: float = 0.95) -> Floats:
+    """FPR at the first threshold with this recall; (…)."""
+    group = group_at_recall(ranking, recall)[..., None]
+    return (np.take_along_axis(ranking.fp, group, -1) / ranking.fp[..., -1:])[..., 0]
+
+
+def best_f1(ranking: Ranking) -> tuple[Floats, Ints]:
     """The highest F1 = 2 TP / (2 TP + FP + FN) over thresholds, and the group it stops after."""
-    f1 = 2 * ranking.tp / (ranking.tp + ranking.fp + ranking.tp[-1])
-    group = int(np.argmax(f1))
-    return float(f1[group]), group
+    f1 = 2 * ranking.tp / (ranking.tp + ranking.fp + ranking.tp[..., -1:])
+    return f1.max(-1), np.argmax(f1, axis=-1)
 
 
 def ap_bound(ranking: Ranking, mixed: NDArray[np.bool_]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -10,12 +12,22 @@ from torch import Tensor
 class ConfusionMatrix:
     """Counts of (true class, predicted class), accumulated over pixels of all images."""
 
-    def __init__(self, num_classes: int, void: int = 255) -> None:
-        """`void` is the label of pixels that do not count, and no class."""
+    def __init__(
+        self, num_classes: int, void: int = 255, categories: Sequence[str] | None = None
+    ) -> None:
+        """`void` is the label of pixels that do not count, and no class.
+
+        `categories` names for each class the one it belongs to, as Cityscapes groups car and bus.
+        """
         if num_classes < 1 or 0 <= void < num_classes:
             allowed = f"at least 1 and, for {void} marks void pixels, at most {void}"
             raise ValueError(f"num_classes must be {allowed}; got {num_classes}.")
+        if categories is not None and len(categories) != num_classes:
+            raise ValueError(
+                f"categories names one for each class: got {len(categories)} for {num_classes}."
+            )
         self.num_classes, self.void = num_classes, void
+        self.categories = None if categories is None else tuple(categories)
         self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, predicted: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> None:
@@ -48,22 +60,37 @@ class ConfusionMatrix:
 
         iou/c = TP / (TP + FP + FN), and miou is its mean over the classes that occur in truth or
         prediction; macc is the mean recall over the classes that occur in truth; aacc is the share
-        of pixels that are right.
+        of pixels that are right. With categories also category_miou and category_iou/<category>:
+        there a prediction is right when it is of the true class's category (Cityscapes, CVPR 2016).
         """
-        hits, true, guessed = self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)
-        iou = _ratios(hits, true + guessed - hits)
+        hits, true, iou = self.counts.diagonal(), self.counts.sum(1), _iou(self.counts)
         summary = {
             "miou": _mean(iou),
             "macc": _mean(_ratios(hits, true)),
             "aacc": _mean(_ratios(hits.sum(keepdims=True), true.sum(keepdims=True))),
         }
-        return summary | {f"iou/{index}": float(value) for index, value in enumerate(iou)}
+        found = summary | {f"iou/{index}": float(value) for index, value in enumerate(iou)}
+        return found | self._of_categories()
+
+    def _of_categories(self) -> dict[str, float]:
+        if self.categories is None:
+            return {}
+        names = list(dict.fromkeys(self.categories))
+        belongs = np.array([[own == name for own in self.categories] for name in names], np.int64)
+        iou = _iou(belongs @ self.counts @ belongs.T)
+        per_category = {f"category_iou/{n}": float(v) for n, v in zip(names, iou, strict=True)}
+        return {"category_miou": _mean(iou)} | per_category
 
     def _check(self, name: str, classes: np.ndarray) -> None:
         if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
             odd = np.unique(classes[(classes < 0) | (classes >= self.num_classes)])[:5].tolist()
             allowed = f"0 to {self.num_classes - 1}, and {self.void} in labels"
             raise ValueError(f"{name} holds {odd}; allowed are {allowed}. Check num_classes.")
+
+
+def _iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    hits = counts.diagonal()
+    return _ratios(hits, counts.sum(1) + counts.sum(0) - hits)
 
 
 def _ratios(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

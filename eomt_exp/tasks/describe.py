@@ -15,6 +15,7 @@ from eomt_exp import runs
 from eomt_exp.engine.describe import describe, print_description
 
 _NAMED = ("model", "backbone", "data", "anomaly_head")  # groups the table's title names
+_TAKEN_AS = {"backbone": "encoder", "anomaly_head": "anomaly_head"}  # keys of models made of parts
 
 
 def run(cfg: DictConfig) -> None:
@@ -31,7 +32,8 @@ def run(cfg: DictConfig) -> None:
 
 def _title(cfg: DictConfig) -> str:
     choices = HydraConfig.get().runtime.choices
-    words = [f"{group}={choices[group]}" for group in _NAMED]
+    named = [group for group in _NAMED if group not in _TAKEN_AS or _TAKEN_AS[group] in cfg.model]
+    words = [f"{group}={choices[group]}" for group in named]
     return " ".join([*words, f"trainable={cfg.trainable.value}"])
 
 

@@ -1,22 +1,29 @@
-"""`task=evaluate`: a trained model on every benchmark: numbers, pictures, one table."""
+"""`task=evaluate`: trained models on every benchmark: numbers, pictures, tables, a report."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from eomt_exp import run_folders, runs
 from eomt_exp.cli import UsageError
+from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import (
+    agreed,
     forget_accelerator,
     is_first_process,
     make_accelerator,
 )
-from eomt_exp.tasks.measure import build_image_sets, measure, open_tracker
-from eomt_exp.tasks.start import check_start, fill, start_of
+from eomt_exp.tasks.exports import check_exports
+from eomt_exp.tasks.image_sets import ImageSets, build_image_sets, stamps
+from eomt_exp.tasks.measure import Candidate, Measurement
+from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish, show_again
+from eomt_exp.tasks.start import check_start, fill, seen_by, start_of
 from eomt_exp.tasks.train import train
 
 
@@ -28,29 +35,110 @@ def run(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig, run_dir: Path) -> None:
+    done = agreed(runs.read_metrics(run_dir))
+    if done is not None:
+        show_again(done, run_dir)
+        return
     settings: Any = OmegaConf.to_object(cfg.trainer)
-    check_start(cfg)
-    if cfg.checkpoint and runs.is_run(cfg.checkpoint):
-        cfg = _as_trained(cfg, runs.load_config(Path(cfg.checkpoint)))
-    images = build_image_sets(cfg)
+    configs = _configs(cfg)
+    OmegaConf.to_object(cfg.evaluator)  # ranges, before anything long
+    check_exports(configs[0])
+    for one in configs:
+        check_start(one)
+    images = build_image_sets(configs[0])
+    sources = [_source(one) for one in configs]
+    seen = [seen_by(source) for source in sources]
+    warnings = [stamps(cfg, one, images) for one in seen]
+    accelerator = make_accelerator(settings)
+    try:
+        measurement = Measurement(cfg, run_dir, accelerator)
+        device, precision = accelerator.device, measurement.precision
+        models = [
+            Candidate(label, one, source, known, _loader(one, source, device, precision), precision)
+            for label, one, source, known in zip(
+                _labels(sources), configs, sources, seen, strict=True
+            )
+        ]
+        for model in models:  # what does not fit says so before anything is written
+            _ = model.detector
+            if len(models) > 1:
+                model.let_go()
+        runs.begin(configs[0] if len(configs) == 1 else cfg, run_dir)
+        with open_tracker(cfg, run_dir, accelerator.is_main_process) as tracker:
+            tracker.log_params(runs.flat(runs.plain(configs[0] if len(configs) == 1 else cfg)))
+            found = _measure(measurement, models, images)
+            if accelerator.is_main_process:
+                told = {m.label: words for m, words in zip(models, warnings, strict=True)}
+                publish(cfg, leaderboard_of(cfg, found, images, told), models, tracker, run_dir)
+    finally:
+        forget_accelerator(accelerator)
+
+
+def _measure(measurement: Measurement, models: Sequence[Candidate], images: ImageSets) -> Any:
+    """Cell after cell; a model whose cells are all there is not even loaded."""
+    found = {}
+    for model in models:
+        known = measurement.known_classes(model, images)
+        cells = {name: measurement.cell(model, images, name, known) for name in images.benchmarks}
+        found[model] = (known, cells)
+        if len(models) > 1:
+            model.let_go()  # one model in memory at a time
+    return found
+
+
+def _configs(cfg: DictConfig) -> list[DictConfig]:
+    """One configuration a model: that of its run where it has one, around this command's words."""
+    if not isinstance(cfg.checkpoint, ListConfig):
+        return [_as_trained(cfg)]
+    if not cfg.checkpoint:
+        raise UsageError("checkpoint=[] names no model; type checkpoint=[<run>,<run>].")
+    configs = []
+    for one in cfg.checkpoint:
+        copy = cfg.copy()
+        with open_dict(copy):
+            copy.checkpoint = str(one)
+        configs.append(_as_trained(copy))
+    for other in configs[1:]:
+        if (other.data.name, other.data.val) != (configs[0].data.name, configs[0].data.val):
+            raise UsageError(
+                f"{other.checkpoint} was trained on data={other.data.name} with other validation "
+                f"images than {configs[0].checkpoint} (data={configs[0].data.name}); one table "
+                "wants one kind of known classes: evaluate them apart."
+            )
+    return configs
+
+
+def _source(cfg: DictConfig) -> str | Path:
     source = start_of(cfg, train)
     if source is None:
         raise UsageError(
-            "task=evaluate needs a trained model: add checkpoint=<run folder, file or hf://…>."
+            "task=evaluate needs a trained model: add checkpoint=<run folder, file or hf://…>, or "
+            "several as checkpoint=[…,…]."
         )
-    model = _trained_model(cfg, source)
-    runs.make_detector(cfg, model, "no")
-    runs.begin(cfg, run_dir)
-    accelerator = make_accelerator(settings)
-    try:
-        with open_tracker(cfg, run_dir, accelerator.is_main_process) as tracker:
-            tracker.log_params(runs.flat(runs.plain(cfg)))
-            detector = runs.make_detector(
-                cfg, model.to(accelerator.device), accelerator.mixed_precision
-            )
-            measure(cfg, detector, images, accelerator, tracker, run_dir, source)
-    finally:
-        forget_accelerator(accelerator)
+    return source
+
+
+def _labels(sources: Sequence[str | Path]) -> list[str]:
+    """`<experiment>-<seed>` of runs, the file's name of weights from elsewhere; none twice."""
+    found: list[str] = []
+    for source in sources:
+        if runs.is_run(source):
+            trained = runs.load_config(Path(source))
+            label = f"{trained.name}-{trained.seed}"
+        else:
+            label = Path(str(source).partition("@")[0]).stem
+        count = sum(other.partition("~")[0] == label for other in found)
+        found.append(f"{label}~{count + 1}" if count else label)
+    return found
+
+
+def _loader(
+    cfg: DictConfig, source: str | Path, device: torch.device, precision: str
+) -> Callable[[], Detector]:
+    def load() -> Detector:
+        return runs.make_detector(cfg, _trained_model(cfg, source).to(device), precision)
+
+    return load
 
 
 def _trained_model(cfg: DictConfig, source: str | Path) -> Any:
@@ -68,12 +156,15 @@ def _trained_model(cfg: DictConfig, source: str | Path) -> Any:
     return model.eval()
 
 
-def _as_trained(cfg: DictConfig, trained: DictConfig) -> DictConfig:
+def _as_trained(cfg: DictConfig) -> DictConfig:
     """This command's configuration around a trained model: what was not typed is the run's.
 
     Validation images are the exception where the data set is the same: their paths are this
     machine's.
     """
+    if not (cfg.checkpoint and runs.is_run(cfg.checkpoint)):
+        return cfg
+    trained = runs.load_config(Path(cfg.checkpoint))
     typed = {word.lstrip("+~").split("=")[0].split(".")[0] for word in _typed_words()}
     own = ["model", "backbone", "seed"]
     own += [group for group in ("scorer", "score", "benchmark") if group not in typed]

@@ -1,182 +1,235 @@
-"""A model on every benchmark and on the known classes: numbers, pictures, one table."""
+"""Models on benchmarks and known classes, cell by cell: what a killed try had finished is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import Subset
 
 from eomt_exp import runs
-from eomt_exp.build import build, build_all
-from eomt_exp.contracts import ImageSet
+from eomt_exp.contracts import ImageSet, LabelledImage
 from eomt_exp.data.loader import image_loader
+from eomt_exp.data.resized import Resized
+from eomt_exp.engine.atomic import write_text
+from eomt_exp.engine.cells import Cell, load_cell, save_cell
 from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.evaluation import (
-    BenchmarkResult,
-    evaluate_anomalies,
-    evaluate_known_classes,
-    shard,
-    verify,
-)
-from eomt_exp.engine.figures import HeatMapRow, curves_figure, heat_map_figure, training_figure
-from eomt_exp.engine.journal import FILE_NAME as JOURNAL
-from eomt_exp.engine.journal import read_journal
+from eomt_exp.engine.device import agreed, resolve_precision
+from eomt_exp.engine.evaluation import Settings, measure_benchmark, measure_known_classes, shard
 from eomt_exp.engine.progress import progress
-from eomt_exp.engine.report import print_report, write_metrics
-from eomt_exp.engine.tracking import MLflowTracker, NullTracker, Tracker
+from eomt_exp.engine.results import operating_thresholds, results_of
+from eomt_exp.engine.score_store import PREFIX as SCRATCH
+from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.engine.weight_files import sha256
+from eomt_exp.schema import EvaluatorConfig, ProtocolConfig, ScoreType
+from eomt_exp.tasks.exports import exports_of
+from eomt_exp.tasks.image_sets import ImageSets, component_sizes
+
+CELLS = "cells"
 
 
-class ImageSets(NamedTuple):
-    """What a model is measured on."""
+@dataclass(eq=False)
+class Candidate:
+    """A model to be measured; it is loaded only where a number is missing."""
 
-    benchmarks: dict[str, ImageSet]
-    validation: ImageSet  # for the known classes
+    label: str  # "eim_oe-0", or the name of a weight file
+    cfg: DictConfig
+    source: str | Path  # run folder, file or hub id of its weights
+    seen: SeenImages
+    load: Callable[[], Detector]
+    precision: str
+
+    @cached_property
+    def detector(self) -> Detector:
+        """Loaded when it is first needed."""
+        return self.load()
+
+    def let_go(self) -> None:
+        """Give the memory of the model back."""
+        self.__dict__.pop("detector", None)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What its numbers depend on, for the manifest."""
+        return {
+            "experiment": self.cfg.name,
+            "seed": self.cfg.seed,
+            "weights": str(self.source),
+            "weights_sha256": sha256(runs.weights_of(self.source)),
+            "image_size": list(self.cfg.data.image_size),
+            "precision": self.precision,
+            "scorers": runs.plain(self.cfg)["scorer"],
+            "score": self.cfg.score,
+            "images_not_on_record": self.seen.unknown,
+        }
 
 
-def build_image_sets(cfg: DictConfig) -> ImageSets:
-    """Benchmarks and data.val; each file is read once now, so that none can fail after training."""
-    sets = ImageSets(build_all(cfg.benchmark, "benchmark"), build(cfg.data.val, "data.val"))
-    if cfg.evaluator.verify:
-        for images in (*sets.benchmarks.values(), sets.validation):
-            verify(images)
-    return sets
+@dataclass
+class KnownClasses:
+    """What data.val says of a model."""
+
+    metrics: dict[str, float]
+    thresholds: dict[str, float]  # by scorer, where evaluator.operating_fpr of its pixels lie above
 
 
-def open_tracker(cfg: DictConfig, run_dir: Path, is_main: bool) -> Tracker:
-    """MLflow, or only the journal, or, in the other processes, nothing."""
-    if not is_main:
-        return NullTracker()
-    if not cfg.tracking.enabled:
-        return NullTracker(run_dir)
-    return MLflowTracker(
-        uri=cfg.tracking.uri,
-        experiment=cfg.tracking.experiment,
-        run_name=f"{cfg.name}-{cfg.seed}-{run_dir.name}",
-        run_dir=run_dir,
-        artifact_root=cfg.tracking.artifacts,
-        tags=dict(cfg.tracking.tags),
-    )
+class Measurement:
+    """Cells of one evaluation, under one protocol, in the folder of its run."""
 
-
-def measure(
-    cfg: DictConfig,
-    detector: Detector,
-    images: ImageSets,
-    accelerator: Any,
-    tracker: Tracker,
-    run_dir: Path,
-    source: str | Path,
-) -> dict[str, float]:
-    """All benchmarks and the known classes; tracks, writes, prints and returns the numbers.
-
-    `source` is the run folder, file or hub id that the weights come from.
-    metrics.json says that a run is complete, so it is written when all else is safe.
-    """
-    metrics: dict[str, float] = {}
-    figures: list[Path] = []
-    for name, benchmark in images.benchmarks.items():
-        result = _on_benchmark(cfg, detector, benchmark, name, accelerator)
-        metrics |= result.metrics(name)
+    def __init__(self, cfg: DictConfig, run_dir: Path, accelerator: Any) -> None:
+        self.protocol: ProtocolConfig = OmegaConf.to_object(cfg.protocol)  # type: ignore[assignment]
+        self.evaluator: EvaluatorConfig = OmegaConf.to_object(cfg.evaluator)  # type: ignore[assignment]
+        self.run_dir, self.accelerator = run_dir, accelerator
+        cpu = accelerator.device.type == "cpu"
+        self.precision = resolve_precision(self.protocol.precision, cpu)
+        self.num_workers = cfg.trainer.num_workers
         if accelerator.is_main_process:
-            figures += _draw(result, name, detector.score, run_dir / "figures")
-    metrics |= known_classes(cfg, detector, images.validation, accelerator)
-    if not accelerator.is_main_process:
-        return metrics
-    if (run_dir / JOURNAL).is_file():
-        figures.append(training_figure(run_dir / JOURNAL, run_dir / "figures" / "training.png"))
-    for figure in figures:
-        tracker.log_artifact(figure, "figures")
-    tracker.log_artifact(run_dir / runs.CONFIG)
-    tracker.log_metrics(metrics, _last_step(run_dir))
-    tracker.flush()
-    manifest = _manifest(cfg, detector, images, source)
-    write_metrics(run_dir / runs.METRICS, metrics, manifest)
-    tracker.log_artifact(run_dir / runs.METRICS)
-    print_report(metrics, run_dir, figures)
-    return metrics
+            for left in run_dir.glob(f"{SCRATCH}*"):  # by a try that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        accelerator.wait_for_everyone()
 
+    def known_classes(self, model: Candidate, images: ImageSets) -> KnownClasses:
+        """Measured, or read from the finished cell; empty without data.val."""
+        if images.validation is None:
+            return KnownClasses({}, {})
+        path = self._path(model, "data.val.json")
+        needs = self._needs(model, images, "data.val")
+        saved = agreed(json.loads(path.read_text()) if path.is_file() else {})
+        if saved.get("depends_on") == needs:
+            return KnownClasses(saved["metrics"], saved["thresholds"])
+        view = self._view(model, images.validation)
+        mine = shard(view, self.accelerator.process_index, self.accelerator.num_processes)
+        with self._bar(len(mine), f"known classes of {model.label}") as bar:
+            metrics, counts = measure_known_classes(
+                model.detector,
+                self._read(view, mine)(range(len(mine))),
+                view.num_classes,
+                getattr(images.validation, "class_categories", None),
+                self.evaluator.bits,
+                bar.advance,
+            )
+        thresholds = operating_thresholds(counts, self.evaluator.operating_fpr)
+        found = KnownClasses(_named(metrics, view.class_names), thresholds)
+        if self.accelerator.is_main_process:
+            write_text(path, json.dumps({"depends_on": needs, **vars(found)}))
+        return found
 
-def known_classes(
-    cfg: DictConfig, detector: Detector, images: ImageSet, accelerator: Any
-) -> dict[str, float]:
-    """`val/miou` and its like."""
-    stream = image_loader(_mine(images, accelerator), cfg.trainer.num_workers)
-    results = evaluate_known_classes(detector, stream, images.num_classes)
-    return {f"val/{_named(key, images.class_names)}": value for key, value in results.items()}
+    def cell(self, model: Candidate, images: ImageSets, name: str, known: KnownClasses) -> Cell:
+        """One benchmark, measured or read from the finished cell."""
+        needs = self._needs(model, images, name) | {"thresholds": known.thresholds}
+        path = self._path(model, f"{name}.npz")
+        if agreed(load_cell(path, needs) is not None):
+            cell = load_cell(path, needs)
+            assert cell is not None
+            return cell
+        view = self._view(model, images.benchmarks[name])
+        mine = shard(view, self.accelerator.process_index, self.accelerator.num_processes)
+        settings = self._settings(images.benchmarks[name])
+        with self._bar(len(mine), f"{model.label} on {name}") as bar:
+            measured = measure_benchmark(
+                model.detector,
+                self._read(view, mine),
+                len(mine),
+                settings,
+                bar.advance,
+                exports_of(
+                    self.evaluator.exports,
+                    self.run_dir,
+                    model.label,
+                    name,
+                    tuple(model.detector.scorers),
+                    known.thresholds,
+                ),
+            )
+        results = results_of(
+            measured,
+            model.label,
+            name,
+            fpr95=self.protocol.fpr95,
+            thresholds=known.thresholds,
+            resamples=self.evaluator.resamples,
+        )
+        facts = {
+            "images": len(images.benchmarks[name]),
+            "measured": len(images.benchmarks[name]) - len(measured.left_out),
+            "without_anomaly_left_out": measured.left_out,
+            "broken_left_out": list(getattr(images.benchmarks[name], "skipped", [])),
+            "component_sizes": settings.components,
+            "sha256": images.contents[name].sha256,
+        }
+        cell = Cell(needs, results, measured.images, measured.examples, facts)
+        if self.accelerator.is_main_process:
+            save_cell(path, cell)
+        return cell
 
-
-def _mine(images: ImageSet, accelerator: Any) -> Any:
-    """This process's share."""
-    return Subset(
-        cast(Any, images), shard(images, accelerator.process_index, accelerator.num_processes)
-    )
-
-
-def _named(key: str, class_names: Sequence[str]) -> str:
-    """iou/3 -> iou_car: three levels are for scorers."""
-    head, _, index = key.partition("/")
-    return f"{head}_{class_names[int(index)]}" if index else key
-
-
-def _on_benchmark(
-    cfg: DictConfig, detector: Detector, images: ImageSet, name: str, accelerator: Any
-) -> BenchmarkResult:
-    mine = _mine(images, accelerator)
-    with progress(len(mine), f"evaluate {name}", enabled=accelerator.is_main_process) as bar:
-        return evaluate_anomalies(
-            detector,
-            image_loader(mine, cfg.trainer.num_workers),
-            bits=cfg.evaluator.bits,
-            num_examples=cfg.evaluator.figures,
-            advance=bar.advance,
+    def _settings(self, images: ImageSet) -> Settings:
+        return Settings(
+            scratch=self.run_dir,
+            scratch_bytes=int(self.evaluator.scratch_gb * 1e9),
+            bits=self.evaluator.bits,
+            half=self.protocol.scores is ScoreType.float16,
+            skip_empty=self.protocol.skip_images_without_anomaly,
+            components=component_sizes(images) if self.protocol.components else None,
+            num_examples=self.evaluator.figures,
         )
 
+    def _needs(self, model: Candidate, images: ImageSets, name: str) -> dict[str, Any]:
+        """All that could change a cell, as JSON gives it back."""
+        kept = ("bits", "resamples", "operating_fpr", "figures", "exports")
+        needs = {
+            "model": model.facts,
+            "protocol": runs.plain(OmegaConf.structured(self.protocol)),
+            "evaluator": {key: getattr(self.evaluator, key) for key in kept},
+            "images": images.contents[name].sha256,
+        }
+        return dict(json.loads(json.dumps(needs)))
 
-def _draw(result: BenchmarkResult, name: str, score: str, folder: Path) -> list[Path]:
-    rows = [HeatMapRow(e.image, e.anomaly, e.score, e.name) for e in result.examples]
-    drawn = []
-    if rows:
-        drawn.append(heat_map_figure(rows, folder / f"{name}_{score}.png", f"{name} · {score}"))
-    curves: dict[str, Any] = {scorer: counts.curves() for scorer, counts in result.counts.items()}
-    exact = {scorer: counts.results() for scorer, counts in result.counts.items()}
-    drawn.append(curves_figure(curves, name, folder / f"{name}_curves.png", exact))
-    return drawn
+    def _path(self, model: Candidate, file: str) -> Path:
+        return self.run_dir / CELLS / model.label / file
 
+    def _view(self, model: Candidate, images: ImageSet) -> ImageSet:
+        """The images as the protocol shows them."""
+        if not self.protocol.resize:
+            return images
+        height, width = model.cfg.data.image_size
+        return Resized(images, (height, width))
 
-def _manifest(
-    cfg: DictConfig, detector: Detector, images: ImageSets, source: str | Path
-) -> dict[str, Any]:
-    """What the numbers depend on, beside the weights."""
-    return {
-        "experiment": cfg.name,
-        "seed": cfg.seed,
-        "weights": str(source),
-        "weights_sha256": sha256(runs.weights_of(source)),
-        "content_key": runs.content_key(cfg),
-        "precision": detector.precision,
-        "windows": detector.windows,
-        "window_size": list(detector.image_size),
-        "score_resolution": "window, then bilinear to the label's size",
-        "resolution": "native resolution of the labels",
-        "void": 255,
-        "images_without_anomaly": "kept",
-        "score": detector.score,
-        "images": {name: len(part) for name, part in images.benchmarks.items()},
-        "skipped": {
-            name: list(getattr(part, "skipped", [])) for name, part in images.benchmarks.items()
-        },
-        "definitions": {
-            "ap": "sum of (R_n - R_(n-1)) * P_n over pooled pixels",
-            "fpr95": "false positive rate at the first threshold with recall >= 0.95",
-            "auroc": "half credit for ties",
-            "bits": cfg.evaluator.bits,
-        },
-    }
+    def _read(
+        self, images: ImageSet, mine: Sequence[int]
+    ) -> Callable[[Sequence[int]], Iterator[LabelledImage]]:
+        """Positions in this process's share to images, the next ones decoded in the background."""
+
+        def read(positions: Sequence[int]) -> Iterator[LabelledImage]:
+            chosen: Any = Subset(cast(Any, images), [mine[position] for position in positions])
+            return image_loader(chosen, self.num_workers)
+
+        return read
+
+    def _bar(self, total: int, text: str) -> Any:
+        return progress(total, text, enabled=self.accelerator.is_main_process)
 
 
-def _last_step(run_dir: Path) -> int:
-    return int(max((line["step"] for line in read_journal(run_dir / JOURNAL)), default=0))
+def validate(
+    detector: Detector, images: ImageSet | None, accelerator: Any, num_workers: int
+) -> dict[str, float]:
+    """`val/miou` in the middle of a training; empty without data.val."""
+    if images is None:
+        return {}
+    mine = shard(images, accelerator.process_index, accelerator.num_processes)
+    stream = image_loader(cast(Any, Subset(cast(Any, images), mine)), num_workers)
+    return {"val/miou": measure_known_classes(detector, stream, images.num_classes)[0]["miou"]}
+
+
+def _named(metrics: dict[str, float], class_names: Sequence[str]) -> dict[str, float]:
+    """iou/3 -> iou_car, category_iou/flat -> category_iou_flat: three levels are for scorers."""
+    found = {}
+    for key, value in metrics.items():
+        head, _, rest = key.partition("/")
+        word = class_names[int(rest)] if rest.isdecimal() else rest
+        found[f"{head}_{word}" if rest else head] = value
+    return found

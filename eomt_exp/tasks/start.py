@@ -12,6 +12,7 @@ from eomt_exp import runs
 from eomt_exp.cli import UsageError
 from eomt_exp.engine.device import is_first_process
 from eomt_exp.engine.loading import Report
+from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.engine.weight_files import weight_files
 from eomt_exp.tasks.semantic import find_or_train
 
@@ -31,6 +32,11 @@ def start_of(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) -> str 
     if cfg.checkpoint:
         return str(cfg.checkpoint)
     return None if cfg.start_from is None else find_or_train(cfg, train)
+
+
+def seen_by(start: str | Path) -> SeenImages:
+    """What the model behind a run folder, file or hub id has seen, where that is on record."""
+    return SeenImages.load(Path(start)) if runs.is_run(start) else SeenImages(unknown=[str(start)])
 
 
 def fill(cfg: DictConfig, model: Any, start: str | Path) -> Report:

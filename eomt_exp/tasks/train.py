@@ -15,34 +15,39 @@ from eomt_exp import run_folders, runs
 from eomt_exp.build import build, build_all
 from eomt_exp.cli import UsageError
 from eomt_exp.contracts import ImageSet, Loss, Target
-from eomt_exp.data.loader import image_loader, training_loader
+from eomt_exp.data.loader import training_loader
 from eomt_exp.data.shared_cache import SharedCache
 from eomt_exp.data.training_set import TrainingSet
 from eomt_exp.engine.checkpoint import states
+from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import (
     agreed,
     forget_accelerator,
+    in_full_precision,
     is_first_process,
     make_accelerator,
     seed_everything,
 )
-from eomt_exp.engine.evaluation import verify
 from eomt_exp.engine.optim import annealing_steps
 from eomt_exp.engine.progress import progress
-from eomt_exp.engine.report import print_report
+from eomt_exp.engine.seen_images import Contents, SeenImages, verify
 from eomt_exp.engine.trainer import Trainer
 from eomt_exp.engine.weight_files import WEIGHTS, save_weights
 from eomt_exp.schema import OptimConfig, TrainerConfig
-from eomt_exp.tasks.measure import (
+from eomt_exp.tasks.exports import check_exports
+from eomt_exp.tasks.image_sets import (
     ImageSets,
     build_image_sets,
-    known_classes,
-    measure,
-    open_tracker,
+    contents_cached,
+    contents_read,
+    record,
+    stamps,
 )
-from eomt_exp.tasks.start import check_start, fill, start_of
+from eomt_exp.tasks.measure import Candidate, Measurement, validate
+from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish, show_again
+from eomt_exp.tasks.start import check_start, fill, seen_by, start_of
 
-_CACHED: dict[str, ImageSet] = {}  # training images by configuration
+_CACHED: dict[str, tuple[ImageSet, Contents | None]] = {}  # training images by configuration
 
 
 class Parts(NamedTuple):
@@ -52,6 +57,7 @@ class Parts(NamedTuple):
     losses: dict[str, Loss]
     images: ImageSets
     training: TrainingSet
+    seen: SeenImages  # in training; what it begins with may add to it
     trainer: TrainerConfig
     optim: OptimConfig
 
@@ -75,21 +81,28 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
         runs.begin(cfg, run_dir)  # the folder of another configuration is an error, not a result
         if is_first_process():
             print(f"{run_dir} is complete already; task=evaluate measures it on other benchmarks.")
-            print_report(done["metrics"], run_dir, sorted((run_dir / "figures").glob("*.png")))
+            show_again(done, run_dir)
         return
-    parts = _parts(cfg)
+    parts = _parts(cfg, run_dir)
     start = start_of(cfg, train)
     if start is not None:
+        parts.seen.include(seen_by(start))
+        stamps(cfg, parts.seen, parts.images)
         fill(cfg, parts.model, start)
     runs.begin(cfg, run_dir)
+    if is_first_process():
+        parts.seen.save(run_dir)
     _train_and_evaluate(cfg, run_dir, parts)
 
 
-def _parts(cfg: DictConfig) -> Parts:
+def _parts(cfg: DictConfig, run_dir: Path) -> Parts:
     """Build, check and try everything a user can get wrong: first what costs nothing."""
+    _check_model(cfg)
     check_start(cfg)
     trainer: Any = OmegaConf.to_object(cfg.trainer)
     optim: Any = OmegaConf.to_object(cfg.optim)
+    OmegaConf.to_object(cfg.evaluator)  # its ranges
+    check_exports(cfg)
     losses = build_all(cfg.loss, "loss")
     augmentation = build(cfg.augmentation, "augmentation")
     exposure = build(cfg.outlier_exposure, "outlier_exposure")
@@ -104,11 +117,22 @@ def _parts(cfg: DictConfig) -> Parts:
     annealing_steps(optim.mask_annealing, 1, model.num_blocks)  # a pair for every block?
     _rehearse(cfg, model, losses)
     images = build_image_sets(cfg)
-    training = TrainingSet(
-        _training_images(cfg), augmentation, exposure, cfg.data.num_classes, cfg.seed
-    )
+    pictures, contents = _training_images(cfg)
+    seen = record(contents, images)
+    stamps(cfg, seen, images)
+    training = TrainingSet(pictures, augmentation, exposure, cfg.data.num_classes, cfg.seed)
     training_loader(training, trainer.batch_size, 0, cfg.seed)  # enough images for a batch?
-    return Parts(model, losses, images, training, trainer, optim)
+    return Parts(model, losses, images, training, seen, trainer, optim)
+
+
+def _check_model(cfg: DictConfig) -> None:
+    """Every loss here reads masks, which only the models around one of our backbones give."""
+    if "encoder" not in cfg.model:
+        name = str(cfg.model._target_).rpartition(".")[2]
+        raise UsageError(
+            f"{name} gives no masks to train on; it is a baseline that is only evaluated: "
+            f"type task=evaluate checkpoint=<weights of {name}>, or another model=."
+        )
 
 
 def _rehearse(cfg: DictConfig, model: Any, losses: dict[str, Loss]) -> None:
@@ -129,29 +153,26 @@ def _rehearse(cfg: DictConfig, model: Any, losses: dict[str, Loss]) -> None:
             scorer(output)
 
 
-def _training_images(cfg: DictConfig) -> ImageSet:
-    """data.train, checked; with data.cache in shared memory, filled before the first step.
+def _training_images(cfg: DictConfig) -> tuple[ImageSet, Contents | None]:
+    """data.train, read once, and what it holds; with data.cache in shared memory from then on.
 
     Filled at once because decoding or drawing beside a training step slows both down; kept for
-    the next stage of this process, which mostly trains on the same images.
+    the next stage of this process, which mostly trains on the same images. With
+    evaluator.verify=false and no cache nothing is read, and so nothing is known of the contents.
     """
     key = json.dumps(runs.plain(cfg)["data"]["train"], sort_keys=True)
     if key in _CACHED:
         return _CACHED[key]
-    images = build(cfg.data.train, "data.train")
-    if cfg.evaluator.verify:
-        verify(images)
-    if not cfg.data.cache:
-        return images
-    cached = SharedCache(images)
-    if cached.is_on:
-        title = f"read {cfg.data.name}"
-        with progress(len(cached), title, enabled=is_first_process()) as bar:
-            for _ in image_loader(cached, cfg.trainer.num_workers):
-                bar.advance()
+    images: ImageSet = build(cfg.data.train, "data.train")
+    cached = SharedCache(images) if cfg.data.cache else None
+    if cached is not None and cached.is_on:
+        images = cached
+        contents: Contents | None = contents_cached(cached, cfg.data.name, cfg.trainer.num_workers)
+    else:
+        contents = contents_read(images, cfg.data.name) if cfg.evaluator.verify else None
     _CACHED.clear()  # one set at a time: memory is for this job's images
-    _CACHED[key] = cached
-    return cached
+    _CACHED[key] = images, contents
+    return images, contents
 
 
 def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:
@@ -170,9 +191,28 @@ def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:
             else:  # killed between training and the last number
                 runs.fill(parts.model, run_dir)
                 parts.model.to(accelerator.device)
-            measure(cfg, detector, parts.images, accelerator, tracker, run_dir, run_dir)
+            _evaluate(cfg, run_dir, parts, accelerator, tracker)
     finally:
         forget_accelerator(accelerator)
+
+
+def _evaluate(cfg: DictConfig, run_dir: Path, parts: Parts, accelerator: Any, tracker: Any) -> None:
+    accelerator.wait_for_everyone()  # images.json and the weights are the first process's
+    seen, images = SeenImages.load(run_dir), parts.images
+    measurement = Measurement(cfg, run_dir, accelerator)
+
+    def load() -> Detector:
+        bare = in_full_precision(accelerator, parts.model)
+        return runs.make_detector(cfg, bare, measurement.precision)
+
+    label = f"{cfg.name}-{cfg.seed}"
+    model = Candidate(label, cfg, run_dir, seen, load, measurement.precision)
+    known = measurement.known_classes(model, images)
+    cells = {name: measurement.cell(model, images, name, known) for name in images.benchmarks}
+    if accelerator.is_main_process:
+        told = {label: stamps(cfg, seen, images)}
+        board = leaderboard_of(cfg, {model: (known, cells)}, images, told)
+        publish(cfg, board, [model], tracker, run_dir)
 
 
 def _trainer(
@@ -181,9 +221,8 @@ def _trainer(
     def make_bar(total: int, start: int) -> AbstractContextManager[Any]:
         return progress(total, f"train {cfg.name}", start, enabled=accelerator.is_main_process)
 
-    def validate(epoch: int) -> dict[str, float]:
-        known = known_classes(cfg, detector, parts.images.validation, accelerator)
-        return {"val/miou": known["val/miou"]}
+    def look(epoch: int) -> dict[str, float]:
+        return validate(detector, parts.images.validation, accelerator, settings.num_workers)
 
     settings, folder = parts.trainer, run_dir / runs.STATES
     if states(folder) and accelerator.is_main_process:
@@ -198,5 +237,5 @@ def _trainer(
         folder=folder,
         tracker=tracker,
         make_bar=make_bar,
-        validate=validate,
+        validate=look,
     )

@@ -1,0 +1,67 @@
+"""ADE20K (Zhou et al., CVPR 2017) of the scene parsing challenge: 150 classes of all places."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from eomt_exp.contracts import VOID
+from eomt_exp.data.file_set import KnownClassSet
+from eomt_exp.data.paired_files import OnBroken, Pair, PairedFiles
+from eomt_exp.data.published_files import Part, find_part
+
+# The first of the names each class has in objectInfo150.txt, in its order.
+CLASS_NAMES = (
+    "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass",
+    "cabinet", "sidewalk", "person", "earth", "door", "table", "mountain", "plant", "curtain",
+    "chair", "car", "water", "painting", "sofa", "shelf", "house", "sea", "mirror", "rug", "field",
+    "armchair", "seat", "fence", "desk", "rock", "wardrobe", "lamp", "bathtub", "railing",
+    "cushion", "base", "box", "column", "signboard", "chest of drawers", "counter", "sand", "sink",
+    "skyscraper", "fireplace", "refrigerator", "grandstand", "path", "stairs", "runway", "case",
+    "pool table", "pillow", "screen door", "stairway", "river", "bridge", "bookcase", "blind",
+    "coffee table", "toilet", "flower", "book", "hill", "bench", "countertop", "stove", "palm",
+    "kitchen island", "computer", "swivel chair", "boat", "bar", "arcade machine", "hovel", "bus",
+    "towel", "light", "truck", "tower", "chandelier", "awning", "streetlight", "booth",
+    "television", "airplane", "dirt track", "apparel", "pole", "land", "bannister", "escalator",
+    "ottoman", "bottle", "buffet", "poster", "stage", "van", "ship", "fountain", "conveyer belt",
+    "canopy", "washer", "plaything", "swimming pool", "stool", "barrel", "basket", "waterfall",
+    "tent", "bag", "minibike", "cradle", "oven", "ball", "food", "step", "tank", "trade name",
+    "microwave", "pot", "animal", "bicycle", "lake", "dishwasher", "screen", "blanket", "sculpture",
+    "hood", "sconce", "vase", "traffic light", "tray", "ashcan", "fan", "pier", "crt screen",
+    "plate", "monitor", "bulletin board", "shower", "radiator", "glass", "clock", "flag",
+)  # fmt: skip
+
+_ROOT = "ADEChallengeData2016"
+_FOLDERS = {"train": "training", "val": "validation"}
+_SPLITS = {"train": 20210, "val": 2000}  # images of each, as published
+
+
+class ADE20K(KnownClassSet):
+    """Images of one split, of many sizes. Label 0 (none of the 150) is VOID, 1..150 are 0..149."""
+
+    num_classes = len(CLASS_NAMES)
+    class_names = CLASS_NAMES
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        split: Literal["train", "val"],
+        on_broken: OnBroken = "error",
+    ) -> None:
+        """`root` is ADEChallengeData2016, as a folder or a zip, or a folder that holds either."""
+        if split not in _SPLITS:
+            raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}.")
+        images, labels = _part(root, "images", split), _part(root, "annotations", split)
+        stems = {file: PurePosixPath(file).stem for file in images.files(".jpg")}
+        pairs = [Pair(file, labels.inside(f"{stem}.png"), stem) for file, stem in stems.items()]
+        super().__init__(
+            PairedFiles(images.tree, labels.tree, pairs, on_broken, option="data"),
+            {0: VOID} | {index + 1: index for index in range(self.num_classes)},
+            f"Point to the annotations of {_ROOT}: those of the full ADE20K are others.",
+        )
+        self.expected_images = _SPLITS[split]
+
+
+def _part(root: str | Path | None, kind: str, split: str) -> Part:
+    folder = f"{kind}/{_FOLDERS[split]}"
+    return find_part(root, "ade20k", [folder, f"{_ROOT}/{folder}"], [f"{_ROOT}.zip"])

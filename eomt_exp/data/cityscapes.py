@@ -1,0 +1,78 @@
+"""Cityscapes (Cordts et al., CVPR 2016): the 19 known classes of the road-scene benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from eomt_exp.contracts import VOID
+from eomt_exp.data.file_set import KnownClassSet
+from eomt_exp.data.paired_files import OnBroken, Pair, PairedFiles
+from eomt_exp.data.published_files import Part, find_part
+
+CLASS_NAMES = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
+    "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
+    "motorcycle", "bicycle",
+)  # fmt: skip
+
+CLASS_CATEGORIES = (
+    *("flat",) * 2, *("construction",) * 3, *("object",) * 3, *("nature",) * 2, "sky",
+    *("human",) * 2, *("vehicle",) * 6,
+)  # fmt: skip
+
+# In the order of CLASS_NAMES, what labels.py of cityscapesScripts calls the id of a train id.
+_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+_MEANING = {value: VOID for value in range(34)} | {
+    value: index for index, value in enumerate(_LABEL_IDS)
+}
+_SPLITS = {"train": 2975, "val": 500, "test": 1525}  # images of each, as published
+_IMAGE, _LABELS = "_leftImg8bit.png", "_gtFine_labelIds.png"
+
+
+class Cityscapes(KnownClassSet):
+    """The finely annotated images of one split, 2048x1024, from folders or the official archives.
+
+    Of the 34 label ids, 19 are classes and the others VOID. The test split comes without labels:
+    what its label files hold are place-holders.
+    """
+
+    num_classes = len(CLASS_NAMES)
+    class_names = CLASS_NAMES
+    class_categories = CLASS_CATEGORIES  # of each class, for the category IoU
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        split: Literal["train", "val", "test"],
+        on_broken: OnBroken = "error",
+    ) -> None:
+        """`root` holds leftImg8bit/ and gtFine/, or the zips that begin so, or one of each."""
+        if split not in _SPLITS:
+            raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}.")
+        images = _part(root, f"leftImg8bit/{split}")
+        labels = None if split == "test" else _part(root, f"gtFine/{split}")
+        super().__init__(
+            PairedFiles(
+                images.tree,
+                (labels or images).tree,
+                [_pair(images, file, labels) for file in images.files(_IMAGE)],
+                on_broken,
+                option="data",
+            ),
+            _MEANING,
+            "Point to the *_gtFine_labelIds.png files as published.",
+        )
+        self.expected_images = _SPLITS[split]
+
+
+def _part(root: str | Path | None, folder: str) -> Part:
+    archive = f"{folder.split('/')[0]}_trainvaltest.zip"
+    return find_part(root, "cityscapes", [folder], [archive])
+
+
+def _pair(images: Part, file: str, labels: Part | None) -> Pair:
+    """city/X_leftImg8bit.png and city/X_gtFine_labelIds.png; X is unique among all cities."""
+    scene = images.below(file).removesuffix(_IMAGE)
+    truth = None if labels is None else labels.inside(f"{scene}{_LABELS}")
+    return Pair(file, truth, scene.rpartition("/")[2])

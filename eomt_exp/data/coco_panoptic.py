@@ -1,0 +1,200 @@
+"""COCO panoptic 2017 (Kirillov et al., CVPR 2019) as semantic classes: things and stuff alike.
+
+Its label pictures hold an id of each segment, as a colour; a JSON file says which class a segment
+has.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from eomt_exp.contracts import VOID, DataError
+from eomt_exp.data import coco_classes
+from eomt_exp.data.file_set import KnownClassSet
+from eomt_exp.data.file_tree import FileTree
+from eomt_exp.data.image_files import decode_image
+from eomt_exp.data.paired_files import OnBroken, Pair, PairedFiles
+from eomt_exp.data.published_files import Part, find_part
+
+CLASS_NAMES = tuple(name for _, name in sorted(coco_classes.NAMES.items()))
+
+_CLASS_OF = {category: index for index, category in enumerate(sorted(coco_classes.NAMES))}
+_SPLITS = {"train": 118287, "val": 5000}  # images of each, as published
+_UNZIP = "Of panoptic_annotations_trainval2017.zip, unzip at least the outer layer: annotations/."
+
+
+class CocoPanoptic(KnownClassSet):
+    """Images of one split, about 640x480. Class 0..132 in the order of COCO's category ids.
+
+    VOID are pixels without a segment and crowds, whose single members nobody told apart.
+    """
+
+    num_classes = len(CLASS_NAMES)
+    class_names = CLASS_NAMES
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        split: Literal["train", "val"],
+        on_broken: OnBroken = "error",
+    ) -> None:
+        """`root` holds train2017/ or train2017.zip (val likewise) and annotations/.
+
+        In annotations/ are panoptic_train2017.json and panoptic_train2017/ or its zip.
+        """
+        if split not in _SPLITS:
+            raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}.")
+        images = _image_part(root, f"{split}2017")
+        labels = _label_part(root, f"panoptic_{split}2017")
+        segments = Segments(_json_file(Path(str(root)).expanduser(), f"panoptic_{split}2017.json"))
+        pairs = [
+            Pair(images.inside(f"{name}.jpg"), labels.inside(f"{name}.png"), name)
+            for name in segments.names
+        ]
+        if on_broken == "error":
+            _check_images(images, pairs)
+        super().__init__(
+            _PanopticFiles(images.tree, labels.tree, pairs, on_broken, segments),
+            {index: index for index in range(self.num_classes)} | {VOID: VOID},
+        )
+        self.expected_images = _SPLITS[split]
+
+
+class Segments:
+    """Which class each segment of each picture has.
+
+    Kept as arrays: over a million segments as Python objects would be a gigabyte, and every worker
+    would come to own a copy of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Reads a panoptic JSON file; DataError when it is none, or has a class that COCO lacks."""
+        self.path = path
+        pictures = _pictures(path)
+        rows = np.concatenate([rows for _, rows in pictures])
+        picture = np.repeat(np.arange(len(pictures)), [len(rows) for _, rows in pictures])
+        order = np.lexsort((rows[:, 0], picture))  # by id within each picture
+        self._ids = rows[order, 0].astype(np.uint32)
+        self._classes = _classes(rows[order, 1], rows[order, 2], path)
+        self._starts = np.searchsorted(picture, np.arange(len(pictures) + 1))
+        self._index = {PurePosixPath(file).stem: i for i, (file, _) in enumerate(pictures)}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the pictures, without the ending, in the order of the file."""
+        return list(self._index)
+
+    def classes(self, name: str, colours: np.ndarray, place: str) -> np.ndarray:
+        """(H, W, 3) uint8 colours -> (H, W) uint8 classes or VOID; id = R + 256 G + 65536 B.
+
+        DataError lists ids the JSON file says nothing about.
+        """
+        index = self._index[name]
+        span = slice(self._starts[index], self._starts[index + 1])
+        ids = np.append(np.uint32(0), self._ids[span])  # 0: no segment
+        classes = np.append(np.uint8(VOID), self._classes[span])
+        values = colours.astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
+        slot = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
+        strange = ids[slot] != values
+        if strange.any():
+            listed = ", ".join(str(value) for value in np.unique(values[strange])[:5])
+            raise DataError(f"{place} shows segments {listed}, which {self.path.name} lacks.")
+        return classes[slot]
+
+
+class _PanopticFiles(PairedFiles):
+    """Label pictures in colour; what is read of them are classes."""
+
+    def __init__(
+        self,
+        images: FileTree,
+        labels: FileTree,
+        pairs: list[Pair],
+        on_broken: OnBroken,
+        segments: Segments,
+    ) -> None:
+        self._segments = segments  # first: on_broken="skip" reads all files at once
+        super().__init__(images, labels, pairs, on_broken, option="data")
+
+    def _read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray | None]:
+        image, _ = super()._read(pair._replace(labels=None))
+        file = pair.labels or ""
+        if not self._labels.has(file):
+            raise DataError(f"{self._missing(pair)}.")
+        place = self._labels.place(file)
+        colours = decode_image(self._labels.read(file), place)
+        if colours.shape != image.shape:
+            (height, width, _), (rows, columns, _) = colours.shape, image.shape
+            raise DataError(
+                f"{place} is {width}x{height} pixels (width x height), its image {columns}x{rows}."
+            )
+        return image, self._segments.classes(pair.name, colours, place)
+
+
+def _image_part(root: str | Path | None, folder: str) -> Part:
+    places = [folder, f"images/{folder}"]
+    return find_part(root, "coco", places, [f"{place}.zip" for place in places])
+
+
+def _label_part(root: str | Path | None, folder: str) -> Part:
+    # The inner archive must be a file of its own: read through the outer one, each picture would
+    # cost unpacking all that lie before it.
+    places = [f"annotations/{folder}", folder]
+    return find_part(root, "coco", places, [f"{place}.zip" for place in places], _UNZIP)
+
+
+def _json_file(root: Path, name: str) -> Path:
+    for path in (root / "annotations" / name, root / name):
+        if path.is_file():
+            return path
+    raise DataError(f"data=coco needs annotations/{name}, and {root} has none. {_UNZIP}")
+
+
+def _check_images(images: Part, pairs: list[Pair]) -> None:
+    there = set(images.tree.files(images.folder))
+    missing = [pair.image for pair in pairs if pair.image not in there]
+    if missing:
+        raise DataError(
+            f"{images.tree.place(missing[0])} is missing, with {len(missing) - 1} more of the "
+            f"{len(pairs)} images that the annotations name. Get them, or leave them out with "
+            "data.on_broken=skip."
+        )
+
+
+def _pictures(path: Path) -> list[tuple[str, np.ndarray]]:
+    """File name and segments (S, 3) int64 (id, category, crowd or not) of each label picture."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = json.load(file, object_hook=_compact)
+        pictures = [(name, segments) for name, segments in content["annotations"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read as COCO panoptic annotations: {type(error).__name__}: {error}. "
+            "Unpack it again."
+        ) from error
+    if not pictures:
+        raise DataError(f"{path} has no annotations. Unpack it again.")
+    return pictures
+
+
+def _compact(entry: dict[str, Any]) -> Any:
+    """Each object of the JSON once it is parsed: 400 MB of text never become dicts at once."""
+    if "category_id" in entry:
+        return entry["id"], entry["category_id"], entry.get("iscrowd", 0)
+    if "segments_info" in entry:
+        return entry["file_name"], np.array(entry["segments_info"], np.int64).reshape(-1, 3)
+    return None if "file_name" in entry else entry
+
+
+def _classes(categories: np.ndarray, is_crowd: np.ndarray, path: Path) -> np.ndarray:
+    unknown = sorted(set(np.unique(categories).tolist()) - _CLASS_OF.keys())
+    if unknown:
+        listed = ", ".join(str(category) for category in unknown)
+        raise DataError(f"{path} has categories {listed}, which are none of COCO's 133.")
+    table = np.full(max(_CLASS_OF) + 1, VOID, np.uint8)
+    table[list(_CLASS_OF)] = list(_CLASS_OF.values())
+    return np.where(is_crowd != 0, VOID, table[categories]).astype(np.uint8)

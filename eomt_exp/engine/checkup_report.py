@@ -1,0 +1,88 @@
+"""The doctor's words: a table for each data set, and below it what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Line = tuple[str, str, str]  # what, how much, remark
+MIN_WIDTH = 100  # columns, where there is no terminal
+STYLES = {"broken": "red", "error": "red", "warnings": "yellow", "warning": "yellow", "ok": "green"}
+
+
+class FindingLike(Protocol):
+    """What is printed of a finding."""
+
+    @property
+    def severity(self) -> str: ...
+
+    @property
+    def number(self) -> int: ...  # of which `names` are the first
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+
+def print_checkup(
+    name: str,
+    verdict: str,
+    summary: Iterable[Line],
+    values: Iterable[Line],
+    findings: Iterable[FindingLike],
+) -> None:
+    """One set: verdict, table (only where it could be opened) and findings, worst first.
+
+    Lines are never broken, so that logs can be searched.
+    """
+    console = _console()
+    console.print(f"\n{name}: [{STYLES.get(verdict, 'dim')}]{verdict}[/]", soft_wrap=True)
+    summary = list(summary)
+    if summary:
+        console.print(_table(summary, values))
+    for finding in findings:
+        label = f"{finding.severity:<9}"
+        console.print(label, end="", style=STYLES.get(finding.severity), markup=False)
+        console.print(f"{finding.text}", markup=False, soft_wrap=True)
+        for line in finding.names:
+            console.print(f"{'':<9}{line}", markup=False, soft_wrap=True)
+        if (more := finding.number - len(finding.names)) > 0 and finding.names:
+            console.print(f"{'':<9}and {more:,} more", markup=False)
+
+
+def print_verdicts(verdicts: Iterable[tuple[str, str]]) -> None:
+    """The last lines: every set with its verdict."""
+    console = _console()
+    console.print()
+    for name, verdict in verdicts:
+        console.print(f"{name:<28} [{STYLES.get(verdict, 'dim')}]{verdict}[/]", soft_wrap=True)
+
+
+def _table(summary: Iterable[Line], values: Iterable[Line]) -> object:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("how much", justify="right", no_wrap=True)
+    table.add_column("remark", no_wrap=True)
+    for line in summary:
+        table.add_row(*line)
+    table.add_section()
+    for value, share, meaning in values:
+        table.add_row(f"label value {value}", share, meaning)
+    return table
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, MIN_WIDTH)
+    return console

@@ -1,0 +1,171 @@
+"""Score maps as files that other people's tools read: SegmentMeIfYouCan and OoDIS.
+
+Layouts as their public code reads them: SegmentMeIfYouCan/road-anomaly-benchmark (evaluation.py,
+datasets/) and kumuji/anomaly-benchmark-suite (verify_submission.py, scoring_program/).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from eomt_exp.engine.atomic import replacing, write_text
+from eomt_exp.evaluator.components import label_components
+
+# The benchmark looks for the maps of a split under the name of the set it was cut from.
+SMIYC_FOLDERS = {
+    "AnomalyTrack-": "AnomalyTrack-all",
+    "ObstacleTrack-": "ObstacleTrack-all",
+    "ObstacleScene-": "ObstacleTrack-all",
+    "Erasing-": "ObstacleTrack-all",
+    "LostAndFound-train": "LostAndFound-train",
+    "LostAndFound-anomalyTrain": "LostAndFound-train",
+    "LostAndFound-test": "LostAndFound-test",
+    "LostAndFound-anomalyTest": "LostAndFound-test",
+}
+# OoDIS's parts, and what each has between the image's name and "_instanceIds".
+OODIS_PARTS = {"fishyscapes": "_gtCoarse", "roadanomaly": "", "roadobstacle": ""}
+
+
+class ScoreExport(Protocol):
+    """Takes the score maps of a data set, one image at a time and in any order."""
+
+    def write(self, name: str, score: np.ndarray) -> None:
+        """`score` (H, W) of the image `name` at its full size, higher = more anomalous."""
+
+
+class SmiycExport:
+    """`<folder>/anomaly_p/<method>/<data set>/<image>.hdf5`, float16, as SMIYC's own tool has them.
+
+    Evaluate with DIR_OUTPUTS=<folder> python -m road_anomaly_benchmark metric PixBinaryClass
+    <method> <data set>. float16 has 11 bits: scores that saturate near 1 become ties.
+    """
+
+    def __init__(self, folder: str | Path, method: str, dataset: str) -> None:
+        """`dataset` as the tool calls it: AnomalyTrack-validation, ObstacleTrack-all, …
+
+        Splits share the folder of their whole set, where the tool looks for them; names that it
+        does not know are taken as they are. ValueError without h5py.
+        """
+        _h5py()  # now, and not after hours of scoring
+        place = _smiyc_folder(_plain("dataset", dataset))
+        self.folder = Path(folder) / "anomaly_p" / _plain("method", method) / place
+
+    def write(self, name: str, score: np.ndarray) -> None:
+        """Write the map; ValueError for NaN and for numbers beyond float16."""
+        path = self.folder / f"{_image_id(name)}.hdf5"
+        half = _half(_checked(name, score), name)
+        with replacing(path) as scratch, _h5py().File(scratch, "w") as file:
+            file.create_dataset("value", data=half, compression="gzip", compression_opts=9)
+
+
+class OodisExport:
+    """`<folder>/oodis/<method>/<part>/`: per image a list of instances, and a mask for each.
+
+    An instance is an 8-connected component of score > threshold with at least min_predicted
+    pixels, and its confidence the mean score inside. `<image>_instanceIds_pred.txt` has a line
+    `mask 1 confidence` for each, where masks are 8-bit PNGs, 255 inside. OoDIS refuses images
+    without an instance, so these get one empty mask, which its scoring skips.
+
+    To submit: write all three parts, then `cd <folder>/oodis/<method> && zip -r submission.zip .`
+    """
+
+    def __init__(
+        self, folder: str | Path, method: str, dataset: str, threshold: float, min_predicted: int
+    ) -> None:
+        """`dataset` is the part: fishyscapes, roadanomaly or roadobstacle."""
+        if dataset not in OODIS_PARTS:
+            raise ValueError(f"dataset must be one of {', '.join(OODIS_PARTS)}; got {dataset!r}.")
+        if np.isnan(threshold) or min_predicted < 1:
+            got = f"threshold={threshold} and min_predicted={min_predicted}"
+            raise ValueError(f"threshold must be a number and min_predicted at least 1; got {got}.")
+        self.folder = Path(folder) / "oodis" / _plain("method", method) / dataset
+        self.threshold, self.min_predicted = threshold, min_predicted
+        self._infix = OODIS_PARTS[dataset]
+
+    def write(self, name: str, score: np.ndarray) -> None:
+        """Write masks, then the list, so that a list never names a missing mask."""
+        score = _checked(name, score)
+        stem = f"{_image_id(name)}{self._infix}_instanceIds"
+        if " " in stem:  # the list is split at blanks
+            raise ValueError(f"OoDIS cannot read names with blanks, got {name!r}; rename the file.")
+        ids = label_components(score > self.threshold, self.min_predicted)
+        confidences = _means(score, ids) or [0.0]
+        masks = [f"{stem}_{number}_1.png" for number in range(1, len(confidences) + 1)]
+        for number, mask in enumerate(masks, start=1):
+            with replacing(self.folder / mask) as scratch:
+                Image.fromarray((ids == number).astype(np.uint8) * 255).save(scratch)
+        lines = [f"{mask} 1 {value!r}\n" for mask, value in zip(masks, confidences, strict=True)]
+        write_text(self.folder / f"{stem}_pred.txt", "".join(lines))
+        self._remove_others(stem, masks)
+
+    def _remove_others(self, stem: str, masks: list[str]) -> None:
+        """Masks of an earlier run that no list names any more: OoDIS would refuse the whole zip."""
+        number = len(masks) + 1
+        while (old := self.folder / f"{stem}_{number}_1.png").exists():
+            old.unlink()
+            number += 1
+
+
+def _means(score: np.ndarray, ids: np.ndarray) -> list[float]:
+    """The mean score of each component 1, 2, …"""
+    inside = ids > 0
+    numbers = ids[inside] - 1
+    return (np.bincount(numbers, score[inside]) / np.bincount(numbers)).tolist()
+
+
+def _half(score: np.ndarray, name: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half = score.astype(np.float16)
+    if (np.isinf(half) & np.isfinite(score)).any():
+        most = np.abs(score[np.isfinite(score)]).max()
+        raise ValueError(
+            f"The scores of {name} reach {most:g}, but SMIYC's files are float16 and end at "
+            "65504; divide the scores, or take a scorer of a bounded range."
+        )
+    return half
+
+
+def _checked(name: str, score: np.ndarray) -> np.ndarray:
+    if score.ndim != 2 or score.dtype.kind != "f":
+        got = f"{score.shape} {score.dtype}"
+        raise ValueError(f"A score map is (H, W) of floats, got {got} for {name}; squeeze it.")
+    if bad := int(np.isnan(score).sum()):
+        raise ValueError(f"{bad} of {score.size} scores of {name} are NaN; mend the scorer.")
+    return score
+
+
+def _smiyc_folder(dataset: str) -> str:
+    if dataset.startswith("FishyLAF"):
+        raise ValueError(
+            f"SMIYC reads {dataset} from the maps of all Lost and Found; export "
+            "LostAndFound-train and LostAndFound-test instead."
+        )
+    return next((to for start, to in SMIYC_FOLDERS.items() if dataset.startswith(start)), dataset)
+
+
+def _image_id(name: str) -> str:
+    """Both tools name the images of Lost and Found without their ending."""
+    return _plain("an image's name", name).removesuffix("_leftImg8bit")
+
+
+def _plain(what: str, name: str) -> str:
+    """The name, if it can be a single file or folder."""
+    if name in ("", ".", "..") or PurePosixPath(name).name != name or "\\" in name:
+        raise ValueError(f"{what} must be a plain name without folders, got {name!r}.")
+    return name
+
+
+def _h5py() -> ModuleType:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ValueError(
+            "SMIYC's files are HDF5, which needs h5py, and that cannot be imported; "
+            'type pip install -e ".[smiyc]".'
+        ) from error
+    return h5py

@@ -1,0 +1,119 @@
+"""A benchmark of the report taken apart: by the size of the anomaly, and image by image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from eomt_exp.engine.html_charts import bar_chart
+from eomt_exp.engine.html_methods import Methods, legend
+from eomt_exp.engine.html_page import details
+from eomt_exp.engine.html_tables import Cell, heading, number, table
+from eomt_exp.engine.html_tags import Html, joined, tag
+from eomt_exp.engine.leaderboard import ImageRow, Result, SizeRow
+from eomt_exp.engine.metric_names import shown
+
+IMAGE_METRICS = ("ap", "fpr95", "auroc")
+
+
+def sizes(results: Sequence[Result], methods: Methods) -> Html | None:
+    """How many of the true components were found, by their size in pixels."""
+    measured = [result for result in results if result.sizes]
+    ranges = sorted(
+        {(row.low, row.high) for result in measured for row in result.sizes},
+        key=lambda r: (r[0], math.inf if r[1] is None else r[1]),
+    )
+    if not ranges:
+        return None
+    cells = {
+        (methods.of(result), row.low, row.high): row for result in measured for row in result.sizes
+    }
+    groups = []
+    for low, high in ranges:
+        found = [(r, cells.get((methods.of(r), low, high))) for r in measured]
+        bars = [(methods.of(r), row.found, methods.style(r)) for r, row in found if row is not None]
+        groups.append((_range(low, high), bars))
+    rows = [
+        [
+            methods.of(result),
+            *(_size_cell(cells.get((methods.of(result), *ends))) for ends in ranges),
+        ]
+        for result in measured
+    ]
+    title = "Share of true components found, by size"
+    names = [_range(*ends) for ends in ranges]
+    note = "Found: sIoU of at least 0.25. Below each share: the mean sIoU, and of how many."
+    return joined(
+        [
+            legend(measured, methods),
+            tag("p", note, class_="note"),
+            tag(
+                "div",
+                bar_chart(groups, title, "pixels of the component"),
+                table(["pixels", *names], rows, sortable=True),
+                class_="charts",
+            ),
+        ]
+    )
+
+
+def _size_cell(row: SizeRow | None) -> Cell:
+    if row is None or math.isnan(row.found):
+        return number("found", None if row is None else row.found)
+    below = tag("small", f"{shown('siou', row.siou)} of {row.components}")
+    return Cell(joined([f"{row.found:.0%}", below]), row.found, "number")
+
+
+def _range(low: int, high: int | None) -> str:
+    """Short enough for seven of them below a chart: "<300", "10k to 30k", "≥100k"."""
+    if high is None:
+        return f"≥{_short(low)}"
+    return f"{_short(low)} to {_short(high)}" if low > 1 else f"<{_short(high)}"
+
+
+def _short(pixels: int) -> str:
+    return f"{pixels // 1000}k" if pixels >= 1000 and pixels % 1000 == 0 else str(pixels)
+
+
+def images(results: Sequence[Result], methods: Methods) -> Html | None:
+    """AP of every method side by side, and each method's own table; all closed."""
+    listed = [result for result in results if result.images]
+    if not listed:
+        return None
+    own = [
+        details(f"{methods.of(result)}: {len(result.images)} images", _image_table(result))
+        for result in listed
+    ]
+    if len(listed) == 1:
+        return own[0]
+    side_by_side = details("AP of all methods", _ap_table(listed, methods))
+    return joined([side_by_side, details("Each method alone", *own)])
+
+
+def _ap_table(results: Sequence[Result], methods: Methods) -> Html:
+    found = [{row.name: row for row in result.images} for result in results]
+    names = dict.fromkeys(name for rows in found for name in rows)
+    rows = [
+        [
+            name,
+            _share(next(rows[name] for rows in found if name in rows)),
+            *(number("ap", rows[name].ap if name in rows else None) for rows in found),
+        ]
+        for name in names
+    ]
+    headings = ["image", "anomaly", *(methods.of(result) for result in results)]
+    return table(headings, rows, sortable=True)
+
+
+def _image_table(result: Result) -> Html:
+    rows = [
+        [row.name, _share(row), *(number(key, getattr(row, key)) for key in IMAGE_METRICS)]
+        for row in result.images
+    ]
+    return table(["image", "anomaly", *(heading(k) for k in IMAGE_METRICS)], rows, sortable=True)
+
+
+def _share(row: ImageRow) -> Cell:
+    if math.isnan(row.anomaly_share):
+        return number("share", row.anomaly_share)
+    return Cell(f"{row.anomaly_share:.2%}", row.anomaly_share, "number")

@@ -1,0 +1,138 @@
+"""Which images a model has seen, by content, so that none of them can be its test.
+
+An image is named by a hash of its decoded pixels: renaming it, or saving a JPEG as PNG, does not
+make it another one. Resizing or compressing it anew does, and that is not noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from eomt_exp.contracts import ImageSet, LabelledImage, OutlierPool
+from eomt_exp.engine.atomic import write_text
+
+FILE_NAME = "images.json"
+USES = ("training", "validation", "selection", "tuning", "mining")
+Digests = tuple[str, str, str]
+_HEX = 32  # 128 bits of SHA-256: two images will not meet by chance
+
+
+class Contents(NamedTuple):
+    """What a set holds."""
+
+    images: dict[str, str]  # digest of the pixels -> name
+    sha256: str  # of all images and labels, whatever their order
+
+
+class Overlap(NamedTuple):
+    """An image that was seen before it was to be the test."""
+
+    name: str  # in the set that is evaluated
+    use: str  # what it was used for
+    seen_as: str  # its name there
+
+
+def digest(array: np.ndarray) -> str:
+    """Of an array's shape and values."""
+    array = np.ascontiguousarray(array)
+    return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.data).hexdigest()
+
+
+def read_digests(
+    images: ImageSet, positions: Sequence[int], advance: Callable[[], object] = lambda: None
+) -> list[Digests]:
+    """Read these items of a set once; DataError names the first that is broken."""
+    found = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for entry in pool.map(lambda index: digests_of(images[index]), positions):
+            found.append(entry)
+            advance()
+    return found
+
+
+def digests_of(item: LabelledImage) -> Digests:
+    """(digest of the pixels, digest of the truth, name) of one image."""
+    truth = hashlib.sha256((digest(item.labels) + digest(item.anomaly)).encode()).hexdigest()
+    return digest(item.image)[:_HEX], truth, item.name
+
+
+def contents_of(found: Sequence[Digests]) -> Contents:
+    """From the digests of single images."""
+    text = "\n".join(sorted(f"{image} {truth}" for image, truth, _ in found))
+    return Contents(
+        {image: name for image, _, name in found}, hashlib.sha256(text.encode()).hexdigest()
+    )
+
+
+def verify(pool: OutlierPool) -> None:
+    """Read every object of a pool that has files, so that a broken one is found before training."""
+    if not getattr(pool, "reads_files", False):
+        return
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+        for _ in threads.map(pool.__getitem__, range(len(pool))):
+            pass
+
+
+@dataclass
+class SeenImages:
+    """What a model has seen in its life, the models it began with included."""
+
+    uses: dict[str, dict[str, str]] = field(default_factory=dict)  # use -> digest -> name
+    unknown: list[str] = field(default_factory=list)  # weights whose images are not on record
+
+    def add(self, use: str, images: Mapping[str, str]) -> None:
+        """Note images, digest -> name, under one of USES."""
+        if use not in USES:
+            raise ValueError(f"use must be one of {', '.join(USES)}, got {use!r}.")
+        self.uses.setdefault(use, {}).update(images)
+
+    def include(self, earlier: SeenImages) -> None:
+        """What the model that this one began with had seen."""
+        for use, images in earlier.uses.items():
+            self.add(use, images)
+        self.unknown = list(dict.fromkeys([*self.unknown, *earlier.unknown]))
+
+    def overlap(self, contents: Contents, besides: Sequence[str] = ()) -> list[Overlap]:
+        """The images of a set that were seen in a use that is not one of `besides`."""
+        return [
+            Overlap(contents.images[image], use, known[image])
+            for use, known in self.uses.items()
+            if use not in besides
+            for image in contents.images.keys() & known.keys()
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Into images.json of a run folder."""
+        content = {"uses": self.uses, "unknown": self.unknown}
+        write_text(folder / FILE_NAME, json.dumps(content, indent=0) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> SeenImages:
+        """Of a run folder; of one without a record, that it is unknown."""
+        path = folder / FILE_NAME
+        if not path.is_file():
+            return cls(unknown=[str(folder)])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            {str(use): dict(images) for use, images in content["uses"].items()},
+            [str(source) for source in content["unknown"]],
+        )
+
+
+def in_words(overlaps: Sequence[Overlap], where: str) -> str:
+    """ "3 images of road_anomaly were seen before: a.jpg (training, as b.jpg), …"."""
+    shown = ", ".join(f"{o.name} ({o.use}, as {o.seen_as})" for o in overlaps[:3])
+    more = f" and {len(overlaps) - 3} more" if len(overlaps) > 3 else ""
+    count = "1 image" if len(overlaps) == 1 else f"{len(overlaps)} images"
+    return (
+        f"{count} of {where} {'was' if len(overlaps) == 1 else 'were'} seen before: {shown}{more}"
+    )

@@ -1,0 +1,149 @@
+"""A leaderboard as text: CSV for programs, Markdown for notes, LaTeX for papers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+
+from eomt_exp.engine.latex import as_latex
+from eomt_exp.engine.leaderboard import Leaderboard, Result
+from eomt_exp.engine.metric_names import (
+    KNOWN,
+    MAIN,
+    NOT_MEASURED,
+    UNDEFINED,
+    best,
+    is_best,
+    metric,
+    ordered,
+    shown,
+    shown_interval,
+)
+
+__all__ = ["as_csv", "as_latex", "as_markdown"]
+
+STAMP = "Not to be trusted"
+
+
+def as_csv(board: Leaderboard) -> str:
+    """One row a benchmark and method; numbers in full, so that they read back as they were.
+
+    `<metric>_low` and `<metric>_high` follow a metric that has intervals. An empty cell was not
+    measured, `nan` is undefined. A stamped leaderboard says so in a last column, on every row.
+    """
+    keys = ordered(key for result in board.results for key in result.metrics)
+    spread = {key for result in board.results for key in result.intervals}
+    columns = [name for key in keys for name in _columns(key, key in spread)]
+    stamps = {"stamps": "; ".join(board.stamps)} if board.stamps else {}
+    text = io.StringIO()
+    fields = ["benchmark", "model", "scorer", *columns, *stamps]
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    for result in board.results:
+        named = {"benchmark": result.benchmark, "model": result.model, "scorer": result.scorer}
+        bounds = {
+            f"{key}_{end}": value
+            for key, interval in result.intervals.items()
+            if key in keys
+            for end, value in zip(("low", "high"), interval, strict=True)
+        }
+        writer.writerow({**named, **result.metrics, **bounds, **stamps})
+    return text.getvalue()
+
+
+def _columns(key: str, has_interval: bool) -> list[str]:
+    return [key, f"{key}_low", f"{key}_high"] if has_interval else [key]
+
+
+def as_markdown(board: Leaderboard) -> str:
+    """Stamps, then a table a benchmark, then seeds, known classes and published numbers."""
+    blocks = [f"# {_plain(board.title)}"]
+    blocks += [f"> **{STAMP}:** {_plain(stamp)}" for stamp in board.stamps]
+    for benchmark in board.benchmarks:
+        results = [result for result in board.results if result.benchmark == benchmark]
+        blocks += [f"## {_plain(benchmark)}", _results(results, len(board.models) > 1)]
+    if board.over_seeds:
+        blocks += ["## Over seeds", _over_seeds(board)]
+    if board.known_classes:
+        blocks += ["## Known classes", _known_classes(board)]
+    if board.anchors:
+        remark = "Other protocols, other images: see the last column before comparing."
+        blocks += ["## Published", remark, _anchors(board)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _results(results: Sequence[Result], named: bool) -> str:
+    """Methods down, metrics across; the best in bold, intervals beside their value."""
+    keys = [key for key in MAIN if any(key in result.metrics for result in results)]
+    winners = {key: best(key, [result.metrics.get(key) for result in results]) for key in keys}
+    rows = []
+    for result in results:
+        cells = [_plain(result.method if named else result.scorer)]
+        for key in keys:
+            value = result.metrics.get(key)
+            text = NOT_MEASURED if key not in result.metrics else shown(key, value)
+            text = f"**{text}**" if is_best(key, value, winners[key]) else text
+            if key in result.intervals and text.strip("*") != UNDEFINED:
+                text += f" {shown_interval(*result.intervals[key])}"
+            cells.append(text)
+        rows.append(cells)
+    return _table(["method", *(_plain(metric(key).heading) for key in keys)], rows)
+
+
+def _over_seeds(board: Leaderboard) -> str:
+    rows = [
+        [
+            *(_plain(name) for name in (row.benchmark, row.experiment, row.scorer)),
+            _plain(metric(row.metric).heading),
+            f"{shown(row.metric, row.mean)} ± {shown(row.metric, row.std)}",
+            ", ".join(str(seed) for seed in row.seeds),
+        ]
+        for row in board.over_seeds
+    ]
+    return _table(["benchmark", "experiment", "scorer", "metric", "mean ± std", "seeds"], rows)
+
+
+def _known_classes(board: Leaderboard) -> str:
+    keys = [key for key in ("miou", "macc", "aacc") if any(key in v for v in _known(board))]
+    rows = [
+        [_plain(model), *(shown(key, found.get(key, math.nan)) for key in keys)]
+        for model, found in board.known_classes.items()
+    ]
+    return _table(["model", *(metric(key).heading for key in keys)], rows)
+
+
+def _known(board: Leaderboard) -> Iterable[dict[str, float]]:
+    return board.known_classes.values()
+
+
+def _anchors(board: Leaderboard) -> str:
+    keys = [key for key in KNOWN if any(key in anchor.values for anchor in board.anchors)]
+    rows = [
+        [
+            _plain(anchor.benchmark),
+            _plain(anchor.method),
+            *(
+                shown(key, anchor.values[key]) if key in anchor.values else NOT_MEASURED
+                for key in keys
+            ),
+            _plain(anchor.source),
+            _plain(anchor.protocol),
+        ]
+        for anchor in board.anchors
+    ]
+    headings = [_plain(metric(key).heading) for key in keys]
+    return _table(["benchmark", "method", *headings, "source", "protocol"], rows)
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Names as they are: nothing in them is markup, and none breaks a line of a table."""
+    marks: dict[str, str | int | None] = {mark: f"\\{mark}" for mark in "\\`*_[]|#~"}
+    names = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+    return " ".join(text.split()).translate(str.maketrans({**marks, **names}))

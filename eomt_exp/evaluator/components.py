@@ -1,0 +1,255 @@
+"""Component metrics of SegmentMeIfYouCan (Chan et al., NeurIPS 2021): objects, not pixels.
+
+Large anomalies hide small ones in pixel metrics; here each connected component counts once. An
+image is cut into runs along its rows, each in at most one true and one predicted component; sizes
+and overlaps are sums over the few runs, with no loop over components.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import label
+from torch import Tensor, float64, from_numpy, tensor
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+SizeRow = tuple[int, int | None, int, float, float]
+
+# linspace, as the benchmark has it: a ratio of exactly 0.3 must fall on the same side.
+FOUND_FROM = np.linspace(0.25, 0.75, 11)
+EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
+
+
+class ComponentCounts:
+    """Sizes and overlaps, in pixels, of all true and predicted components; metrics follow.
+
+    A pixel is predicted when its score is above `threshold` and it is not void; SMIYC takes the
+    `f1_threshold` of PixelCounts on the same images. That one counts score >= threshold while
+    here, as in the benchmark, it is strictly >: scores saturated at it are not predicted.
+    The benchmark's sizes are 500 and 100 pixels on AnomalyTrack, 50 and 10 on ObstacleTrack.
+
+    The order of images and shards changes no bit of any result: integers are kept, and their
+    ratios are summed without rounding.
+    """
+
+    def __init__(
+        self, threshold: float, min_predicted: int = 500, min_true: int = 100, void: int = 255
+    ) -> None:
+        """Components under a minimal size, in pixels, do not count; nor do pixels labelled void."""
+        if math.isnan(threshold):
+            raise ValueError("threshold is NaN, as f1_threshold is without anomalies; give one.")
+        if min(min_predicted, min_true) < 0:
+            sizes = f"min_predicted={min_predicted} and min_true={min_true}"
+            raise ValueError(f"sizes are pixels, 0 or more; got {sizes}.")
+        with np.errstate(over="ignore"):  # rounded as the scores are
+            self.threshold, self.void = float(np.float32(threshold)), void
+        self.min_predicted, self.min_true = min_predicted, min_true
+        # Per image. True: (n, 3) pixels, of them predicted, and those of the adjusted union.
+        # Predicted: (m, 2) pixels, of them in true components.
+        self._true: list[Ints] = []
+        self._predicted: list[Ints] = []
+
+    def update(self, scores: np.ndarray | Tensor, anomaly: np.ndarray | Tensor) -> None:
+        """Count one image: scores (H, W) float, higher = more anomalous; anomaly (H, W) 0, 1, void.
+
+        Scores are rounded to float32. Raises ValueError, and counts nothing, where shapes differ
+        or are not (H, W), a label is none of the three, or a pixel that counts has NaN.
+
+        Void pixels leave the prediction before components are formed, so void can part one. Then
+        small predictions are dropped, and the pixels of small true components become void: a
+        prediction over them loses these pixels but is not held to min_predicted again. As in the
+        benchmark, an image with fewer than min_true pixels beside its anomalies loses those too.
+        """
+        values, labels = _arrays(scores, anomaly)
+        self._check(values, labels)
+        is_true = labels == 1
+        is_predicted = (values > self.threshold) & (labels != self.void)
+        starts, pixels = _runs(is_true + 2 * is_predicted.view(np.uint8))
+        true = _drop_small(_label(is_true)[starts], self.min_true, pixels)
+        predicted = _drop_small(_label(is_predicted)[starts], self.min_predicted, pixels)
+        counts = true > 0
+        if is_true.size - np.count_nonzero(is_true) >= self.min_true:
+            counts |= ~is_true.ravel()[starts]
+        true_rows, predicted_rows = _overlaps(true[counts], predicted[counts], pixels[counts])
+        self._true.append(true_rows)
+        self._predicted.append(predicted_rows)
+
+    def merge(self, other: ComponentCounts) -> None:
+        """Add the components of another shard; exact, and independent of the order."""
+        if self._settings() != other._settings():
+            theirs, ours = other._settings(), self._settings()
+            rules = f"(threshold, min_predicted, min_true) = {theirs} into {ours}"
+            raise ValueError(f"cannot merge {rules}; count all images with one of them.")
+        self._true = self._true + other._true
+        self._predicted = self._predicted + other._predicted
+
+    def results(self) -> dict[str, float]:
+        """The metrics over all components of all images; NaN where nothing defines one.
+
+        siou: mean over true components k of |k & P| / (|k | P| - |P & other true ones|), where P
+            is the union of the predicted components that touch k
+        ppv: mean over predicted components of the share of their pixels in true components
+        component_f1: mean over tau = .25, .30, ..., .75 of 2 TP / (2 TP + FN + FP), where TP and
+            FN are the true components with siou >= tau and < tau, FP the predicted ones with
+            ppv < tau. 0 with only true or only predicted components, NaN with neither
+        components_true, components_predicted: how many counted
+        """
+        siou, ppv = self._siou(), self._ppv()
+        return {
+            "siou": _mean(siou),
+            "ppv": _mean(ppv),
+            "component_f1": _mean_f1(siou, ppv),
+            "components_true": float(len(siou)),
+            "components_predicted": float(len(ppv)),
+        }
+
+    def by_size(self, edges: Sequence[int]) -> list[SizeRow]:
+        """True components by area: (low, high, components, share with siou >= .25, mean siou).
+
+        Areas are low <= pixels < high; the first row starts at 0 and the last has None for high,
+        so that the rows hold every component once. NaN for share and mean of an empty row.
+        """
+        bounds = [0, *edges]
+        if any(low >= high for low, high in pairwise(bounds)):
+            raise ValueError(f"edges must rise and be over 0, got {[*edges]}; try [1000, 10000].")
+        siou = self._siou()
+        row_of = np.searchsorted(np.array(edges, np.int64), _stack(self._true, 3)[:, 0], "right")
+        rows: list[SizeRow] = []
+        for index, low in enumerate(bounds):
+            inside = siou[row_of == index]
+            high = bounds[index + 1] if index + 1 < len(bounds) else None
+            found = _mean((inside >= FOUND_FROM[0]).astype(np.float64))
+            rows.append((low, high, len(inside), found, _mean(inside)))
+        return rows
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors to save or to gather; equal images give equal tensors, whatever their order."""
+        return {
+            "settings": tensor(self._settings(), dtype=float64),
+            "true": from_numpy(_ordered(_stack(self._true, 3))),
+            "predicted": from_numpy(_ordered(_stack(self._predicted, 2))),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Become what state_dict() described; what was counted here is dropped."""
+        threshold, min_predicted, min_true = state["settings"].tolist()
+        self.threshold = threshold
+        self.min_predicted, self.min_true = int(min_predicted), int(min_true)
+        self._true = [state["true"].cpu().numpy().copy()]
+        self._predicted = [state["predicted"].cpu().numpy().copy()]
+
+    def _settings(self) -> tuple[float, int, int]:
+        return self.threshold, self.min_predicted, self.min_true
+
+    def _siou(self) -> Floats:
+        rows = _stack(self._true, 3)
+        return rows[:, 1] / rows[:, 2]
+
+    def _ppv(self) -> Floats:
+        rows = _stack(self._predicted, 2)
+        return rows[:, 1] / rows[:, 0]
+
+    def _check(self, values: NDArray[np.float32], labels: np.ndarray) -> None:
+        if values.ndim != 2 or values.shape != labels.shape:
+            shapes = f"scores {values.shape} and anomaly {labels.shape}"
+            raise ValueError(f"{shapes} must both be (H, W) of one image; resize the scores first.")
+        seen = labels != self.void
+        if (wrong := seen & (labels != 0) & (labels != 1)).any():
+            odd = np.unique(labels[wrong])[:5].tolist()
+            allowed = f"0 (normal), 1 (anomaly) and {self.void} (void)"
+            raise ValueError(f"anomaly holds {odd}; allowed are {allowed}: remap the labels.")
+        if bad := int(np.count_nonzero(np.isnan(values) & seen)):
+            mend = f"mend the scorer, or label these pixels {self.void} to leave them out."
+            raise ValueError(f"{bad} of {np.count_nonzero(seen)} scores are NaN; {mend}")
+
+
+def label_components(mask: NDArray[np.bool_], min_pixels: int) -> NDArray[np.int32]:
+    """(H, W) ids 1, 2, … of the 8-connected components of at least min_pixels; 0 elsewhere."""
+    return _drop_small(_label(mask), min_pixels).reshape(mask.shape)
+
+
+def _label(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Ids of the 8-connected components, flat."""
+    return label(mask, EIGHT_NEIGHBOURS, output=np.int32)[0].ravel()
+
+
+def _runs(state: NDArray[np.uint8]) -> tuple[Ints, Ints]:
+    """Flat places where runs of equal state along the rows of (H, W) start, and their lengths."""
+    is_start = np.ones(state.shape, bool)
+    is_start[:, 1:] = state[:, 1:] != state[:, :-1]
+    starts = np.flatnonzero(is_start)
+    return starts, np.diff(starts, append=state.size)
+
+
+def _drop_small(
+    ids: NDArray[np.int32], min_pixels: int, pixels: Ints | None = None
+) -> NDArray[np.int32]:
+    """ids (n,) of `pixels` pixels each (None: one), small ones 0, the rest numbered anew."""
+    keep = np.bincount(ids, pixels, minlength=1) >= min_pixels
+    keep[0] = False
+    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[ids]
+
+
+def _overlaps(
+    true: NDArray[np.int32], predicted: NDArray[np.int32], pixels: Ints
+) -> tuple[Ints, Ints]:
+    """Both ids of each run of one image, and its length -> the rows of ComponentCounts.
+
+    Let P be the predictions that touch k. What |k | P| - |P & other true ones| holds beside k is
+    the part of P in no true component: each prediction's pixels on normal ground, and those alone.
+    """
+    num_true, num_predicted = (int(ids.max(initial=0)) + 1 for ids in (true, predicted))
+    both, normal = (true > 0) & (predicted > 0), true == 0
+    k, p = true[both], predicted[both]
+    area, hit = _sums(true, pixels, num_true), _sums(k, pixels[both], num_true)
+    on_true = _sums(p, pixels[both], num_predicted)
+    on_normal = _sums(predicted[normal], pixels[normal], num_predicted)
+    # Each pair once; a table of all pairs would be gigabytes for noise on noise.
+    k, p = np.divmod(np.unique(k.astype(np.int64) * num_predicted + p), num_predicted)
+    true_rows = np.stack([area, hit, area + _sums(k, on_normal[p], num_true)], axis=1)[1:]
+    predicted_rows = np.stack([on_true + on_normal, on_true], axis=1)[1:]
+    return true_rows, predicted_rows[predicted_rows[:, 0] > 0]  # some lay on small true ones only
+
+
+def _sums(ids: NDArray[np.integer], pixels: Ints, number: int) -> Ints:
+    """Pixels of each id; bincount adds in float64, which is exact for an image."""
+    return np.bincount(ids, pixels, minlength=number).astype(np.int64)
+
+
+def _mean_f1(siou: Floats, ppv: Floats) -> float:
+    if not len(siou) and not len(ppv):
+        return float("nan")
+    hits = (siou[:, None] >= FOUND_FROM).sum(axis=0)
+    false = (ppv[:, None] < FOUND_FROM).sum(axis=0)
+    return float((2 * hits / (hits + len(siou) + false)).mean())  # TP + FN is all true ones
+
+
+def _mean(values: Floats) -> float:
+    """fsum does not round before the end, so the order of the values cannot matter."""
+    return math.fsum(values.tolist()) / len(values) if len(values) else float("nan")
+
+
+def _stack(rows: list[Ints], width: int) -> Ints:
+    return np.concatenate([np.empty((0, width), np.int64), *rows])
+
+
+def _ordered(rows: Ints) -> Ints:
+    return rows[np.lexsort(rows.T)]
+
+
+def _arrays(
+    scores: np.ndarray | Tensor, anomaly: np.ndarray | Tensor
+) -> tuple[NDArray[np.float32], np.ndarray]:
+    """Both as arrays; ValueError where the labels are no integers."""
+    if isinstance(scores, Tensor):
+        scores = scores.detach().cpu().float().numpy()
+    labels = anomaly.detach().cpu().numpy() if isinstance(anomaly, Tensor) else np.asarray(anomaly)
+    if labels.dtype.kind not in "bui":
+        raise ValueError(f"anomaly must be integers, got {labels.dtype}; convert it to uint8.")
+    with np.errstate(over="ignore"):  # a float64 beyond float32 is inf, which is a score
+        return np.asarray(scores, np.float32), labels

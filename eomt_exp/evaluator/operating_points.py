@@ -1,0 +1,141 @@
+"""What a ranking says at a threshold, and the areas and rates that other code bases report.
+
+Ties are a group's whole step, as in scikit-learn. `keys` are those of keys.py, falling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from eomt_exp.evaluator import ranking as rank
+from eomt_exp.evaluator.keys import TOP, first_key, to_score
+from eomt_exp.evaluator.ranking import Counts, Floats, Ints, Ranking
+
+NAN = float("nan")
+
+
+def summary(ranking: Ranking) -> dict[str, float]:
+    """The metrics that PixelCounts.results() explains, but for those that need the scores."""
+    fpr95 = float(rank.fpr_at_recall(ranking, 0.95))
+    tied = ranking.positives[rank.group_at_recall(ranking, 0.95)]
+    return {
+        "ap": float(rank.average_precision(ranking)),
+        "auroc": float(rank.auroc(ranking)),
+        "fpr95": fpr95,
+        "tie_fraction": float(tied / ranking.tp[-1]),
+        "ap_trapezoid": ap_trapezoid(ranking),
+        "fpr95_interpolated": fpr_interpolated(ranking, 0.95),
+        "fpr95_nearest": fpr_nearest(ranking, 0.95),
+        "tpr_at_fpr05": tpr_at_fpr(ranking, 0.05),
+        "tpr_at_fpr01": tpr_at_fpr(ranking, 0.01),
+        "tnr_at_tpr95": 1 - fpr95,
+    }
+
+
+def ap_trapezoid(ranking: Ranking) -> float:
+    """Area under the precision-recall points joined by lines, the first of them (0, 1)."""
+    hits, _, tp, fp = ranking
+    precision = tp / (tp + fp)
+    twice = hits[0] * (1 + precision[0]) + (hits[1:] * (precision[1:] + precision[:-1])).sum()
+    return float(twice / 2 / tp[-1])
+
+
+def fpr_interpolated(ranking: Ranking, recall: float) -> float:
+    """FPR at this recall (< 1) on the ROC points joined by lines; the last where it runs level."""
+    tpr = ranking.tp / ranking.tp[-1]
+    after = int(np.searchsorted(tpr, recall, side="right"))
+    near = slice(max(after - 1, 0), after + 1)
+    fpr = ranking.fp[near] / ranking.fp[-1]
+    return float(np.interp(recall, np.append(0.0, tpr[near]), np.append(0.0, fpr)))
+
+
+def fpr_nearest(ranking: Ranking, recall: float) -> float:
+    """FPR where recall is nearest to this one; where two are, at the lower threshold.
+
+    So it is in the anomaly-seg code of Hendrycks et al., which looks no further than full recall.
+    """
+    full = int(np.searchsorted(ranking.tp, ranking.tp[-1]))
+    gaps = np.abs(ranking.tp[: full + 1] / ranking.tp[-1] - recall)
+    return float(ranking.fp[full - int(np.argmin(gaps[::-1]))] / ranking.fp[-1])
+
+
+def tpr_at_fpr(ranking: Ranking, fpr: float) -> float:
+    """TPR at the last threshold, from above, with no more than this FPR; 0 if there is none."""
+    passed = int(np.searchsorted(ranking.fp / ranking.fp[-1], fpr, side="right"))
+    return float(ranking.tp[passed - 1] / ranking.tp[-1]) if passed else 0.0
+
+
+def tnr_table(
+    keys: Ints, ranking: Ranking, tprs: Sequence[float]
+) -> list[tuple[float, float, float]]:
+    """(tpr, TNR, threshold) at the first threshold, from above, that reaches each tpr."""
+    if odd := [tpr for tpr in tprs if not 0 < tpr <= 1]:
+        raise ValueError(f"tprs holds {odd}; allowed are numbers above 0 and up to 1, as 0.95.")
+    if not (ranking.positives.any() and ranking.negatives.any()):
+        return [(tpr, NAN, NAN) for tpr in tprs]
+    groups = [int(rank.group_at_recall(ranking, tpr)) for tpr in tprs]
+    tnr = 1 - ranking.fp[groups] / ranking.fp[-1]
+    thresholds = [to_score(int(keys[group])) for group in groups]
+    return list(zip(tprs, tnr.tolist(), thresholds, strict=True))
+
+
+def threshold_at_fpr(keys: Ints, ranking: Ranking, width: int, fpr: float) -> float:
+    """The lowest threshold that no more than this share of the negatives reaches."""
+    if not 0 <= fpr <= 1:
+        raise ValueError(f"fpr must be from 0 to 1, got {fpr}; 0.05 lets 5 % of pixels pass.")
+    if not ranking.negatives.any():
+        return NAN
+    passing = int(np.searchsorted(ranking.fp / ranking.fp[-1], fpr, side="right"))
+    if passing == len(keys):
+        return float("-inf")
+    beyond = int(keys[passing]) + width  # just above the first group that is too much
+    return to_score(beyond) if beyond <= TOP else NAN
+
+
+def at_threshold(keys: Ints, ranking: Ranking, width: int, threshold: float) -> dict[str, float]:
+    """tpr, fpr, precision and f1 of score >= threshold; its bin of `width` keys counts whole."""
+    if np.isnan(threshold):
+        raise ValueError("threshold is NaN; allowed is any other float, as f1_threshold.")
+    lowest = first_key(threshold) - width + 1
+    passed = len(keys) - int(np.searchsorted(keys[::-1], lowest))
+    tp, fp = (int(column[:passed].sum()) for column in ranking[:2])
+    positives, negatives = (int(column.sum()) for column in ranking[:2])
+    both = positives > 0 and negatives > 0
+    return {
+        "tpr": tp / positives if positives else NAN,
+        "fpr": fp / negatives if negatives else NAN,
+        "precision": tp / (tp + fp) if both and passed else NAN,
+        "f1": 2 * tp / (tp + fp + positives) if both else NAN,
+    }
+
+
+def histogram(keys: Ints, ranking: Ranking, bins: int) -> tuple[Floats, Floats, Floats]:
+    """Finite edges (bins + 1) of even bins, and the shares of negatives and of positives."""
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}; 60 is the default.")
+    kinds = (ranking.negatives, ranking.positives)
+    finite = (keys > 0) & (keys < TOP)
+    ends = [end for kind in kinds for end in _ends(keys[finite], kind[finite])]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 0.0)
+    if low == high:
+        margin = max(abs(low), 1.0) / 2
+        low, high = low - margin, high + margin
+    edges = np.linspace(low, high, bins + 1)
+    inner = [first_key(edge) for edge in edges[1:-1]]
+    places = np.searchsorted(np.array(inner, np.int64), keys, side="right")
+    normal, anomaly = (_shares(places, kind, bins) for kind in kinds)
+    return edges, normal, anomaly
+
+
+def _ends(keys: Ints, counts: Counts) -> Iterator[float]:
+    """The scores between which all but 0.1 % lie at either end; nothing without a pixel."""
+    above = counts.cumsum()
+    if len(above) and above[-1]:
+        yield to_score(int(keys[np.searchsorted(above, 0.001 * above[-1], side="right")]))
+        yield to_score(int(keys[np.searchsorted(above, 0.999 * above[-1])]))
+
+
+def _shares(places: Ints, counts: Counts, bins: int) -> Floats:
+    return np.bincount(places, counts, bins) / max(counts.sum(), 1)

@@ -1,0 +1,77 @@
+"""Score maps in the files other tools measure: evaluator.exports=[smiyc,oodis]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from eomt_exp.cli import UsageError
+from eomt_exp.engine.evaluation import Write
+from eomt_exp.engine.exports import OodisExport, ScoreExport, SmiycExport
+
+FOLDER = "exports"
+SMIYC_NAMES = {
+    "smiyc_anomaly21": "AnomalyTrack-all",
+    "smiyc_obstacle21": "ObstacleTrack-all",
+    "lost_and_found": "LostAndFound-test",
+}
+OODIS_PARTS = {
+    "fishyscapes_laf": "fishyscapes",
+    "smiyc_anomaly21": "roadanomaly",
+    "smiyc_obstacle21": "roadobstacle",
+}
+OODIS_SMALLEST = 10  # pixels; its evaluation leaves out what is smaller
+
+
+def check_exports(cfg: DictConfig) -> None:
+    """Complain before anything long about files that could not be written."""
+    kinds, benchmarks = cfg.evaluator.exports, [str(name) for name in cfg.benchmark]
+    if "smiyc" in kinds:
+        SmiycExport(cfg.paths.outputs, "probe", "probe")  # is h5py there?
+    if "oodis" not in kinds:
+        return
+    if others := [name for name in benchmarks if name not in OODIS_PARTS]:
+        raise UsageError(
+            f"evaluator.exports=[oodis] has no part for {', '.join(others)}; it takes "
+            f"benchmark=[{','.join(OODIS_PARTS)}]."
+        )
+    if not cfg.evaluator.known_classes:
+        raise UsageError(
+            "evaluator.exports=[oodis] cuts instances at the threshold that data.val sets; leave "
+            "evaluator.known_classes=true and give the path of its images."
+        )
+
+
+def exports_of(
+    kinds: Sequence[str],
+    run_dir: Path,
+    model: str,
+    benchmark: str,
+    scorers: Sequence[str],
+    thresholds: Mapping[str, float],
+) -> dict[str, Sequence[Write]]:
+    """By scorer, what writes its maps below <run>/exports; a method is a model and a scorer."""
+    found: dict[str, Sequence[Write]] = {}
+    for scorer in scorers:
+        method, writers = f"{model}-{scorer}", list[Write]()
+        if "smiyc" in kinds:
+            name = SMIYC_NAMES.get(benchmark, benchmark)
+            writers.append(_flat(SmiycExport(run_dir / FOLDER, method, name)))
+        if "oodis" in kinds:
+            part, threshold = OODIS_PARTS[benchmark], thresholds[scorer]
+            folder = run_dir / FOLDER
+            writers.append(_flat(OodisExport(folder, method, part, threshold, OODIS_SMALLEST)))
+        found[scorer] = writers
+    return found
+
+
+def _flat(export: ScoreExport) -> Write:
+    """Names of images may hold folders, names of files may not."""
+
+    def write(name: str, score: np.ndarray) -> None:
+        export.write(name.replace("/", "_"), score)
+
+    return write

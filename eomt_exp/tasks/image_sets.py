@@ -1,0 +1,96 @@
+"""The images a model is measured on: read once at the start, and compared with what it has seen."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+
+from eomt_exp.build import build, build_all
+from eomt_exp.cli import UsageError
+from eomt_exp.contracts import ImageSet
+from eomt_exp.data.loader import image_loader
+from eomt_exp.data.shared_cache import SharedCache
+from eomt_exp.engine.device import from_all, is_first_process
+from eomt_exp.engine.evaluation import shard
+from eomt_exp.engine.progress import progress
+from eomt_exp.engine.seen_images import (
+    Contents,
+    SeenImages,
+    contents_of,
+    digests_of,
+    in_words,
+    read_digests,
+)
+
+# What data.val is there for: it may choose, but not teach.
+_VALIDATES = ("validation", "selection", "tuning")
+
+
+class ImageSets(NamedTuple):
+    """What a model is measured on."""
+
+    benchmarks: dict[str, ImageSet]
+    validation: ImageSet | None  # for the known classes
+    contents: dict[str, Contents]  # of the benchmarks by name, and of "data.val"
+
+
+def build_image_sets(cfg: DictConfig) -> ImageSets:
+    """Benchmarks and data.val; each file is read once now, so that none can fail after training."""
+    benchmarks = build_all(cfg.benchmark, "benchmark")
+    validation = build(cfg.data.val, "data.val") if cfg.evaluator.known_classes else None
+    contents = {name: contents_read(images, name) for name, images in benchmarks.items()}
+    if validation is not None:
+        contents["data.val"] = contents_read(validation, "data.val")
+    return ImageSets(benchmarks, validation, contents)
+
+
+def contents_read(images: ImageSet, name: str) -> Contents:
+    """What a set holds, its images shared among the processes; DataError for a broken one."""
+    mine = shard(images, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    with progress(len(mine), f"read {name}", enabled=is_first_process()) as bar:
+        return contents_of(from_all(read_digests(images, mine, bar.advance)))
+
+
+def contents_cached(images: SharedCache, name: str, num_workers: int) -> Contents:
+    """The same of a set that each process fills its own cache with."""
+    found = []
+    with progress(len(images), f"read {name}", enabled=is_first_process()) as bar:
+        for item in image_loader(images, num_workers):
+            found.append(digests_of(item))
+            bar.advance()
+    return contents_of(found)
+
+
+def stamps(cfg: DictConfig, seen: SeenImages, images: ImageSets) -> dict[str, str]:
+    """What to say of each set with images the model has seen; UsageError unless that is forced."""
+    found: dict[str, str] = {}
+    for name, contents in images.contents.items():
+        besides = _VALIDATES if name == "data.val" else ()
+        if overlaps := seen.overlap(contents, besides):
+            found[name] = in_words(overlaps, name)
+    if found and not cfg.evaluator.allow_seen_images:
+        raise UsageError(
+            f"{'; '.join(found.values())}. A result on them would not be one: take other images, "
+            "or force it with evaluator.allow_seen_images=true, which stamps the result."
+        )
+    return found
+
+
+def record(training: Contents | None, images: ImageSets) -> SeenImages:
+    """What a model that is trained now will have seen."""
+    seen = SeenImages()
+    if training is None:
+        seen.unknown.append("training images, with evaluator.verify=false")
+    else:
+        seen.add("training", training.images)
+    if "data.val" in images.contents:
+        seen.add("validation", images.contents["data.val"].images)
+    return seen
+
+
+def component_sizes(images: ImageSet) -> tuple[int, int] | None:
+    """The benchmark's smallest predicted and true component; None where it measures none."""
+    sizes: Any = getattr(images, "component_sizes", None)
+    return None if sizes is None else (int(sizes[0]), int(sizes[1]))

@@ -1,0 +1,235 @@
+"""What an evaluation found, in every form people take it away in: table, files, report, MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from eomt_exp import runs
+from eomt_exp.engine.anchors import anchors_for
+from eomt_exp.engine.atomic import write_text
+from eomt_exp.engine.cells import Cell
+from eomt_exp.engine.figures import HeatMapRow, curves_figure, heat_map_figure, training_figure
+from eomt_exp.engine.html_report import write_report
+from eomt_exp.engine.journal import FILE_NAME as JOURNAL
+from eomt_exp.engine.journal import read_journal
+from eomt_exp.engine.leaderboard import Leaderboard
+from eomt_exp.engine.provenance import git_facts
+from eomt_exp.engine.report import print_report, write_metrics
+from eomt_exp.engine.results import compared, gathered_over_seeds
+from eomt_exp.engine.tables import as_csv, as_latex, as_markdown
+from eomt_exp.engine.tracking import MLflowTracker, NullTracker, Tracker
+from eomt_exp.tasks.image_sets import ImageSets
+from eomt_exp.tasks.measure import CELLS, Candidate, KnownClasses
+
+REPORT = "report.html"
+DEFINITIONS = {
+    "ap": "sum of (R_n - R_(n-1)) * P_n over the pooled pixels of all images",
+    "ap_trapezoid": "area under the same points by trapezoids",
+    "ap_bound": "the AP of the scores before binning is no further away than this",
+    "auroc": "ties count half",
+    "fpr95_first": "false positive rate at the first threshold with recall >= 0.95",
+    "fpr95_interpolated": "np.interp(0.95, tpr, fpr) on the ROC curve",
+    "f1_star": "highest F1 over thresholds, an oracle's choice",
+    "siou, ppv, component_f1": "SMIYC, 8-connected components of score > the threshold of f1_star",
+    "id_*": "at the threshold that evaluator.operating_fpr of the pixels of data.val reach",
+    "intervals": "95 %, percentile bootstrap over images",
+    "void": 255,
+}
+
+
+def open_tracker(cfg: DictConfig, run_dir: Path, is_main: bool) -> Tracker:
+    """MLflow, or only the journal, or, in the other processes, nothing."""
+    if not is_main:
+        return NullTracker()
+    if not cfg.tracking.enabled:
+        return NullTracker(run_dir)
+    return _mlflow(cfg, run_dir, f"{cfg.name}-{cfg.seed}-{run_dir.name}")
+
+
+def leaderboard_of(
+    cfg: DictConfig,
+    measured: Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]],
+    images: ImageSets,
+    stamps: Mapping[str, Mapping[str, str]],
+) -> Leaderboard:
+    """All cells of an evaluation; `stamps`: model -> set -> what it had seen of it."""
+    models = list(measured)
+    cells = [cell for _, found in measured.values() for cell in found.values()]
+    results = [result for cell in cells for result in cell.results]
+    by_benchmark = [
+        [found[name] for _, found in measured.values() if name in found]
+        for name in images.benchmarks
+    ]
+    return Leaderboard(
+        title=str(cfg.name),
+        results=sorted(results, key=lambda r: list(images.benchmarks).index(r.benchmark)),
+        known_classes={
+            m.label: known.metrics for m, (known, _) in measured.items() if known.metrics
+        },
+        examples={
+            (model.label, name): cell.examples
+            for model, (_, found) in measured.items()
+            for name, cell in found.items()
+        },
+        comparisons=[c for part in by_benchmark for c in compared(part, cfg.evaluator.resamples)],
+        over_seeds=gathered_over_seeds(
+            results, {m.label: (str(m.cfg.name), int(m.cfg.seed)) for m in models}
+        ),
+        anchors=anchors_for(list(images.benchmarks)),
+        manifest=_manifest(cfg, measured, stamps),
+        stamps=[f"{model}: {text}" for model, found in stamps.items() for text in found.values()],
+    )
+
+
+def publish(
+    cfg: DictConfig,
+    board: Leaderboard,
+    models: Sequence[Candidate],
+    tracker: Tracker,
+    run_dir: Path,
+) -> dict[str, float]:
+    """Write, log and print; metrics.json says that a run is complete, so it is written last."""
+    metrics = board.flat_metrics()
+    figures = _draw(board, models, run_dir / "figures")
+    if (run_dir / JOURNAL).is_file():
+        figures.append(training_figure(run_dir / JOURNAL, run_dir / "figures" / "training.png"))
+    texts = {".csv": as_csv(board), ".md": as_markdown(board), ".tex": as_latex(board)}
+    files = [run_dir / f"leaderboard{ending}" for ending in texts]
+    for path, text in zip(files, texts.values(), strict=True):
+        write_text(path, text)
+    files += [write_report(board, run_dir / REPORT), run_dir / runs.CONFIG]
+    for path in figures:
+        tracker.log_artifact(path, "figures")
+    for path in files:
+        tracker.log_artifact(path)
+    tracker.log_metrics(metrics, _last_step(run_dir))
+    tracker.flush()
+    if cfg.tracking.enabled and tracker.run_id and cfg.task._target_.endswith("evaluate.run"):
+        _log_methods(cfg, board, models, tracker.run_id, run_dir)
+    write_metrics(run_dir / runs.METRICS, metrics, _saved_manifest(board))
+    tracker.log_artifact(run_dir / runs.METRICS)
+    print_report(
+        metrics,
+        run_dir,
+        figures,
+        intervals=board.flat_intervals(),
+        stamps=board.stamps,
+        anchors=board.anchors,
+    )
+    return metrics
+
+
+def show_again(saved: Mapping[str, Any], run_dir: Path) -> None:
+    """The table of a run that is complete, from its metrics.json."""
+    manifest = saved["manifest"]
+    print_report(
+        saved["metrics"],
+        run_dir,
+        sorted((run_dir / "figures").glob("*.png")),
+        intervals={key: tuple(pair) for key, pair in manifest.get("intervals", {}).items()},
+        stamps=manifest.get("stamps", []),
+    )
+
+
+def _log_methods(
+    cfg: DictConfig, board: Leaderboard, models: Sequence[Candidate], parent: str, run_dir: Path
+) -> None:
+    """A child run a method, with `<benchmark>/<metric>`: what the pages of MLflow compare."""
+    sources = {model.label: model for model in models}
+    for model, scorer in dict.fromkeys((r.model, r.scorer) for r in board.results):
+        folder = run_dir / CELLS / model / scorer
+        with _mlflow(cfg, folder, f"{model} {scorer}", parent) as child:
+            facts = sources[model].facts
+            names = ("experiment", "seed", "weights", "weights_sha256", "precision")
+            child.log_params({"scorer": scorer, **{name: facts[name] for name in names}})
+            child.log_metrics(
+                {
+                    f"{r.benchmark}/{name}": value
+                    for r in board.results
+                    if (r.model, r.scorer) == (model, scorer)
+                    for name, value in r.metrics.items()
+                }
+                | {f"val/{k}": v for k, v in board.known_classes.get(model, {}).items()}
+            )
+
+
+def _mlflow(
+    cfg: DictConfig, folder: Path, run_name: str, parent: str | None = None
+) -> MLflowTracker:
+    folder.mkdir(parents=True, exist_ok=True)
+    return MLflowTracker(
+        uri=cfg.tracking.uri,
+        experiment=cfg.tracking.experiment,
+        run_name=run_name,
+        run_dir=folder,
+        artifact_root=cfg.tracking.artifacts,
+        parent_run_id=parent,
+        tags=dict(cfg.tracking.tags),
+    )
+
+
+def _draw(board: Leaderboard, models: Sequence[Candidate], folder: Path) -> list[Path]:
+    """Heat maps of each model's own score, and the curves of all methods on each benchmark."""
+    drawn = []
+    alone = len(models) == 1
+    for model in models:
+        for name in board.benchmarks:
+            rows = [
+                HeatMapRow(e.image, e.anomaly, e.score, f"{e.kind}, AP {e.ap:.3f}: {e.name}")
+                for e in board.examples.get((model.label, name), [])
+            ]
+            if rows:
+                score = str(model.cfg.score) if alone else f"{model.label}_{model.cfg.score}"
+                path = folder / f"{name}_{score}.png"
+                drawn.append(heat_map_figure(rows, path, f"{name} · {score.replace('_', ' ')}"))
+    for name in board.benchmarks:
+        here = {r.scorer if alone else r.method: r for r in board.results if r.benchmark == name}
+        curves: dict[str, Any] = {method: result.curves for method, result in here.items()}
+        exact = {method: result.metrics for method, result in here.items()}
+        drawn.append(curves_figure(curves, name, folder / f"{name}_curves.png", exact))
+    return drawn
+
+
+def _manifest(
+    cfg: DictConfig,
+    measured: Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]],
+    stamps: Mapping[str, Mapping[str, str]],
+) -> dict[str, object]:
+    """What the numbers depend on."""
+    first = next(iter(measured.values()))[1]
+    return {
+        "experiment": cfg.name,
+        "seed": cfg.seed,
+        "content_key": runs.content_key(cfg),
+        "protocol": runs.plain(cfg)["protocol"],
+        "evaluator": runs.plain(cfg)["evaluator"],
+        "definitions": DEFINITIONS,
+        "models": {
+            m.label: {**m.facts, "thresholds": k.thresholds} for m, (k, _) in measured.items()
+        },
+        "benchmarks": {name: cell.facts for name, cell in first.items()},
+        "seen_images": {model: dict(found) for model, found in stamps.items() if found},
+        "code": {**git_facts(), "torch": torch.__version__},
+    }
+
+
+def _saved_manifest(board: Leaderboard) -> dict[str, object]:
+    intervals = {key: list(pair) for key, pair in board.flat_intervals().items()}
+    comparisons = [c._asdict() for c in board.comparisons]
+    seeds = [s._asdict() for s in board.over_seeds]
+    return {
+        "stamps": board.stamps,
+        **board.manifest,
+        "intervals": intervals,
+        "comparisons": comparisons,
+        "over_seeds": seeds,
+    }
+
+
+def _last_step(run_dir: Path) -> int:
+    return int(max((line["step"] for line in read_journal(run_dir / JOURNAL)), default=0))

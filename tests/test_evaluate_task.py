@@ -1,0 +1,202 @@
+"""`task=evaluate` as it is typed: several models, resumed cells, protocols, seen images, MLflow."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.command_line import SMALL, metrics_of, only_run, run
+from tests.test_cli import make_camvid, make_objects, make_road_anomaly, outputs, real_words
+
+__all__ = ["outputs"]  # the fixture
+
+QUICK = ("trainer.num_workers=0", "evaluator.bits=17", "evaluator.resamples=50",
+         "evaluator.figures=1")  # fmt: skip
+SHORT = ("benchmark=[synth_anomaly]", "benchmark.synth_anomaly.length=6")
+
+
+@pytest.fixture
+def trained(outputs: Path, capfd) -> Path:
+    """The run folder of a small semantic EoMT."""
+    assert run(capfd, "+experiment=semantic", *SMALL).code == 0
+    return only_run(outputs, "semantic")
+
+
+def evaluate(capfd, *words: str):
+    return run(capfd, "task=evaluate", *QUICK, *words)
+
+
+def test_models_times_benchmarks_resumed_cell_by_cell(trained: Path, outputs: Path, capfd) -> None:
+    twin = outputs / "semantic" / "twin"
+    shutil.copytree(trained, twin)
+    folder = outputs / "evaluate" / "mine"
+    words = (f"checkpoint=[{trained},{twin}]", "benchmark=[synth_anomaly,synth_obstacle]",
+             "benchmark.synth_obstacle.length=6", "benchmark.synth_anomaly.length=6",
+             "scorer=[msp,rba]", "score=msp",
+             f"hydra.run.dir={folder}")  # fmt: skip
+    outcome = evaluate(capfd, *words)
+    assert outcome.code == 0, outcome.err
+    saved = metrics_of(folder)
+    for key in ("synth_anomaly/semantic-0.msp/ap", "synth_obstacle/semantic-0~2.rba/fpr95",
+                "semantic-0/val/miou"):  # fmt: skip
+        assert 0 <= saved["metrics"][key] <= 1
+    keys = [f"synth_anomaly/semantic-0{which}.msp/ap" for which in ("", "~2")]
+    assert saved["metrics"][keys[0]] == saved["metrics"][keys[1]]  # the same weights
+    low, high = saved["manifest"]["intervals"][keys[0]]
+    assert low <= saved["metrics"][keys[0]] <= high
+    _the_files_agree(folder, saved)
+    _mlflow_has_parent_and_children(outputs, folder, saved)
+
+    cells = {path: path.stat().st_mtime_ns for path in folder.rglob("cells/*/*.npz")}
+    assert len(cells) == 4
+    lost = folder / "cells" / "semantic-0~2" / "synth_obstacle.npz"
+    lost.unlink()
+    (folder / "metrics.json").unlink()
+    again = evaluate(capfd, *words)
+    assert again.code == 0, again.err
+    assert [line for line in again.out.splitlines() if " on synth_" in line] == [
+        line for line in again.out.splitlines() if "semantic-0~2 on synth_obstacle" in line
+    ]
+    now = {path: path.stat().st_mtime_ns for path in folder.rglob("cells/*/*.npz")}
+    assert [path for path in now if now[path] != cells[path]] == [lost]
+    assert metrics_of(folder)["metrics"] == saved["metrics"]
+
+
+def _the_files_agree(folder: Path, saved: dict) -> None:
+    rows = list(csv.DictReader((folder / "leaderboard.csv").open()))
+    (row,) = [
+        r for r in rows
+        if (r["benchmark"], r["model"], r["scorer"]) == ("synth_anomaly", "semantic-0", "rba")
+    ]  # fmt: skip
+    assert float(row["ap"]) == pytest.approx(saved["metrics"]["synth_anomaly/semantic-0.rba/ap"])
+    assert "semantic-0" in (folder / "leaderboard.md").read_text()
+    assert "tabular" in (folder / "leaderboard.tex").read_text()
+    assert "synth_obstacle" in (folder / "report.html").read_text()
+
+
+def _mlflow_has_parent_and_children(outputs: Path, folder: Path, saved: dict) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    parent = client.get_run((folder / "mlflow_run_id").read_text().strip())
+    key = "synth_anomaly/semantic-0.msp/ap"
+    assert parent.data.metrics[key] == pytest.approx(saved["metrics"][key])
+    children = client.search_runs(
+        [parent.info.experiment_id],
+        f"tags.mlflow.parentRunId = '{parent.info.run_id}'",
+    )
+    names = {child.info.run_name for child in children}
+    assert names == {"semantic-0 msp", "semantic-0 rba", "semantic-0~2 msp", "semantic-0~2 rba"}
+    (child,) = [c for c in children if c.info.run_name == "semantic-0 msp"]
+    assert child.data.metrics["synth_anomaly/ap"] == pytest.approx(saved["metrics"][key])
+    assert child.info.status == "FINISHED"
+    files = {entry.path for entry in client.list_artifacts(parent.info.run_id)}
+    assert {"report.html", "leaderboard.csv", "leaderboard.md", "leaderboard.tex"} <= files
+
+
+def test_a_complete_evaluation_only_shows_its_table(trained: Path, outputs: Path, capfd) -> None:
+    folder = outputs / "mine"
+    words = (f"checkpoint={trained}", f"hydra.run.dir={folder}", *SHORT)
+    assert evaluate(capfd, *words).code == 0
+    again = evaluate(capfd, *words)
+    assert again.code == 0
+    assert " on synth_anomaly" not in again.out
+    assert "AUROC" in again.out
+
+
+def test_a_protocol_changes_the_numbers_and_is_written_beside_them(
+    trained: Path, outputs: Path, tmp_path: Path, capfd
+) -> None:
+    photos = make_road_anomaly(tmp_path / "photos", count=3)
+    empty = photos / "labels_masks" / "2.png"
+    Image.fromarray(np.zeros((40, 80), np.uint8)).save(empty)
+    found = {}
+    for protocol in ("default", "polito_legacy", "smiyc"):
+        outcome = evaluate(capfd, f"checkpoint={trained}", "benchmark=[road_anomaly]",
+                           f"paths.road_anomaly={photos}", f"protocol={protocol}",
+                           f"name={protocol}")  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        found[protocol] = metrics_of(only_run(outputs, protocol))
+    counted = {
+        name: saved["metrics"]["road_anomaly/msp/positives"]
+        + saved["metrics"]["road_anomaly/msp/negatives"]
+        for name, saved in found.items()
+    }
+    assert counted["default"] == counted["smiyc"] == 3 * 40 * 80
+    assert counted["polito_legacy"] == 2 * 32 * 64  # squeezed to the model's size, one left out
+    facts = found["polito_legacy"]["manifest"]["benchmarks"]["road_anomaly"]
+    assert facts["without_anomaly_left_out"] == ["2"]
+    assert found["polito_legacy"]["manifest"]["protocol"]["fpr95"] == "interpolated"
+    assert "road_anomaly/msp/siou" in found["smiyc"]["metrics"]
+    assert "road_anomaly/msp/siou" not in found["polito_legacy"]["metrics"]
+
+
+# --- images that were seen -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def leaking(tmp_path: Path) -> dict[str, Path]:
+    """CamVid whose first training image is also, as PNG, a photograph of the benchmark."""
+    real = {
+        "camvid": make_camvid(tmp_path / "camvid"),
+        "road_anomaly": make_road_anomaly(tmp_path / "road_anomaly"),
+        "outlier_objects": make_objects(tmp_path / "objects"),
+    }
+    picture = Image.open(real["camvid"] / "train" / "0.jpg")
+    picture.save(real["road_anomaly"] / "images" / "stolen.png")
+    labels = np.zeros((picture.height, picture.width), np.uint8)
+    labels[3:9, 3:9] = 2
+    Image.fromarray(labels).save(real["road_anomaly"] / "labels_masks" / "stolen.png")
+    return real
+
+
+def test_training_on_an_image_of_the_benchmark_is_refused_before_it_begins(
+    outputs: Path, leaking: dict[str, Path], capfd
+) -> None:
+    outcome = run(capfd, "+experiment=semantic", *real_words(leaking))
+    assert outcome.code == 2
+    assert "1 image of road_anomaly was seen before: stolen (training, as 0)" in outcome.err
+    assert "evaluator.allow_seen_images=true" in outcome.err
+    assert not list(outputs.rglob("model.safetensors"))
+
+
+def test_evaluating_on_a_trained_image_is_refused_or_stamped(
+    outputs: Path, leaking: dict[str, Path], capfd
+) -> None:
+    stolen = leaking["road_anomaly"] / "images" / "stolen.png"
+    hidden = stolen.with_suffix(".hidden")
+    stolen.rename(hidden)
+    assert run(capfd, "+experiment=semantic", *real_words(leaking)).code == 0
+    hidden.rename(stolen)
+    words = ("task=evaluate", f"checkpoint={only_run(outputs, 'semantic')}",
+             "evaluator.resamples=20", *real_words(leaking))  # fmt: skip
+    refused = run(capfd, *words)
+    assert refused.code == 2
+    assert "stolen (training, as 0)" in refused.err
+    assert not list(outputs.glob("evaluate/*/metrics.json"))
+
+    forced = run(capfd, *words, "evaluator.allow_seen_images=true")
+    assert forced.code == 0, forced.err
+    folder = only_run(outputs, "evaluate")
+    saved = metrics_of(folder)
+    (stamp,) = saved["manifest"]["stamps"]
+    assert "stolen (training, as 0)" in stamp
+    assert "stolen (training, as 0)" in (folder / "report.html").read_text()
+    assert "stolen (training, as 0)" in forced.out
+    assert "stolen" in (folder / "leaderboard.md").read_text()
+
+
+def test_what_the_first_model_has_seen_the_second_has_too(
+    outputs: Path, leaking: dict[str, Path], capfd
+) -> None:
+    (leaking["road_anomaly"] / "images" / "stolen.png").unlink()
+    assert run(capfd, "+experiment=outlier_exposure", *real_words(leaking)).code == 0
+    record = json.loads((only_run(outputs, "outlier_exposure") / "images.json").read_text())
+    assert sorted(record["uses"]["training"].values()) == ["0", "1", "2"]
+    assert record["unknown"] == []

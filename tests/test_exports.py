@@ -1,0 +1,227 @@
+"""Exported score maps, read back as SegmentMeIfYouCan and OoDIS read them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eomt_exp.engine.exports import OodisExport, ScoreExport, SmiycExport
+
+SHAPE = (40, 60)
+
+
+def planted() -> tuple[np.ndarray, list[np.ndarray]]:
+    """Scores with two objects, two boxes that touch at a corner being one; and their masks."""
+    score = np.random.default_rng(0).random(SHAPE, np.float32) * 0.4
+    first, second = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    first[5:10, 5:15] = first[10:14, 15:20] = True
+    second[25:35, 30:50] = True
+    score[first], score[second] = 0.75, 0.9
+    score[26, 31] = 1.0
+    score[0, 0] = 0.99  # too small to be an instance
+    return score, [first, second]
+
+
+def oodis(folder: Path, part: str = "roadanomaly", **changes: float) -> OodisExport:
+    rules = {"threshold": 0.5, "min_predicted": 2, **changes}
+    return OodisExport(folder, "ours", part, rules["threshold"], int(rules["min_predicted"]))
+
+
+def instances(folder: Path, stem: str) -> list[tuple[np.ndarray, float]]:
+    """Masks and confidences, found and refused as verify_submission.py does."""
+    lines = (folder / f"{stem}_instanceIds_pred.txt").read_text().strip().split("\n")
+    entries = [line.split(" ") for line in lines]
+    assert all(len(entry) == 3 for entry in entries)
+    assert all(re.match(r".*_instanceIds_\d+_1.png$", mask) for mask, _, _ in entries)
+    on_disk = {path.name for path in folder.glob(f"{stem}_instanceIds_*.png")}
+    assert on_disk == {mask for mask, _, _ in entries}
+    read = []
+    for mask, _, confidence in entries:
+        with Image.open(folder / mask) as image:
+            assert image.mode == "L"
+            read.append((np.array(image) != 0, float(confidence)))
+    return read
+
+
+# --- SegmentMeIfYouCan -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def h5py():
+    return pytest.importorskip("h5py")
+
+
+def test_smiyc_finds_value_dtype_and_compression(tmp_path: Path, h5py) -> None:
+    score, _ = planted()
+    export: ScoreExport = SmiycExport(tmp_path, "ours", "AnomalyTrack-all")
+    export.write("validation0000", score)
+    path = tmp_path / "anomaly_p/ours/AnomalyTrack-all/validation0000.hdf5"
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+    with h5py.File(path) as file:
+        assert list(file) == ["value"]
+        value = file["value"]
+        assert (value.dtype, value.shape) == (np.float16, SHAPE)
+        assert (value.compression, value.compression_opts) == ("gzip", 9)
+        np.testing.assert_array_equal(value[:], score.astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder"),
+    [
+        ("AnomalyTrack-validation", "AnomalyTrack-all"),
+        ("ObstacleTrack-validation", "ObstacleTrack-all"),
+        ("ObstacleScene-night", "ObstacleTrack-all"),
+        ("LostAndFound-testNoKnown", "LostAndFound-test"),
+        ("LostAndFound-anomalyTrain", "LostAndFound-train"),
+        ("RoadObstacleExtra-v1", "RoadObstacleExtra-v1"),
+        ("my_roads", "my_roads"),
+    ],
+)
+def test_splits_go_where_smiyc_looks_for_them(
+    tmp_path: Path, h5py, dataset: str, folder: str
+) -> None:
+    SmiycExport(tmp_path, "ours", dataset).write("snowstorm2_00_01_38.181", planted()[0])
+    assert (tmp_path / "anomaly_p/ours" / folder / "snowstorm2_00_01_38.181.hdf5").exists()
+
+
+def test_fishyscapes_is_read_from_lost_and_found(tmp_path: Path, h5py) -> None:
+    with pytest.raises(ValueError, match="LostAndFound-train and LostAndFound-test"):
+        SmiycExport(tmp_path, "ours", "FishyLAFAnomaly-val")
+
+
+def test_a_map_is_replaced_as_a_whole(tmp_path: Path, h5py) -> None:
+    export = SmiycExport(tmp_path, "ours", "x")
+    export.write("a", np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="NaN"):
+        export.write("a", np.full((4, 5), np.nan, np.float32))
+    with h5py.File(export.folder / "a.hdf5") as file:
+        assert file["value"].shape == (2, 3)
+    export.write("a", np.ones((4, 5), np.float64))
+    with h5py.File(export.folder / "a.hdf5") as file:
+        assert (file["value"][:] == 1).all()
+    assert [path.name for path in export.folder.iterdir()] == ["a.hdf5"]
+
+
+def test_scores_beyond_float16_are_refused_but_infinities_are_not(tmp_path: Path, h5py) -> None:
+    export = SmiycExport(tmp_path, "ours", "x")
+    with pytest.raises(ValueError, match=r"of a reach 1e\+06.*65504"):
+        export.write("a", np.array([[0.0, -1e6, np.inf]], np.float32))
+    export.write("a", np.array([[65504.0, -np.inf, np.inf]], np.float32))
+    with h5py.File(export.folder / "a.hdf5") as file:
+        assert file["value"][:].tolist() == [[65504, -np.inf, np.inf]]
+
+
+def test_without_h5py_the_export_says_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ValueError, match=r'pip install -e "\.\[smiyc\]"'):
+        SmiycExport(tmp_path, "ours", "AnomalyTrack-all")
+
+
+# --- OoDIS -------------------------------------------------------------------------------------
+
+
+def test_oodis_masks_are_the_planted_objects(tmp_path: Path) -> None:
+    score, objects = planted()
+    export: ScoreExport = oodis(tmp_path)
+    export.write("cow0012", score)
+    found = instances(tmp_path / "oodis/ours/roadanomaly", "cow0012")
+    assert len(found) == len(objects)
+    for (mask, confidence), planted_mask in zip(found, objects, strict=True):
+        np.testing.assert_array_equal(mask, planted_mask)
+        assert confidence == pytest.approx(score[planted_mask].mean(dtype=np.float64), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "stem"),
+    [
+        ("roadobstacle", "snowstorm2_00_01_38.181", "snowstorm2_00_01_38.181"),
+        (
+            "fishyscapes",
+            "04_Maurener_Weg_8_000000_000030_leftImg8bit",
+            "04_Maurener_Weg_8_000000_000030_gtCoarse",
+        ),
+    ],
+)
+def test_oodis_names_are_those_of_its_list(tmp_path: Path, part: str, name: str, stem: str) -> None:
+    oodis(tmp_path, part).write(name, planted()[0])
+    assert len(instances(tmp_path / "oodis/ours" / part, stem)) == 2
+
+
+def test_threshold_is_strict_and_small_components_are_dropped(tmp_path: Path) -> None:
+    score, objects = planted()
+
+    def sizes(**changes: float) -> list[int]:
+        export = oodis(tmp_path, **changes)
+        export.write("a", score)
+        return [int(mask.sum()) for mask, _ in instances(export.folder, "a")]
+
+    one, two = (int(mask.sum()) for mask in objects)
+    assert sizes(min_predicted=1) == [1, one, two]
+    assert sizes(threshold=float(np.float32(0.75))) == [two]
+    assert sizes(min_predicted=one) == [one, two]
+    assert sizes(min_predicted=one + 1) == [two]
+
+
+def test_an_image_without_an_instance_gets_one_empty_mask(tmp_path: Path) -> None:
+    export = oodis(tmp_path)
+    export.write("a", planted()[0])
+    export.write("ab", planted()[0])
+    export.write("a", np.zeros(SHAPE, np.float32))
+    ((mask, confidence),) = instances(export.folder, "a")  # and the masks of before are gone
+    assert (mask.shape, mask.any(), confidence) == (SHAPE, False, 0)
+    assert len(instances(export.folder, "ab")) == 2
+
+
+def test_confidences_keep_their_order_in_text(tmp_path: Path) -> None:
+    score = np.full((3, 9), -20.0, np.float32)
+    score[:, 0:2], score[:, 4:6] = -8.0, np.nextafter(np.float32(-8), np.float32(0))
+    export = oodis(tmp_path, threshold=-10)
+    export.write("a", score)
+    first, second = (confidence for _, confidence in instances(export.folder, "a"))
+    assert first == -8
+    assert second > first
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"part": "smiyc"}, "fishyscapes, roadanomaly, roadobstacle; got 'smiyc'"),
+        ({"threshold": np.nan}, "threshold=nan"),
+        ({"min_predicted": 0}, "at least 1"),
+    ],
+)
+def test_oodis_refuses_rules_that_mean_nothing(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        oodis(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", "", "..", "a\\b", "/a"])
+def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="plain name"):
+        oodis(tmp_path).write(name, planted()[0])
+    with pytest.raises(ValueError, match="method must be a plain name"):
+        OodisExport(tmp_path, name, "roadanomaly", 0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "message"),
+    [
+        ("a", np.zeros((1, 4, 4), np.float32), r"\(1, 4, 4\) float32 for a"),
+        ("a", np.zeros((4, 4), np.uint8), "uint8"),
+        ("a", np.full((4, 4), np.nan), "16 of 16 scores of a are NaN"),
+        ("a b", np.zeros((4, 4), np.float32), "blanks"),
+    ],
+)
+def test_maps_that_cannot_be_exported_leave_no_file(
+    tmp_path: Path, name: str, score: np.ndarray, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        oodis(tmp_path).write(name, score)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))

@@ -1,0 +1,306 @@
+"""Operating points and the metrics of other code bases: scikit-learn, brute force, hand work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import auc, precision_recall_curve, roc_curve
+
+from eomt_exp.evaluator.keys import first_key, to_keys
+from eomt_exp.evaluator.pixel import METRICS, PixelCounts
+
+SIZE = 20_000
+Draw = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+SCORES: dict[str, Draw] = {
+    "gaussian": lambda r, y: r.standard_normal(y.size) + 1.5 * y,
+    "inverted": lambda r, y: r.standard_normal(y.size) - y,
+    "perfect": lambda r, y: r.random(y.size) + y,
+    "saturated": lambda r, y: sigmoid(12 * r.standard_normal(y.size) + 15 * y),
+    "half": lambda r, y: sigmoid(3 * r.standard_normal(y.size) + 4 * y).astype(np.float16),
+    "six_levels": lambda r, y: np.round(5 * sigmoid(r.standard_normal(y.size) + y)),
+    "hard_tail": lambda r, y: np.where(r.random(y.size) < 0.06, 0.0, r.random(y.size) + 2 * y),
+    "constant": lambda r, y: np.full(y.size, 0.3),
+}
+
+
+def draw(name: str, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(SIZE) < (0.02, 0.4)[seed % 2]).astype(np.uint8)
+    return SCORES[name](rng, labels).astype(np.float32), labels
+
+
+def count(scores: object, labels: object, bits: int = 20) -> PixelCounts:
+    counts = PixelCounts(bits)
+    counts.update(np.asarray(scores), np.asarray(labels, np.uint8))
+    return counts
+
+
+def oracle(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    fpr, tpr, _ = roc_curve(labels, scores)  # as ood_metrics calls it
+    full, full_tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    falling = slice(np.flatnonzero(full_tpr == 1)[0], 0, -1)  # from full recall down
+    return {
+        "ap_trapezoid": auc(recall, precision),
+        "fpr95_interpolated": np.interp(0.95, tpr, fpr),
+        "fpr95_nearest": full[falling][np.argmin(np.abs(full_tpr[falling] - 0.95))],
+        "tpr_at_fpr05": full_tpr[full <= 0.05].max(),
+        "tpr_at_fpr01": full_tpr[full <= 0.01].max(),
+        "tnr_at_tpr95": 1 - full[np.argmax(full_tpr >= 0.95)],
+    }
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", SCORES)
+def test_other_definitions_agree_with_scikit_learn(name: str, seed: int) -> None:
+    scores, labels = draw(name, seed)
+    found = count(scores, labels).results()
+    for key, value in oracle(scores, labels).items():
+        assert found[key] == pytest.approx(value, abs=1e-4), key
+
+
+def test_half_precision_tensors_count_as_their_values() -> None:
+    scores, labels = draw("half")
+    counts = PixelCounts()
+    counts.update(torch.from_numpy(scores).half(), torch.from_numpy(labels))
+    assert counts.results() == count(scores, labels).results()
+
+
+def test_hand_worked_definitions() -> None:
+    # 0.9 + | 0.8 - | 0.7 + + - (a tie) | 0.1 -
+    found = count([0.9, 0.8, 0.7, 0.7, 0.7, 0.1], [1, 0, 1, 1, 0, 0]).results()
+    assert found["ap_trapezoid"] == pytest.approx(1 / 3 + 2 / 3 * (1 / 2 + 3 / 5) / 2)
+    assert found["fpr95_interpolated"] == pytest.approx(1 / 3 + (0.95 - 1 / 3) / (2 / 3) / 3)
+    assert found["fpr95_nearest"] == pytest.approx(2 / 3)
+    assert found["tpr_at_fpr05"] == pytest.approx(1 / 3)
+    assert found["tnr_at_tpr95"] == pytest.approx(1 / 3)
+
+
+def test_nearest_recall_may_fall_short_of_95_percent() -> None:
+    scores, labels = np.append(np.arange(16, 0, -1.0), 1.0), np.append(np.ones(16), 0)
+    found = count(scores, labels).results()  # 15 of 16 is .9375, nearer to .95 than 1
+    assert (found["fpr95_nearest"], found["fpr95"]) == (0, 1)
+
+
+def test_recall_of_exactly_95_percent_interpolates_to_the_end_of_the_level_run() -> None:
+    positives = np.arange(20, 0, -1.0)
+    scores, labels = np.append(positives, [1.5, 1.4]), np.append(np.ones(20), [0, 0])
+    fpr, tpr, _ = roc_curve(labels, scores)
+    expected = np.interp(0.95, tpr, fpr)
+    assert count(scores, labels).results()["fpr95_interpolated"] == expected == 1
+
+
+def test_no_threshold_with_a_low_fpr_means_a_tpr_of_0() -> None:
+    found = count(np.full(100, 0.3), np.arange(100) < 10).results()
+    assert (found["tpr_at_fpr05"], found["tpr_at_fpr01"]) == (0, 0)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_everything_is_nan_on_one_kind_of_pixels(label: int) -> None:
+    counts = count(np.linspace(0, 1, 50), np.full(50, label))
+    found = counts.results()
+    assert all(np.isnan(found[key]) for key in METRICS)
+    assert np.isnan([row[1:] for row in counts.tnr_table()]).all()
+    reached = counts.at_threshold(0.5)
+    assert np.isnan([reached["precision"], reached["f1"]]).all()
+
+
+# --- thresholds ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_tnr_table_stands_at_the_first_threshold_that_reaches_each_tpr(name: str) -> None:
+    scores, labels = draw(name)
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    for wanted, tnr, threshold in count(scores, labels, 22).tnr_table((0.5, 0.95, 1.0)):
+        assert tnr == pytest.approx(1 - fpr[np.argmax(tpr >= wanted)], abs=1e-4)
+        positives = scores[labels == 1]
+        assert (positives >= threshold).mean() >= wanted
+        above = positives[positives > threshold + 1e-3]  # every bin is narrower
+        assert len(above) < wanted * len(positives)
+
+
+def test_tnr_table_has_the_usual_rows() -> None:
+    table = count(*draw("gaussian")).tnr_table()
+    assert [row[0] for row in table] == [0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99]
+    found = count(*draw("gaussian")).results()
+    assert table[5][1] == found["tnr_at_tpr95"]
+    assert (np.diff([row[1:] for row in table], axis=0) < 0).all()  # both fall
+
+
+@pytest.mark.parametrize("fpr", [0.0, 0.01, 0.05, 0.3, 0.999])
+@pytest.mark.parametrize("name", ["six_levels", "half", "constant", "hard_tail"])
+def test_threshold_at_fpr_is_the_lowest_float_that_holds_it(name: str, fpr: float) -> None:
+    scores, _ = draw(name)
+    scores = np.round(scores * 256) / 256  # so that each bin is one score
+    counts = count(scores, np.zeros(SIZE))  # no anomaly at all
+    threshold = counts.threshold_at_fpr(fpr)
+    assert (scores >= threshold).mean() <= fpr
+    assert (scores >= threshold - 2**-9).mean() > fpr
+    assert counts.at_threshold(threshold)["fpr"] == (scores >= threshold).mean()
+
+
+def test_threshold_at_fpr_is_exact_to_one_float_where_bins_are() -> None:
+    counts = count([0.5, 0.6, 0.7, 0.7], [0, 0, 0, 0])
+    beyond = {0.0: 0.7, 0.49: 0.7, 0.5: 0.6, 0.75: 0.5}
+    for fpr, failing in beyond.items():
+        expected = np.nextafter(np.float32(failing), np.float32(1))
+        assert counts.threshold_at_fpr(fpr) == expected, fpr
+    assert counts.threshold_at_fpr(1.0) == -np.inf
+
+
+def test_threshold_at_fpr_ignores_anomalies() -> None:
+    scores, labels = draw("gaussian")
+    alone = count(scores[labels == 0], labels[labels == 0], 19)
+    mixed = count(scores, labels, 19)
+    for fpr in (0.01, 0.05):
+        assert mixed.threshold_at_fpr(fpr) == pytest.approx(alone.threshold_at_fpr(fpr), abs=1e-3)
+        reached = mixed.at_threshold(mixed.threshold_at_fpr(fpr))["fpr"]
+        assert fpr - 1e-3 < reached <= fpr
+
+
+def test_no_threshold_stops_infinite_scores() -> None:
+    counts = count([np.inf, np.inf, 0.0, 1.0], [0, 0, 0, 0])
+    assert np.isnan(counts.threshold_at_fpr(0.4))
+    assert counts.threshold_at_fpr(0.5) == np.nextafter(np.float32(1), np.float32(2))
+    assert np.isnan(PixelCounts(17).threshold_at_fpr(0.05))
+    assert np.isnan(count([0.5], [1], 17).threshold_at_fpr(0.05))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "half", "six_levels", "saturated"])
+def test_at_threshold_against_brute_force(name: str) -> None:
+    scores, labels = draw(name)
+    counts = count(scores, labels)
+    best = counts.results()
+    given_out = [best["f1_threshold"], *(row[2] for row in counts.tnr_table((0.5, 0.95)))]
+    for threshold in given_out:
+        found, passed = counts.at_threshold(threshold), scores >= threshold
+        hits = (passed & (labels == 1)).sum()
+        assert found["tpr"] == hits / labels.sum()
+        assert found["fpr"] == (passed & (labels == 0)).sum() / (labels == 0).sum()
+        assert found["precision"] == hits / passed.sum()
+        assert found["f1"] == pytest.approx(2 * hits / (passed.sum() + labels.sum()))
+    assert counts.at_threshold(given_out[0])["f1"] == best["f1_star"]
+
+
+def test_at_threshold_at_the_ends() -> None:
+    counts = count([0.2, 0.4, 0.4, 0.6], [0, 0, 1, 1], 17)
+    assert counts.at_threshold(-np.inf)["fpr"] == 1
+    assert counts.at_threshold(-1e300) == counts.at_threshold(-np.inf)
+    nothing = counts.at_threshold(0.7)
+    assert (nothing["tpr"], nothing["fpr"], nothing["f1"]) == (0, 0, 0)
+    assert np.isnan(nothing["precision"])
+    assert counts.at_threshold(1e300)["tpr"] == counts.at_threshold(np.inf)["tpr"] == 0
+    assert count([0.1, 0.2], [0, 0], 17).at_threshold(0.15)["fpr"] == 0.5
+
+
+def test_first_key_rounds_up_to_a_float32() -> None:
+    rng = np.random.default_rng(0)
+    for score in (*(rng.standard_normal(50) ** 5), 0.1, 0.7, -0.7, 1e-50, 1e300, -1e300):
+        key = first_key(float(score))
+        with np.errstate(over="ignore"):
+            near = np.float32(score)
+        floats = np.sort([np.nextafter(near, np.float32(s)) for s in (-np.inf, np.inf)] + [near])
+        expected = next(f for f in floats if float(f) >= score)
+        assert key == to_keys(np.array([expected]))[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: c.threshold_at_fpr(5), "from 0 to 1, got 5"),
+        (lambda c: c.threshold_at_fpr(float("nan")), "got nan"),
+        (lambda c: c.at_threshold(float("nan")), "NaN"),
+        (lambda c: c.tnr_table((0.5, 95)), r"\[95\]"),
+        (lambda c: c.tnr_table((0.0,)), r"\[0.0\]"),
+        (lambda c: c.histogram(0), "at least 1, got 0"),
+    ],
+)
+def test_nonsense_is_refused(call: Callable[[PixelCounts], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(count([0.1, 0.2], [0, 1], 17))
+
+
+# --- histograms ----------------------------------------------------------------------------------
+
+
+def test_histogram_agrees_with_numpy() -> None:
+    scores, labels = draw("gaussian")
+    edges, normal, anomaly = count(scores, labels).histogram(40)
+    assert edges.shape == (41,)
+    clipped = np.clip(scores, edges[0], edges[-1])
+    for shares, label in ((normal, 0), (anomaly, 1)):
+        expected = np.histogram(clipped[labels == label], edges)[0] / (labels == label).sum()
+        np.testing.assert_allclose(shares, expected, atol=1e-3)
+    ends = np.array([np.quantile(scores[labels == k], [0.001, 0.999]) for k in (0, 1)])
+    assert (edges[0], edges[-1]) == pytest.approx((ends[:, 0].min(), ends[:, 1].max()), abs=0.05)
+
+
+def test_histogram_shows_rare_anomalies_where_they_are() -> None:
+    scores = np.append(np.random.default_rng(0).random(SIZE), [5.0, 5.0])  # 0.01 % of the pixels
+    edges, normal, anomaly = count(scores, np.append(np.zeros(SIZE), [1, 1])).histogram(10)
+    assert edges[-1] == 5
+    assert anomaly.tolist() == [0] * 9 + [1]
+    assert normal[:2].sum() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [-np.inf, 0.2, 0.4, np.inf],
+        [np.inf, np.inf, np.inf, np.inf],
+        [-np.inf, -np.inf, np.inf, np.inf],
+        [0.3, 0.3, 0.3, 0.3],
+        [-3.4e38, -3.4e38, 3.4e38, 3.4e38],
+        [3.4e38, 3.4e38, 3.4e38, 3.4e38],
+        [0.5, 0.5, 0.50000006, 0.50000006],
+    ],
+)
+def test_histograms_have_finite_rising_edges_and_whole_shares(scores: list[float]) -> None:
+    edges, normal, anomaly = count(scores, [0, 0, 1, 1]).histogram()
+    assert np.isfinite(edges).all()
+    assert (np.diff(edges) > 0).all()
+    assert len(edges) == len(normal) + 1 == len(anomaly) + 1 == 61
+    assert normal.sum() == pytest.approx(1)
+    assert anomaly.sum() == pytest.approx(1)
+
+
+def test_infinite_scores_are_in_the_end_bins() -> None:
+    _, normal, anomaly = count([-np.inf, 0.2, 0.4, np.inf], [0, 0, 1, 1]).histogram(4)
+    assert normal.tolist() == [1, 0, 0, 0]
+    assert anomaly.tolist() == [0, 0, 0, 1]
+
+
+def test_histogram_without_a_kind_is_0_there() -> None:
+    _, normal, anomaly = count([0.1, 0.5, 0.9], [0, 0, 0]).histogram(3)
+    assert normal == pytest.approx([1 / 3] * 3)
+    assert not anomaly.any()
+    edges, normal, anomaly = PixelCounts(17).histogram(3)
+    assert np.isfinite(edges).all()
+    assert not np.any([normal, anomaly])
+
+
+# --- shards --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gaussian", "saturated", "hard_tail"])
+def test_two_shards_read_as_one_run_to_the_last_bit(name: str) -> None:
+    scores, labels = draw(name)
+    order = np.argsort(scores)  # shards of different ranges
+    low, high = (count(scores[p], labels[p], 19) for p in np.array_split(order, 2))
+    whole, merged = count(scores, labels, 19), high + low
+    assert merged.results() == whole.results()
+    assert merged.tnr_table() == whole.tnr_table()
+    assert merged.threshold_at_fpr(0.05) == whole.threshold_at_fpr(0.05)
+    assert merged.at_threshold(0.5) == whole.at_threshold(0.5)
+    for mine, theirs in zip(merged.histogram(), whole.histogram(), strict=True):
+        assert np.array_equal(mine, theirs)
