@@ -27,6 +27,8 @@ SMALL = (
     "recipe.num_points=64",
     "trainer.num_workers=0",
     "evaluator.bits=17",
+    "evaluator.resamples=20",
+    "evaluator.figures=1",
 )
 
 
@@ -39,7 +41,8 @@ class Outcome(NamedTuple):
 
 
 @contextmanager
-def _own_process_state(words: tuple[str, ...]) -> Iterator[None]:
+def own_process_state(words: tuple[str, ...]) -> Iterator[None]:
+    """sys.argv, handlers and signals as a command finds them, and as they were afterwards."""
     argv, handler = sys.argv, signal.getsignal(signal.SIGTERM)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
@@ -56,7 +59,7 @@ def run(capfd: pytest.CaptureFixture[str], *words: str) -> Outcome:
     """Run a command to its end."""
     capfd.readouterr()
     code = 0
-    with _own_process_state(words):
+    with own_process_state(words):
         try:
             cli.main()
         except SystemExit as ending:

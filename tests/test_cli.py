@@ -59,7 +59,8 @@ def test_the_main_job_from_roads_to_numbers(outputs: Path, capfd) -> None:
 
     evaluated = run(capfd, "task=evaluate", f"checkpoint={folder}", "benchmark=[synth_anomaly]",
                     "benchmark.synth_anomaly.length=6", "scorer=[msp,uno]", "score=uno",
-                    "name=again", "trainer.num_workers=0", "evaluator.bits=17")  # fmt: skip
+                    "data.val.length=4", "evaluator.resamples=20", "name=again",
+                    "trainer.num_workers=0", "evaluator.bits=17")  # fmt: skip
     assert evaluated.code == 0, evaluated.err
     repeated = metrics_of(only_run(outputs, "again"))["metrics"]
     assert not [key for key in repeated if "/rba/" in key]  # what was typed, and only that
@@ -174,7 +175,12 @@ def test_real_folders_train_and_a_truncated_file_is_skipped_by_choice(
     outcome = run(capfd, "+experiment=outlier_exposure", *real_words(real), "data.on_broken=skip")
     assert outcome.code == 0, outcome.err
     assert "Left out 1 of 3 images" in outcome.out + outcome.err
-    assert "road_anomaly/uno/ap" in metrics_of(only_run(outputs, "outlier_exposure"))["metrics"]
+    folder = only_run(outputs, "outlier_exposure")
+    assert "road_anomaly/uno/ap" in metrics_of(folder)["metrics"]
+    # What the semantic model was trained on, this one has seen too; where both began is known.
+    record = json.loads((folder / "images.json").read_text())
+    assert sorted(record["uses"]["training"].values()) == ["0", "2"]
+    assert record["unknown"] == []
 
 
 def _nothing_is_half_written(outputs: Path) -> None:

@@ -43,6 +43,7 @@ DOORS = {
     "optuna": {"_plugins", "engine"},
     "sklearn": {"scorers"},
     "matplotlib": {"engine"},
+    "h5py": {"engine"},
 }
 
 

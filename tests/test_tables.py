@@ -181,9 +181,18 @@ def test_a_narrow_terminal_keeps_the_numbers_and_drops_the_intervals(tmp_path):
 def test_the_anchors_left_out_of_the_terminal_are_counted():
     anchors = [Anchor("a", f"method {i}", {"ap": i / 100}, "", "") for i in range(NUM_ANCHORS + 3)]
     text = printed(anchors_table(anchors))
-    assert "method 7" in text
-    assert "method 0" not in text
+    assert "method 0" in text  # in the order they come: those of our own kind first
+    assert "method 7" not in text
     assert "3 more" in text
+
+
+def test_published_numbers_of_the_same_model_come_first_then_the_best():
+    erfnet = [anchor.method for anchor in anchors_for(["road_anomaly"], {"ERFNet"})]
+    assert all(method.startswith("ERFNet ") for method in erfnet[:3])
+    others = anchors_for(["road_anomaly"])
+    values = [anchor.values["ap"] for anchor in others]
+    assert values == sorted(values, reverse=True)
+    assert not others[0].method.startswith("ERFNet")
 
 
 OURS = (

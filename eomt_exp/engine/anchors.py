@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -11,13 +11,19 @@ from typing import Any
 from eomt_exp.engine.leaderboard import Anchor
 
 
-def anchors_for(benchmarks: Sequence[str]) -> list[Anchor]:
+def anchors_for(benchmarks: Sequence[str], kin: Collection[str] = ()) -> list[Anchor]:
     """The anchors of these benchmarks, benchmark by benchmark; none for one that nobody published.
 
+    Within one, methods of the models `kin` ("ERFNet") come first, and the higher AP.
     `anchors.json` keeps percent as printed at the source, tables of one source and protocol
     together; null is a number that the source leaves out. Here they become fractions.
     """
-    return [anchor for name in benchmarks for anchor in _all() if anchor.benchmark == name]
+
+    def order(anchor: Anchor) -> tuple[int, bool, float]:
+        is_kin = any(anchor.method.startswith(f"{name} ") for name in kin)
+        return benchmarks.index(anchor.benchmark), not is_kin, -anchor.values.get("ap", 0.0)
+
+    return sorted((anchor for anchor in _all() if anchor.benchmark in benchmarks), key=order)
 
 
 @cache

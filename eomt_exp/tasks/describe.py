@@ -27,7 +27,7 @@ def run(cfg: DictConfig) -> None:
         height, width = cfg.data.image_size
         print_description(describe(model, (height, width)), _title(cfg))
     finally:
-        _leave_no_folder(Path(os.path.abspath(cfg.paths.outputs)))
+        leave_no_folder(Path(os.path.abspath(cfg.paths.outputs)))
 
 
 def _title(cfg: DictConfig) -> str:
@@ -37,7 +37,7 @@ def _title(cfg: DictConfig) -> str:
     return " ".join([*words, f"trainable={cfg.trainable.value}"])
 
 
-def _leave_no_folder(outputs: Path) -> None:
+def leave_no_folder(outputs: Path) -> None:
     """Remove the folder Hydra made for this job, and those above it that are empty, up to outputs.
 
     conf/task/describe.yaml keeps Hydra from writing into it; a sweep only lists itself there.

@@ -17,7 +17,7 @@ from eomt_exp.data.checkup_finding import Finding
 from eomt_exp.data.checkup_verdict import findings, verdict
 from eomt_exp.engine.checkup_report import print_checkup, print_verdicts
 from eomt_exp.engine.progress import progress
-from eomt_exp.tasks.describe import _leave_no_folder
+from eomt_exp.tasks.describe import leave_no_folder
 
 BROKEN, NOT_GIVEN = "broken", "not given, not checked"
 
@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> None:
     try:
         verdicts = _verdicts(cfg)
     finally:
-        _leave_no_folder(Path(os.path.abspath(cfg.paths.outputs)))
+        leave_no_folder(Path(os.path.abspath(cfg.paths.outputs)))
     if all(word == NOT_GIVEN for word in verdicts.values()):
         raise UsageError("Nothing to check: add benchmark=<name> or data=<name> and its paths.…")
     print_verdicts(verdicts.items())

@@ -26,6 +26,11 @@ from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish, show_a
 from eomt_exp.tasks.start import check_start, fill, seen_by, start_of
 from eomt_exp.tasks.train import train
 
+NO_MODEL = (
+    "task=evaluate needs a trained model: add checkpoint=<run folder, file or hf://…>, or several "
+    "as checkpoint=[…,…]."
+)
+
 
 def run(cfg: DictConfig) -> None:
     """Evaluate the run or weights at cfg.checkpoint, or this configuration's semantic EoMT."""
@@ -43,6 +48,8 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
     configs = _configs(cfg)
     OmegaConf.to_object(cfg.evaluator)  # ranges, before anything long
     check_exports(configs[0])
+    if not cfg.checkpoint and cfg.start_from is None:
+        raise UsageError(NO_MODEL)
     for one in configs:
         check_start(one)
     images = build_image_sets(configs[0])
@@ -110,11 +117,7 @@ def _configs(cfg: DictConfig) -> list[DictConfig]:
 
 def _source(cfg: DictConfig) -> str | Path:
     source = start_of(cfg, train)
-    if source is None:
-        raise UsageError(
-            "task=evaluate needs a trained model: add checkpoint=<run folder, file or hf://…>, or "
-            "several as checkpoint=[…,…]."
-        )
+    assert source is not None
     return source
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
+from eomt_exp import runs
 from eomt_exp.build import build, build_all
 from eomt_exp.cli import UsageError
 from eomt_exp.contracts import ImageSet
@@ -24,6 +26,8 @@ from eomt_exp.engine.seen_images import (
     read_digests,
 )
 
+VALIDATION = "data.val"
+_DRAWN: dict[str, tuple[ImageSet, Contents]] = {}  # by configuration
 # What data.val is there for: it may choose, but not teach.
 _VALIDATES = ("validation", "selection", "tuning")
 
@@ -38,12 +42,31 @@ class ImageSets(NamedTuple):
 
 def build_image_sets(cfg: DictConfig) -> ImageSets:
     """Benchmarks and data.val; each file is read once now, so that none can fail after training."""
-    benchmarks = build_all(cfg.benchmark, "benchmark")
-    validation = build(cfg.data.val, "data.val") if cfg.evaluator.known_classes else None
-    contents = {name: contents_read(images, name) for name, images in benchmarks.items()}
-    if validation is not None:
-        contents["data.val"] = contents_read(validation, "data.val")
-    return ImageSets(benchmarks, validation, contents)
+    nodes = runs.plain(cfg)
+    named = build_all(cfg.benchmark, "benchmark")
+    wanted = {name: (images, nodes["benchmark"][name]) for name, images in named.items()}
+    if cfg.evaluator.known_classes and nodes["data"]["val"] is not None:
+        wanted[VALIDATION] = (build(cfg.data.val, VALIDATION), nodes["data"]["val"])
+    workers = cfg.trainer.num_workers
+    read = {
+        name: _read_once(images, name, node, workers) for name, (images, node) in wanted.items()
+    }
+    contents = {name: found for name, (_, found) in read.items()}
+    validation = read.pop(VALIDATION, (None, None))[0]
+    return ImageSets({name: images for name, (images, _) in read.items()}, validation, contents)
+
+
+def _read_once(
+    images: ImageSet, name: str, node: Any, num_workers: int
+) -> tuple[ImageSet, Contents]:
+    """The set and what it holds; one that is drawn is drawn now, and for all stages of this job."""
+    if getattr(images, "reads_files", False):
+        return images, contents_read(images, name)
+    key = json.dumps(node, sort_keys=True)
+    if key not in _DRAWN:
+        cached = SharedCache(images)
+        _DRAWN[key] = cached, contents_cached(cached, name, num_workers)
+    return _DRAWN[key]
 
 
 def contents_read(images: ImageSet, name: str) -> Contents:
@@ -67,7 +90,7 @@ def stamps(cfg: DictConfig, seen: SeenImages, images: ImageSets) -> dict[str, st
     """What to say of each set with images the model has seen; UsageError unless that is forced."""
     found: dict[str, str] = {}
     for name, contents in images.contents.items():
-        besides = _VALIDATES if name == "data.val" else ()
+        besides = _VALIDATES if name == VALIDATION else ()
         if overlaps := seen.overlap(contents, besides):
             found[name] = in_words(overlaps, name)
     if found and not cfg.evaluator.allow_seen_images:
@@ -85,8 +108,8 @@ def record(training: Contents | None, images: ImageSets) -> SeenImages:
         seen.unknown.append("training images, with evaluator.verify=false")
     else:
         seen.add("training", training.images)
-    if "data.val" in images.contents:
-        seen.add("validation", images.contents["data.val"].images)
+    if VALIDATION in images.contents:
+        seen.add("validation", images.contents[VALIDATION].images)
     return seen
 
 

@@ -80,7 +80,9 @@ def leaderboard_of(
         over_seeds=gathered_over_seeds(
             results, {m.label: (str(m.cfg.name), int(m.cfg.seed)) for m in models}
         ),
-        anchors=anchors_for(list(images.benchmarks)),
+        anchors=anchors_for(
+            list(images.benchmarks), {str(m.cfg.model._target_).rpartition(".")[2] for m in models}
+        ),
         manifest=_manifest(cfg, measured, stamps),
         stamps=[f"{model}: {text}" for model, found in stamps.items() for text in found.values()],
     )
