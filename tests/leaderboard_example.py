@@ -22,6 +22,7 @@ from eomt_exp.engine.leaderboard import (
     OverSeeds,
     Result,
     SizeRow,
+    TnrRow,
 )
 from eomt_exp.evaluator.pixel import PixelCounts
 
@@ -113,8 +114,9 @@ def _result(model: str, scorer: str, benchmark: str, scenes: list, maps: list) -
         SizeRow(*ends, 9 - 3 * i, 0.2 + 0.25 * i, 0.3 + 0.1 * i) for i, ends in enumerate(ranges)
     ]
     histogram = _histogram(scenes, maps)
+    tnr = [TnrRow(*row) for row in counts.tnr_table()]
     return Result(
-        model, scorer, benchmark, metrics, intervals, counts.curves(), histogram, rows, sizes
+        model, scorer, benchmark, metrics, intervals, counts.curves(), histogram, rows, sizes, tnr
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,16 @@ from PIL import Image
 
 from eomt_exp import cli
 from tests.command_line import SMALL, metrics_of, only_run, own_process_state, run
-from tests.test_cli import make_camvid, make_objects, make_road_anomaly, outputs, real_words
+from tests.test_cli import (
+    ROOT,
+    make_camvid,
+    make_objects,
+    make_road_anomaly,
+    outputs,
+    real_words,
+    start,
+    wait_for,
+)
 
 __all__ = ["outputs"]  # the fixture
 
@@ -199,3 +211,58 @@ def test_evaluating_on_a_trained_image_is_refused_or_stamped(
     assert "stolen (training, as 0)" in (folder / "report.html").read_text()
     assert "stolen (training, as 0)" in forced.out
     assert "stolen" in (folder / "leaderboard.md").read_text()
+
+
+# --- a kill, and several processes ---------------------------------------------------------------
+
+THREE = ("task=evaluate", "benchmark=[synth_anomaly,synth_obstacle,road_anomaly]", *QUICK,
+         "benchmark.synth_anomaly.length=8", "benchmark.synth_obstacle.length=40",
+         "scorer=[msp,rba]", "score=msp")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_half_way_only_what_is_missing_is_done(
+    trained: Path, outputs: Path, tmp_path: Path, capfd
+) -> None:
+    photos = make_road_anomaly(tmp_path / "photos")
+    words = (*THREE, f"checkpoint={trained}", f"paths.road_anomaly={photos}")
+    process = start(*words)
+    wait_for(lambda: list(outputs.glob("evaluate/*/cells/*/synth_anomaly.npz")), process)
+    process.kill()
+    process.wait()
+    (done,) = outputs.glob("evaluate/*/cells/*/synth_anomaly.npz")
+    assert not list(outputs.glob("evaluate/*/metrics.json"))
+    written = done.stat().st_mtime_ns
+
+    outcome = run(capfd, *words)
+    assert outcome.code == 0, outcome.err
+    folder = only_run(outputs, "evaluate")
+    assert done.stat().st_mtime_ns == written
+    assert f"{trained.parent.name}-0 on synth_anomaly" not in outcome.out
+    assert f"{trained.parent.name}-0 on road_anomaly" in outcome.out
+    assert not list(folder.glob(".scores-*"))
+    whole = run(capfd, *words, f"hydra.run.dir={tmp_path / 'unbroken'}")
+    assert whole.code == 0, whole.err
+    assert metrics_of(folder)["metrics"] == metrics_of(tmp_path / "unbroken")["metrics"]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_images_and_count_each_once(
+    trained: Path, outputs: Path, tmp_path: Path, capfd
+) -> None:
+    photos = make_road_anomaly(tmp_path / "photos", count=5)
+    words = (*THREE, f"checkpoint={trained}", f"paths.road_anomaly={photos}",
+             "evaluator.batch_size=1")  # fmt: skip  # windows alone: the same arithmetic in both
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         "-m", "eomt_exp", *words, f"hydra.run.dir={tmp_path / 'two'}"],
+        cwd=ROOT, env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    alone = subprocess.run(
+        [sys.executable, "-m", "eomt_exp", *words, f"hydra.run.dir={tmp_path / 'one'}"],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    assert metrics_of(tmp_path / "two")["metrics"] == metrics_of(tmp_path / "one")["metrics"]

@@ -79,6 +79,18 @@ def test_pooled_numbers_are_scikit_learns(tmp_path: Path) -> None:
     assert found["s"].histogram.anomaly.sum() == pytest.approx(1)
 
 
+def test_the_tnr_table_says_what_recall_costs(tmp_path: Path) -> None:
+    scores, labels = pooled(BrightAnomalies())
+    found = results(measured(tmp_path))["s"]
+    assert [row.tpr for row in found.tnr] == sorted(row.tpr for row in found.tnr)
+    for row in found.tnr:
+        ordered = np.sort(scores[labels == 1])[::-1]
+        threshold = ordered[int(np.ceil(row.tpr * ordered.size)) - 1]
+        assert row.tnr == pytest.approx((scores[labels == 0] < threshold).mean(), abs=1e-3)
+    (at95,) = [row.tnr for row in found.tnr if row.tpr == 0.95]
+    assert at95 == pytest.approx(found.metrics["tnr_at_tpr95"])
+
+
 def test_images_without_anomaly_are_left_out_by_choice_and_named(tmp_path: Path) -> None:
     kept, left = measured(tmp_path), measured(tmp_path, skip_empty=True)
     assert left.left_out == ["bright 3", "bright 7"]

@@ -90,6 +90,8 @@ def test_everything_of_a_leaderboard_is_there(board, tmp_path):
         assert f"[{low:.2f}, {high:.2f}]" in page.text
     for row in board.results[0].images:
         assert row.name in page.text
+    for row in board.results[0].tnr:
+        assert f"{row.threshold:.4g}" in page.text
     assert "+0.113" in page.text
     assert "< 0.001" in page.text
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from eomt_exp.engine.atomic import replacing
-from eomt_exp.engine.leaderboard import Example, Histogram, ImageRow, Result, SizeRow
+from eomt_exp.engine.leaderboard import Example, Histogram, ImageRow, Result, SizeRow, TnrRow
 from eomt_exp.evaluator.image_counts import ImageCounts
 from eomt_exp.evaluator.ranking import PixelCurves
 
@@ -81,6 +81,7 @@ def _read(arrays: dict[str, np.ndarray], depends_on: dict[str, Any]) -> Cell | N
         bins = {k: arrays[f"result{i}/histogram/{k}"] for k in Histogram._fields}
         plain["curves"], plain["histogram"] = PixelCurves(**curves), Histogram(**bins)
         plain["images"] = [ImageRow(*row) for row in plain["images"]]
+        plain["tnr"] = [TnrRow(*row) for row in plain["tnr"]]
         plain["sizes"] = [SizeRow(*row) for row in plain["sizes"]]
         plain["intervals"] = {k: tuple(pair) for k, pair in plain["intervals"].items()}
         results.append(Result(**plain))

@@ -12,7 +12,7 @@ from eomt_exp.engine.html_comparisons import comparisons, over_seeds
 from eomt_exp.engine.html_images import example_figures
 from eomt_exp.engine.html_methods import Methods, legend
 from eomt_exp.engine.html_page import details, part
-from eomt_exp.engine.html_slices import images, sizes
+from eomt_exp.engine.html_slices import images, sizes, tnr_table
 from eomt_exp.engine.html_tables import Cell, heading, number, table
 from eomt_exp.engine.html_tags import Html, joined, tag
 from eomt_exp.engine.leaderboard import Leaderboard, Result
@@ -29,6 +29,7 @@ def benchmark_body(board: Leaderboard, benchmark: str) -> Html:
             _metrics(results, methods),
             part("Curves", _curves(results, methods)),
             part("Scores of normal and anomalous pixels", _histograms(results, methods)),
+            part("True negative rate by recall", tnr_table(results, methods)),
             part("Comparisons", comparisons(board, benchmark)),
             part("Over seeds", over_seeds(board, benchmark)),
             part("Size of the anomaly", sizes(results, methods)),

@@ -10,7 +10,7 @@ from eomt_exp.engine.html_methods import Methods, legend
 from eomt_exp.engine.html_page import details
 from eomt_exp.engine.html_tables import Cell, heading, number, table
 from eomt_exp.engine.html_tags import Html, joined, tag
-from eomt_exp.engine.leaderboard import ImageRow, Result, SizeRow
+from eomt_exp.engine.leaderboard import ImageRow, Result, SizeRow, TnrRow
 from eomt_exp.engine.metric_names import shown
 
 IMAGE_METRICS = ("ap", "fpr95", "auroc")
@@ -55,6 +55,28 @@ def sizes(results: Sequence[Result], methods: Methods) -> Html | None:
             ),
         ]
     )
+
+
+def tnr_table(results: Sequence[Result], methods: Methods) -> Html | None:
+    """What finding more of the anomaly costs: the true negative rate at levels of recall."""
+    measured = [result for result in results if result.tnr]
+    levels = list(dict.fromkeys(row.tpr for result in measured for row in result.tnr))
+    if not levels:
+        return None
+    rows = []
+    for result in measured:
+        found = {row.tpr: row for row in result.tnr}
+        rows.append([methods.of(result), *(_tnr_cell(found.get(level)) for level in levels)])
+    note = "TNR at each TPR, and below it the threshold."
+    names = [f"{100 * level:.0f} %" for level in levels]
+    return joined([tag("p", note, class_="note"), table(["method", *names], rows, sortable=True)])
+
+
+def _tnr_cell(row: TnrRow | None) -> Cell:
+    if row is None:
+        return Cell("", "", "quiet")
+    threshold = tag("small", shown("threshold", row.threshold))
+    return Cell(joined([shown("tnr", row.tnr), threshold]), row.tnr, "number")
 
 
 def _size_cell(row: SizeRow | None) -> Cell:

@@ -42,6 +42,14 @@ class SizeRow(NamedTuple):
     siou: float  # mean over them
 
 
+class TnrRow(NamedTuple):
+    """The first threshold at which this share of the anomaly is found, and what it costs."""
+
+    tpr: float
+    tnr: float  # share of the normal pixels below it
+    threshold: float
+
+
 class Example(NamedTuple):
     """One image to look at, no wider than 640 pixels."""
 
@@ -66,6 +74,7 @@ class Result:
     histogram: Histogram
     images: list[ImageRow]
     sizes: list[SizeRow]  # empty where components were not measured
+    tnr: list[TnrRow] = field(default_factory=list)  # empty where undefined
 
     @property
     def method(self) -> str:

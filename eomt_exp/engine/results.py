@@ -15,6 +15,7 @@ from eomt_exp.engine.leaderboard import (
     OverSeeds,
     Result,
     SizeRow,
+    TnrRow,
 )
 from eomt_exp.evaluator.bootstrap import intervals, over_seeds, paired
 from eomt_exp.evaluator.components import ComponentCounts
@@ -49,6 +50,7 @@ def results_of(
             histogram=Histogram(*counts.histogram()),
             images=_image_rows(measured.images[scorer]),
             sizes=_size_rows(measured.components.get(scorer)),
+            tnr=[row for row in map(TnrRow._make, counts.tnr_table()) if row.tnr == row.tnr],
         )
         for scorer, counts in measured.counts.items()
     ]

@@ -229,6 +229,9 @@ def _saved_manifest(board: Leaderboard) -> dict[str, object]:
         **board.manifest,
         "intervals": intervals,
         "comparisons": comparisons,
+        "tnr_tables": {
+            f"{r.benchmark}/{r.method}": [row._asdict() for row in r.tnr] for r in board.results
+        },
         "over_seeds": seeds,
     }
 
