@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,20 @@ def essence(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def content_key(cfg: DictConfig) -> str:
-    """Names runs of equal essence, whatever they are called."""
+def content_key(cfg: DictConfig, besides: Sequence[str] = ()) -> str:
+    """Names runs of equal essence, whatever they are called; `besides` are keys that may differ."""
     found = essence(cfg)
-    ignored = ("name",) if found.get("checkpoint") else ("name", *_LOADING)
+    ignored = ("name", *besides) if found.get("checkpoint") else ("name", *besides, *_LOADING)
     kept = {k: v for k, v in found.items() if k not in ignored}
     text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def begin(cfg: DictConfig, run_dir: Path) -> None:
-    """Write the folder's config.yaml; in a folder begun earlier, insist on the same essence."""
+    """Write the folder's config.yaml; in a folder begun earlier, insist on the same essence.
+
+    What may differ between two tries is written anew: the numbers will be of the later one.
+    """
     path = run_dir / CONFIG
     if path.is_file():
         differing = _differences(essence(OmegaConf.load(path)), essence(cfg))  # type: ignore[arg-type]
@@ -78,7 +82,6 @@ def begin(cfg: DictConfig, run_dir: Path) -> None:
                 f"{run_dir} was begun with other settings: {'; '.join(differing[:4])}. "
                 "Give hydra.run.dir a new folder, or resume=false to start afresh."
             )
-        return
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(plain(cfg))))
 
 
@@ -97,6 +100,9 @@ def load_config(run_dir: Path) -> DictConfig:
     if "protocol" not in found:  # of a run from before there were protocols
         windows = found.get("evaluator", {}).pop("windows", True)
         found.protocol = {"windows": windows, "score_resolution": "input"}
+        for node in found.get("benchmark", {}).values():
+            node.pop("images", None)  # the layout is found in place now
+            node.pop("labels", None)
     return OmegaConf.merge(OmegaConf.structured(Config), found)  # type: ignore[return-value]
 
 

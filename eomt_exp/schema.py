@@ -172,6 +172,8 @@ class EvaluatorConfig:
         if self.batch_size == MISSING:
             return
         _at_least("evaluator.batch_size", self.batch_size, 1)
+        if not 17 <= self.bits <= 28:
+            raise ValueError(f"evaluator.bits must be from 17 to 28, got {self.bits}.")
         for name in ("figures", "resamples", "scratch_gb"):
             _at_least(f"evaluator.{name}", getattr(self, name), 0)
         if not 0 < self.operating_fpr < 1:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import bench_eomt, bench_optimizer, bench_training_data, timing
+from benchmarks import bench_detector, bench_eomt, bench_optimizer, bench_training_data, timing
 from eomt_exp.backbones.timm_vit import TimmViT
 from eomt_exp.contracts import VOID, LabelledImage
 from eomt_exp.engine.layouts import to_official
@@ -287,3 +287,17 @@ def test_the_optimizer_row_is_measured() -> None:
     row = bench_optimizer.measure("tiny", tiny(), 2, CPU)
     assert row.what.startswith("tiny (0.")
     assert len(row.theirs.seconds) == 2
+
+
+# --- detector ----------------------------------------------------------------------------------
+
+
+def test_both_detectors_are_one_model_that_differs_in_where_masks_meet_classes() -> None:
+    both = bench_detector.detectors(embed_dim=64, depth=3, size=(32, 32))
+    assert both["mask"].model is both["input"].model
+    image = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    (fast,), (exact,) = (both[r].stream([image]) for r in ("mask", "input"))
+    for name, scores in exact.scores.items():
+        assert scores.shape == fast.scores[name].shape == (32, 64)
+        assert np.corrcoef(scores.ravel(), fast.scores[name].ravel())[0, 1] > 0.9
+        assert not np.array_equal(scores, fast.scores[name])

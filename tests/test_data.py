@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from eomt_exp.data.anomaly_folder import AnomalyFolder
 from eomt_exp.data.augmentation import Augmentation
 from eomt_exp.data.camvid import CamVid
 from eomt_exp.data.cutouts import colour_matched, soft_alpha
+from eomt_exp.data.file_tree import FileTree
 from eomt_exp.data.loader import collate, image_loader, training_loader
 from eomt_exp.data.outlier_exposure import CutPaste
 from eomt_exp.data.outlier_folder import OutlierFolder
@@ -205,7 +208,8 @@ def test_skip_leaves_broken_files_out_and_says_so_once(
     (camvid / "trainannot" / "x10.png").write_bytes(b"not a picture")
     with caplog.at_level(logging.WARNING):
         images = CamVid(camvid, "train", on_broken="skip")
-    assert images.skipped == ["x1.jpg", "x10.jpg"]
+    assert images.skipped == list(images.reasons) == ["x1.jpg", "x10.jpg"]
+    assert "x10.png cannot be read" in images.reasons["x10.jpg"]
     assert [image.name for image in images] == ["x2"]
     assert len(caplog.records) == 1
     assert "2 of 3" in caplog.text
@@ -217,6 +221,23 @@ def test_skip_does_not_hide_a_folder_that_is_broken_altogether(camvid: Path) -> 
         truncate(path)
     with pytest.raises(DataError, match="None of the 3 images"):
         CamVid(camvid, "train", on_broken="skip")
+
+
+def test_a_label_map_without_its_image_is_named_or_left_out(
+    camvid: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (camvid / "trainannot" / "x1_color.png").write_bytes(b"for the eye")
+    assert len(CamVid(camvid, "train")) == 3
+    for name in ("x1", "x10"):
+        (camvid / "train" / f"{name}.jpg").unlink()
+    missing = r"x10?\.png has no image: .*train/x10?\.jpg is missing \(and 1 more\).*on_broken=skip"
+    with pytest.raises(DataError, match=missing):
+        CamVid(camvid, "train")
+    with caplog.at_level(logging.WARNING):
+        images = CamVid(camvid, "train", on_broken="skip")
+    assert sorted(images.skipped) == ["x1.jpg", "x10.jpg"]
+    assert "2 of 3" in caplog.text
+    assert [image.name for image in images] == ["x2"]
 
 
 def test_two_images_of_one_label_are_refused(tmp_path: Path) -> None:
@@ -269,6 +290,85 @@ def test_bad_outlier_folders_are_named(tmp_path: Path) -> None:
     save(tmp_path / "flat.png", np.zeros((3, 3, 3), dtype=np.uint8))
     with pytest.raises(DataError, match=r"flat\.png is RGB, not RGBA"):
         OutlierFolder(tmp_path)
+
+
+# --- folders and archives ----------------------------------------------------------------------
+
+
+def archive(path: Path, *names: str, content: bytes = bytes(range(256)) * 40) -> Path:
+    """Packed as its members are, which does not shrink noise to nothing."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        for name in names:
+            out.writestr(name, content)
+    return path
+
+
+def test_a_damaged_member_of_an_archive_is_named(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", "x/1.png")
+    data = path.read_bytes()
+    start = 30 + len("x/1.png")  # behind the header of the first member
+    path.write_bytes(data[:start] + b"\xff" + data[start + 1 :])
+    with pytest.raises(DataError, match=r"a\.zip!x/1\.png cannot be read.*invalid block"):
+        FileTree(path).read("x/1.png")
+
+
+def test_an_archive_that_loses_its_end_while_it_is_read_is_named(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", "1.png")
+    tree = FileTree(path)
+    assert tree.files() == ["1.png"]
+    os.truncate(path, 60)
+    with pytest.raises(DataError, match=r"a\.zip!1\.png cannot be read"):
+        tree.read("1.png")
+
+
+def test_archives_made_on_windows_have_folders_too(tmp_path: Path) -> None:
+    tree = FileTree(archive(tmp_path / "a.zip", "images\\1.png", "./labels/1.png", content=b"x"))
+    assert tree.files() == ["images/1.png", "labels/1.png"]
+    assert tree.files("images") == ["images/1.png"]
+    assert tree.has("images")
+    assert [tree.read(name) for name in tree.files()] == [b"x", b"x"]
+
+
+def test_folders_of_an_archive_are_there_where_a_file_is_in_them(tmp_path: Path) -> None:
+    tree = FileTree(archive(tmp_path / "a.zip", "a/b/c/1.png", "2.png"))
+    assert all(tree.has(name) for name in ("a", "a/b", "a/b/c", "a/b/c/", "a/b/c/1.png", "2.png"))
+    assert not any(tree.has(name) for name in ("b", "a/b/c/1", "a/b/c/2.png", "x"))
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("locked", "lost+found", "open"):
+        save(tmp_path / folder / "1.png", np.zeros((2, 2), np.uint8))
+    scandir = os.scandir
+
+    def refuse(path: str = ".") -> Any:
+        if os.path.basename(path) in refused:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    refused = {"locked"}
+    with pytest.raises(DataError, match=r"locked cannot be read.*Permission denied"):
+        FileTree(tmp_path).files()
+    refused = {"lost+found"}  # every disk has one, which only root may read
+    assert FileTree(tmp_path).files() == ["locked/1.png", "open/1.png"]
+
+
+def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
+    for folder in ("a/x", "b"):
+        save(tmp_path / folder / "1.png", np.zeros((2, 2), np.uint8))
+    (tmp_path / "a" / "x" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "x" / "other").symlink_to(tmp_path / "b")
+    (tmp_path / "c").symlink_to(tmp_path / "b")
+    names = FileTree(tmp_path).files()
+    assert names == ["a/x/1.png", "a/x/other/1.png", "b/1.png", "c/1.png"]
+
+
+def test_folders_are_not_searched_without_end(tmp_path: Path) -> None:
+    for depth in (8, 14):
+        save(tmp_path / "/".join("d" * depth) / "1.png", np.zeros((2, 2), np.uint8))
+    assert FileTree(tmp_path).files() == ["d/d/d/d/d/d/d/d/1.png"]
 
 
 # --- outlier exposure --------------------------------------------------------------------------

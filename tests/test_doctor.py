@@ -176,7 +176,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int, str]] = {
     "unknown_values": (_relabel, 2, "broken"),
     "without_anomaly": (_empty, 1, "ok"),
     "dummy_labels": (_all_zero, COUNT, "broken"),
-    "nothing_counts": (_all_void, 2, "warnings"),
+    "nothing_counts": (_all_void, 2, "ok"),
     "duplicates": (_duplicate, 1, "warnings"),
     "jpeg_named_png": (_disguise, 1, "ok"),
     "gamma_chunk": (_gamma, 3, "ok"),
@@ -247,6 +247,14 @@ def test_mostly_empty_sets_are_suspected_of_dummies(healthy: Path) -> None:
     assert kinds(looked) == {"without_anomaly": 3}
     assert verdict(findings(looked)) == "warnings"
     assert "3 hold nothing but the value 0" in text_of(looked, "without_anomaly")
+
+
+def test_void_images_are_a_warning_where_most_are(healthy: Path) -> None:
+    for i in range(3):
+        save(healthy / "labels_masks" / f"{i}.png", label_map(255, HEIGHT))
+    looked = seen(healthy)
+    assert kinds(looked) == {"nothing_counts": 3}
+    assert verdict(findings(looked)) == "warnings"
 
 
 def test_a_set_that_is_void_throughout_is_broken(healthy: Path) -> None:
@@ -328,7 +336,7 @@ def test_images_without_a_published_truth_are_counted(healthy: Path) -> None:
 
 def test_every_trap_has_been_sprung_here() -> None:
     alone = {"void_counts_as_anomaly", "two_label_folders", "course_spelling", "static_versions",
-             "wrong_number", "no_truth", "jpeg_labels", "left_out"}  # fmt: skip
+             "wrong_number", "no_truth", "jpeg_labels"}  # fmt: skip
     assert {trap.__name__ for trap in TRAPS} == {*FAULTS, *alone}
 
 
@@ -478,12 +486,55 @@ def test_missing_label_maps_do_not_stop_it(healthy: Path, outputs: Path, capfd) 
     outcome = doctor(capfd, healthy)
     assert (outcome.code, verdicts(outcome)[KEY]) == (1, "broken")
     lines = outcome.out.splitlines()
-    (start,) = (i for i, line in enumerate(lines) if line.startswith("error    images with a"))
-    assert "missing or broken file: 4." in lines[start]
-    assert [line.strip() for line in lines[start + 1 : start + 5]] == [
-        "0.png", "1.png", "3.png", "4.png",
-    ]  # fmt: skip
+    (start,) = (i for i, line in enumerate(lines) if line.startswith("error    images that cannot"))
+    assert "cannot be used: 4." in lines[start]
+    text = " ".join(" ".join(lines[start + 1 :]).split())
+    labels = healthy / "labels_masks"
+    for name in ("0", "4"):
+        assert f"{healthy}/images/{name}.png has no label map: {labels}/{name}.png is mi" in text
+    for path in (healthy / "images" / "1.png", labels / "3.png"):
+        assert f"{path} cannot be read" in text
     assert not outputs.exists()
+
+
+def test_missing_images_are_named_each(healthy: Path, outputs: Path, capfd) -> None:
+    for name in ("0", "4"):
+        (healthy / "images" / f"{name}.png").unlink()
+    (healthy / "labels_masks" / "1_color.png").write_bytes(b"for the eye")
+    outcome = doctor(capfd, healthy)
+    assert (outcome.code, verdicts(outcome)[KEY]) == (1, "broken")
+    assert "images that cannot be used: 2." in outcome.out
+    for name in ("0", "4"):
+        assert f"{name}.png has no image" in outcome.out
+    outcome = doctor(capfd, healthy, f"{KEY}.on_broken=skip")
+    assert (outcome.code, verdicts(outcome)[KEY]) == (0, "warnings")
+
+
+def plant_cityscapes(root: Path) -> Path:
+    values = np.full((HEIGHT, WIDTH), 7, dtype=np.uint8)
+    for seed, split in enumerate(("train", "val")):
+        scene = f"{split}/ulm/ulm_00000{seed}_000019"
+        save(root / "leftImg8bit" / f"{scene}_leftImg8bit.png", pixels(seed))
+        save(root / "gtFine" / f"{scene}_gtFine_labelIds.png", values)
+    return root
+
+
+def test_benchmarks_that_came_with_the_data_are_checked_where_they_are_given(
+    tmp_path: Path, outputs: Path, capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("SMIYC_ANOMALY21", "SMIYC_OBSTACLE21", "FISHYSCAPES_LAF", "FISHYSCAPES_STATIC"):
+        monkeypatch.delenv(f"EOMT_{key}", raising=False)
+    root = plant_cityscapes(tmp_path / "cityscapes")
+    words = ("task=doctor", "data=cityscapes", f"paths.cityscapes={root}")
+    outcome = run(capfd, *words)
+    assert outcome.code == 0, outcome.out
+    found = verdicts(outcome)
+    not_given = [key for key, word in found.items() if word == "not given, not checked"]
+    assert (found["data.train"], len(not_given), len(found)) == ("warnings", 5, 7)
+    # Its labels are given, if not what it takes images from.
+    outcome = run(capfd, *words, f"paths.fishyscapes_laf={tmp_path}")
+    assert (outcome.code, verdicts(outcome)["benchmark.fishyscapes_laf"]) == (1, "broken")
+    assert verdicts(outcome)[KEY] == "not given, not checked"
 
 
 def test_a_missing_path_breaks_a_benchmark_but_not_the_rest(outputs: Path, capfd) -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from eomt_exp import cli
+from eomt_exp.tasks.candidate import as_label
 from tests.command_line import SMALL, metrics_of, only_run, own_process_state, run
 from tests.test_cli import (
     ROOT,
@@ -121,7 +122,7 @@ def _mlflow_has_parent_and_children(outputs: Path, folder: Path, saved: dict) ->
     assert {"report.html", "leaderboard.csv", "leaderboard.md", "leaderboard.tex"} <= files
 
 
-def test_a_complete_evaluation_only_shows_its_table(trained: Path, outputs: Path, capfd) -> None:
+def test_a_complete_evaluation_measures_nothing_again(trained: Path, outputs: Path, capfd) -> None:
     folder = outputs / "mine"
     words = (f"checkpoint={trained}", f"hydra.run.dir={folder}", "tracking=none", *SHORT)
     assert evaluate(capfd, *words).code == 0
@@ -129,6 +130,24 @@ def test_a_complete_evaluation_only_shows_its_table(trained: Path, outputs: Path
     assert again.code == 0
     assert " on synth_anomaly" not in again.out
     assert "AUROC" in again.out
+    first = metrics_of(folder)["metrics"]
+    # Another protocol in the same folder is another result, not the old one under a new name.
+    other = evaluate(capfd, *words, "protocol=smiyc", "benchmark.synth_anomaly.length=5")
+    assert other.code == 0
+    assert " on synth_anomaly" in other.out
+    assert "protocol smiyc" in other.out
+    assert metrics_of(folder)["metrics"] != first
+    assert metrics_of(folder)["manifest"]["protocol"]["name"] == "smiyc"
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("eim_oe-0", "eim_oe-0"), ("group/eim-0", "group_eim-0"), ("../../x-0", "_.._x-0"),
+     ("..", "model"), ("a" * 300, "a" * 100)],
+)  # fmt: skip
+def test_a_label_is_a_plain_name(text: str, label: str) -> None:
+    assert as_label(text) == label
+    assert as_label(text, [label, f"{label}~2"]) == f"{label}~3"
 
 
 def test_a_protocol_changes_the_numbers_and_is_written_beside_them(
@@ -201,6 +220,12 @@ def test_evaluating_on_a_trained_image_is_refused_or_stamped(
     assert refused.code == 2
     assert "stolen (training, as 0)" in refused.err
     assert not list(outputs.glob("evaluate/*/metrics.json"))
+
+    # Nor by the name of the file: it is the same model.
+    file = only_run(outputs, "semantic") / "model.safetensors"
+    refused = run(capfd, words[0], "model.num_queries=6", f"checkpoint={file}", *words[2:])
+    assert refused.code == 2
+    assert "stolen (training, as 0)" in refused.err
 
     forced = run(capfd, *words, "evaluator.allow_seen_images=true")
     assert forced.code == 0, forced.err

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +23,13 @@ from eomt_exp.engine.evaluation import (
     measure_known_classes,
 )
 from eomt_exp.engine.results import (
+    SeededRun,
     compared,
     gathered_over_seeds,
     operating_thresholds,
     results_of,
 )
+from eomt_exp.engine.score_store import PREFIX, remove_left_over
 from eomt_exp.schema import Fpr95
 from tests.bright_anomalies import (
     BrightAnomalies,
@@ -144,6 +149,33 @@ def test_the_protocol_says_which_fpr95(tmp_path: Path) -> None:
     assert between.metrics["fpr95_first"] == first.metrics["fpr95"]
     assert "fpr95" in first.intervals
     assert "fpr95" not in between.intervals  # it would be that of the other definition
+    assert between.metrics["tnr_at_tpr95"] == 1 - between.metrics["fpr95"]
+
+
+def test_a_threshold_for_half_precision_is_set_in_half_precision() -> None:
+    calm = [BrightAnomalies(6, seed=5)[i] for i in range(6)]
+    _, counts = measure_known_classes(detector(), iter(calm), 2, bits=20, half=True)
+    normal = np.concatenate([detector()(i.image)[i.labels != VOID] for i in calm])
+    normal = normal.astype(np.float16).astype(np.float32)
+    share = (normal >= operating_thresholds(counts, 0.05)["s"]).mean()
+    assert share == pytest.approx(0.05, abs=0.005)
+
+
+def test_a_pool_of_counts_travels_light_and_arrives_whole(tmp_path: Path) -> None:
+    counts = measured(tmp_path).counts["s"]
+    parcel = pickle.dumps(counts)
+    assert len(parcel) < 2**20  # of 16 MiB of bins
+    assert pickle.loads(parcel).results() == counts.results()
+
+
+def test_what_a_killed_process_left_is_removed_and_no_more(tmp_path: Path) -> None:
+    alive, dead, elsewhere = (tmp_path / f"{PREFIX}{owner}-x" for owner in (
+        f"{socket.gethostname()}-{os.getpid()}", f"{socket.gethostname()}-4194305", "host-4194305",
+    ))  # fmt: skip
+    for folder in (alive, dead, elsewhere):
+        folder.mkdir()
+    remove_left_over(tmp_path)
+    assert (alive.exists(), dead.exists(), elsewhere.exists()) == (True, False, True)
 
 
 def test_the_threshold_in_use_comes_from_images_without_anomalies(tmp_path: Path) -> None:
@@ -202,8 +234,10 @@ def test_a_cell_of_other_settings_or_a_broken_one_is_not_taken(tmp_path: Path) -
     assert load_cell(path, {}) is None
     save_cell(path, cell_of(tmp_path))
     assert load_cell(path, {"images": "other"}) is None
-    path.write_bytes(path.read_bytes()[:-200])
-    assert load_cell(path, {"images": "abc"}) is None
+    whole = path.read_bytes()
+    for broken in (whole[:-200], whole[:500] + bytes(40) + whole[540:], b""):
+        path.write_bytes(broken)
+        assert load_cell(path, {"images": "abc"}) is None
 
 
 def test_the_better_method_is_told_from_the_worse_on_the_same_images(tmp_path: Path) -> None:
@@ -222,13 +256,22 @@ def test_seeds_of_one_experiment_are_gathered(tmp_path: Path) -> None:
     rows = [
         r for seed in (0, 1, 2) for r in cell_of(tmp_path, f"m-{seed}", noise=50 + seed).results
     ]
-    runs = {f"m-{seed}": ("m", seed) for seed in (0, 1, 2)} | {"other": ("other", 0)}
+    runs = {f"m-{seed}": SeededRun("m", "group", seed, f"weights {seed}") for seed in (0, 1, 2)}
+    runs["other"] = SeededRun("m", "another learning rate", 3, "weights 3")
     found = {(o.scorer, o.metric): o for o in gathered_over_seeds(rows, runs)}
     values = [r.metrics["ap"] for r in rows if r.scorer == "s"]
     assert found["s", "ap"].mean == pytest.approx(np.mean(values))
     assert found["s", "ap"].std == pytest.approx(np.std(values, ddof=1))
     assert found["s", "ap"].seeds == (0, 1, 2)
+    assert found["s", "ap"].experiment == "m"
     assert gathered_over_seeds(rows[:3], runs) == []
+
+
+def test_what_is_no_other_seed_is_not_gathered(tmp_path: Path) -> None:
+    rows = [r for name in ("m-0", "n-1") for r in cell_of(tmp_path, name).results]
+    first = SeededRun("m", "m", 0, "a")
+    for second in (SeededRun("n", "n", 1, "b"), SeededRun("m", "m", 0, "a")):
+        assert gathered_over_seeds(rows, {"m-0": first, "n-1": second}) == []
 
 
 def test_a_squeezed_set_keeps_labels_whole() -> None:

@@ -87,13 +87,45 @@ def test_everything_of_a_leaderboard_is_there(board, tmp_path):
     for result in board.results:
         assert f"{result.metrics['ap']:.3f}" in page.text
         low, high = result.intervals["ap"]
-        assert f"[{low:.2f}, {high:.2f}]" in page.text
+        assert f"[{low:.3f}, {high:.3f}]" in page.text
     for row in board.results[0].images:
         assert row.name in page.text
     for row in board.results[0].tnr:
         assert f"{row.threshold:.4g}" in page.text
     assert "+0.113" in page.text
     assert "< 0.001" in page.text
+    for expected in ("Protocol: default.", "category mIoU", "IoU of each category", "vehicle"):
+        assert expected in page.text
+    for known in board.known_classes.values():
+        assert f"{known['category_miou']:.3f}" in page.text
+        assert f"{known['category_iou_flat']:.3f}" in page.text
+
+
+def test_notes_are_quiet_lines_of_their_own(board, tmp_path):
+    board.notes = ["one & all", "two"]
+    page = write_report(board, tmp_path / "report.html").read_text(encoding="utf-8")
+    texts = ("default.", "one &amp; all", "two")
+    lead, first, second = (page.index(f"{text}</p>") for text in texts)
+    assert lead < first < second < page.index(STAMP)
+    assert page.count('<p class="note">two</p>') == 1
+
+
+def test_single_images_say_so_when_their_fpr95_is_another_one(board, tmp_path):
+    of_images = "Image by image(.*?)<h3>"
+    for chosen, name in (("first", "FPR95 ↓"), ("interpolated", "FPR95 first ↓")):
+        board.manifest["protocol"]["fpr95"] = chosen
+        page = write_report(board, tmp_path / "report.html").read_text(encoding="utf-8")
+        tables = re.search(of_images, page, re.DOTALL)[1]
+        assert set(re.findall(r">(FPR95[^<]*)<", tables)) == {name}
+
+
+def test_pointing_at_a_method_finds_its_bars_as_well_as_its_lines(board, tmp_path):
+    page = read(write_report(board, tmp_path / "report.html"))
+    bars = [bar["data-s"] for bar in page.named("rect") if "bar" in bar["class"]]
+    assert bars
+    styles = {item["data-s"] for item in page.named("li") if "data-s" in item}
+    lines = {line["data-s"] for line in page.named("polyline") if "data-s" in line}
+    assert set(bars) == lines == styles
 
 
 def test_stamps_come_before_the_first_table(board, tmp_path):

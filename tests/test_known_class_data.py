@@ -468,6 +468,45 @@ def test_skip_leaves_out_what_cannot_be_used(
         assert np.array_equal(image.labels, before[image.name])
 
 
+IMAGES = {
+    "cityscapes": "leftImg8bit/train/zurich/zurich_000000_000019_leftImg8bit.png",
+    "ade20k": "ADEChallengeData2016/images/training/ADE_train_00000002.jpg",
+    "bdd100k": "bdd100k/images/10k/train/train1-7d06fefd.jpg",
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_missing_image_is_named_at_once_or_skipped(tmp_path: Path, name: str) -> None:
+    root = place(tmp_path, name, "folder")
+    (root / IMAGES[name]).unlink()
+    labels, image = Path(LABELS[name]).name, Path(IMAGES[name]).name
+    message = rf"{labels} has no image: .*{image} is missing\. .*data\.on_broken=skip"
+    with pytest.raises(DataError, match=message):
+        SETS[name][0](root, "train")
+    images = SETS[name][0](root, "train", on_broken="skip")
+    assert images.skipped == [image]
+    assert len(images) == 1
+
+
+@pytest.mark.parametrize("layout", ["10k", "seg"])
+def test_bdd100k_is_read_from_its_other_folders_too(tmp_path: Path, layout: str) -> None:
+    """The images archive without its upper folder, and the set as it was first published."""
+    names = {"bdd100k/images/10k/": "10k/", "bdd100k/": ""}
+    if layout == "seg":
+        names = {"bdd100k/images/10k/": "seg/images/",
+                 "bdd100k/labels/sem_seg/masks/": "seg/labels/"}  # fmt: skip
+    for file, data in bdd100k().items():
+        old = next((old for old in names if file.startswith(old)), "")
+        other = file.replace(old, names[old], 1) if old else f"rest/{file}"
+        if layout == "seg" and "/labels/" in other:
+            other = other.replace(".png", "_train_id.png")
+        write(tmp_path, {other: data})
+    images = BDD100K(tmp_path, "val")
+    assert [image.name for image in images] == ["val0-7d06fefd", "val1-7d06fefd"]
+    assert images[0].labels[0, :20].tolist() == [*range(19), VOID]
+    assert len(BDD100K(tmp_path, "test")) == 2
+
+
 def test_a_missing_coco_image_is_named_at_once_or_skipped(tmp_path: Path) -> None:
     root = place(tmp_path, "coco", "folder")
     (root / "val2017" / "000000000139.jpg").unlink()

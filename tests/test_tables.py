@@ -9,11 +9,13 @@ import math
 import re
 
 import pytest
-from leaderboard_example import BENCHMARKS, MODELS, SCORERS, STAMP, leaderboard
+from leaderboard_example import BENCHMARKS, MODELS, NOTE, SCORERS, STAMP, leaderboard
 from rich.console import Console
 
 from eomt_exp.engine.anchors import anchors_for
+from eomt_exp.engine.html_tables import number
 from eomt_exp.engine.leaderboard import Anchor, Leaderboard
+from eomt_exp.engine.metric_names import SEMANTIC
 from eomt_exp.engine.report import NUM_ANCHORS, anchors_table, print_report, results_table
 from eomt_exp.engine.tables import as_csv, as_latex, as_markdown
 
@@ -33,8 +35,8 @@ def board(measured: Leaderboard) -> Leaderboard:
 
 def test_csv_reads_back_to_the_very_numbers(board):
     rows = list(csv.DictReader(io.StringIO(as_csv(board))))
-    assert len(rows) == len(MODELS) * len(SCORERS) * len(BENCHMARKS)
-    for row, result in zip(rows, board.results, strict=True):
+    assert len(rows) == len(MODELS) * (len(SCORERS) * len(BENCHMARKS) + 1)
+    for row, result in zip(rows, board.results, strict=False):
         assert (row["benchmark"], row["model"]) == (result.benchmark, result.model)
         assert row["scorer"] == result.scorer
         for key, value in result.metrics.items():
@@ -45,16 +47,26 @@ def test_csv_reads_back_to_the_very_numbers(board):
         assert row["stamps"] == STAMP
 
 
+def test_csv_has_a_row_of_known_classes_for_every_model(board):
+    rows = list(csv.DictReader(io.StringIO(as_csv(board))))[-len(MODELS) :]
+    for row, (model, known) in zip(rows, board.known_classes.items(), strict=True):
+        named = (row["benchmark"], row["protocol"], row["model"], row["scorer"], row["stamps"])
+        assert named == ("data.val", "default", model, "", STAMP)
+        assert [float(row[key]) for key in SEMANTIC] == [known[key] for key in SEMANTIC]
+        assert row["ap"] == ""
+        assert not any("iou_" in key for key in row)  # single classes are in metrics.json
+
+
 def test_csv_keeps_unmeasured_and_undefined_apart(board):
     del board.results[0].metrics["siou"]
     rows = list(csv.DictReader(io.StringIO(as_csv(board))))
     assert rows[0]["siou"] == ""
-    assert rows[-1]["ppv"] == "nan"
+    assert rows[len(board.results) - 1]["ppv"] == "nan"
 
 
 def test_csv_survives_names_with_commas_and_quotes(board):
     board.results = [_renamed(board, 'a,"b"\n')]
-    (row,) = csv.DictReader(io.StringIO(as_csv(board)))
+    row, *_ = csv.DictReader(io.StringIO(as_csv(board)))
     assert row["model"] == 'a,"b"\n'
 
 
@@ -68,12 +80,32 @@ def test_markdown_warns_before_it_shows_a_number(board):
     assert text.index(STAMP.replace("_", r"\_")) < text.index("| method |")
     result = board.results[0]
     low, high = result.intervals["ap"]
-    assert f"**{result.metrics['ap']:.3f}** [{low:.2f}, {high:.2f}]" in text
+    assert f"**{result.metrics['ap']:.3f}** [{low:.3f}, {high:.3f}]" in text
     assert "undefined" in text
     assert "nan" not in text
     assert "0.612 ± 0.013" in text
     assert f"{board.known_classes[MODELS[0]]['miou']:.3f}" in text
     assert "README of RbA" in text
+    first, second = board.known_classes.values()
+    assert "| category mIoU |" in text
+    assert f"| {first['aacc']:.3f} | {first['category_miou']:.3f} |" in text
+    for key, name in (("iou_traffic_sign", "traffic sign"), ("category_iou_flat", "flat")):
+        assert f"| {name} | {first[key]:.3f} | {second[key]:.3f} |" in text
+    assert "Protocol: default." in text
+    assert f"Note: {NOTE}" in text
+
+
+@pytest.mark.parametrize("ends", [(0.0016, 0.0009, 0.0024), (0.9981, 0.9962, 0.9989)])
+def test_an_interval_never_leaves_out_its_own_value(board, ends):
+    value, low, high = ends
+    metrics = {"a/rba/ap": value}
+    board.results[0].metrics["ap"], board.results[0].intervals["ap"] = value, (low, high)
+    terminal = printed(results_table(metrics, intervals={"a/rba/ap": (low, high)}))
+    cell = str(number("ap", value, (low, high)).content)
+    for text in (terminal, as_markdown(board), cell):
+        read = re.search(r"(0\.\d+)\W.*?\[(0\.\d+), (0\.\d+)\]", text)
+        shown, least, most = map(float, read.groups())
+        assert least < shown < most
 
 
 def test_every_row_of_a_markdown_table_has_its_columns(board):
@@ -96,12 +128,13 @@ def test_latex_is_balanced_escaped_and_bold_where_best(board):
         depth += {"{": 1, "}": -1}.get(mark, 0)
         assert depth >= 0
     assert depth == 0
-    assert r"\caption{A \& B$^{\dagger}$}" in text
+    assert r"\caption{A \& B (protocol: default)$^{\dagger}$}" in text
     name = r"50\% of\_a\$b\#c \& \{d\}\textbackslash{}e\textasciitilde{}\textasciicircum{}"
     assert name in text
     assert rf"\textbf{{{100 * board.results[0].metrics['ap']:.1f}}}" in text
     assert r"synth\_anomaly" in text
     assert text.index(r"\end{tabular}") < text.index(r"were seen in training")
+    assert rf"\footnotesize {NOTE}" in text  # no dagger: it does not discredit the numbers
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
     columns = text.split(r"\begin{tabular}{l")[1].split("}")[0]
     assert len(columns) == 5 * len(BENCHMARKS)  # AP, FPR95 and the three of components
@@ -137,7 +170,7 @@ def printed(table) -> str:
 def test_the_terminal_shows_intervals_and_components_where_they_are():
     metrics = {"a/rba/ap": 0.81234, "a/rba/siou": 0.4, "a/[red]msp/component_f1": 0.3}
     text = printed(results_table(metrics, intervals={"a/rba/ap": (0.756, 0.861)}))
-    assert "0.812* [0.76, 0.86]" in text
+    assert "0.812* [0.756, 0.861]" in text
     assert "sIoU" in text
     assert " F1 " in text
     assert "PPV" not in text
@@ -145,13 +178,29 @@ def test_the_terminal_shows_intervals_and_components_where_they_are():
     assert "0.76" not in printed(results_table(metrics))
 
 
+def test_the_terminal_stars_all_that_read_the_same():
+    metrics = {"a/one/ap": 0.81234, "a/two/ap": 0.81241, "a/three/ap": 0.811}
+    text = printed(results_table(metrics))
+    assert text.count("0.812*") == 2
+    assert "0.811*" not in text
+
+
+def test_the_line_of_known_classes_takes_no_name_for_markup():
+    metrics = {"a/rba/ap": 0.8, "[red]model/val/miou": 0.7, "[x]/miou": math.nan}
+    text = printed(results_table(metrics, intervals={"a/rba/ap": (math.nan, math.nan)}))
+    assert "semantic: [red]model/val/miou 0.700, [x]/miou undefined" in text
+    assert "0.800  [undefined]" in text
+
+
 def test_the_terminal_puts_stamps_above_and_published_numbers_below(tmp_path, capsys):
     anchors = [Anchor("a", "UNO [x]", {"ap": 0.96}, "a paper", "100 images")]
     metrics = {"a/rba/ap": 0.5, "a/rba/fpr95": 0.2}
-    print_report(metrics, tmp_path, stamps=["[1] seen in training"], anchors=anchors)
+    stamps, notes = ["[1] seen in training"], ["protocol [x]"]
+    print_report(metrics, tmp_path, stamps=stamps, notes=notes, anchors=anchors)
     text = capsys.readouterr().out
     order = [
         "[1] seen in training",
+        "note: protocol [x]",
         "0.500",
         "published",
         "UNO [x]",
@@ -197,7 +246,7 @@ def test_published_numbers_of_the_same_model_come_first_then_the_best():
 
 OURS = (
     *("road_anomaly", "smiyc_anomaly21", "smiyc_obstacle21"),
-    *("fishyscapes_laf", "fishyscapes_static"),
+    *("fishyscapes_laf", "fishyscapes_static", "lost_and_found"),
 )
 
 
@@ -223,6 +272,13 @@ def test_anchors_are_the_published_numbers():
         "ap": 0.9633, "fpr95": 0.0198, "siou": 0.685, "ppv": 0.558, "component_f1": 0.626
     }  # fmt: skip
     assert "hidden" in uno.protocol
+    ooddino = found["smiyc_obstacle21", "OodDINO + RPL, with a detector", lb]
+    assert ooddino.values == {"ap": 0.9405, "fpr95": 0.0006, "component_f1": 0.865}
+    laf = {a.method: a for a in anchors_for(["lost_and_found"])}
+    assert laf["NFlowJS"].values == {"ap": 0.8928, "fpr95": 0.0065, "component_f1": 0.6175}
+    assert "without children" in laf["RAOS"].protocol
+    pebal = found["fishyscapes_laf", "PEBAL, with outliers", "log in an issue on PEBAL"]
+    assert pebal.values == {"ap": 0.5881, "fpr95": 0.0476}
     erfnet = {a.method: a for a in anchors_for(["road_anomaly"]) if a.method.startswith("ERFNet")}
     assert erfnet["ERFNet MSP"].values == {"ap": 0.1242, "fpr95": 0.825}
     assert erfnet["ERFNet MaxLogit"].values["ap"] == 0.1558

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from eomt_exp.contracts import VOID
 from eomt_exp.data.file_set import KnownClassSet
-from eomt_exp.data.paired_files import OnBroken, Pair, PairedFiles
-from eomt_exp.data.published_files import Part, find_part
+from eomt_exp.data.paired_files import OnBroken, PairedFiles
+from eomt_exp.data.published_files import Part, find_part, pairs_of
 
 # The first of the names each class has in objectInfo150.txt, in its order.
 CLASS_NAMES = (
@@ -52,8 +52,7 @@ class ADE20K(KnownClassSet):
         if split not in _SPLITS:
             raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}.")
         images, labels = _part(root, "images", split), _part(root, "annotations", split)
-        stems = {file: PurePosixPath(file).stem for file in images.files(".jpg")}
-        pairs = [Pair(file, labels.inside(f"{stem}.png"), stem) for file, stem in stems.items()]
+        pairs = pairs_of(images, ".jpg", labels, ".png")
         super().__init__(
             PairedFiles(images.tree, labels.tree, pairs, on_broken, option="data"),
             {0: VOID} | {index + 1: index for index in range(self.num_classes)},

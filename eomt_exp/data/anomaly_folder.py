@@ -38,7 +38,7 @@ class AnomalyFolder(AnomalySet):
         labels: str | None = None,
         known_objects: bool = True,
         known_object_names: Sequence[str] = (),
-        only_with_anomalies: bool = False,
+        only_with_anomalies: bool | None = None,
         anomaly_values: Sequence[int | str] = (2,),
         normal_values: Sequence[int | str] = (0,),
         void_values: Sequence[int | str] = (),
@@ -53,9 +53,9 @@ class AnomalyFolder(AnomalySet):
         benchmarks, so that only such a folder will do. `images_root`: a second place for images.
         `split` and `labels` fill {split} and {labels} in layouts. known_objects=False leaves out
         images whose names begin with one of `known_object_names`, `only_with_anomalies` those
-        without one (it reads all label maps). Label values: numbers, or "2-200" for a range.
-        `expected_images` may be given by split. ValueError, DataError: what is wrong and what to
-        type.
+        without one (it reads all label maps; False: of a set that is such a choice, take all).
+        Label values: numbers, or "2-200" for a range. `expected_images` may be given by split.
+        ValueError, DataError: what is wrong and what to type.
         """
         option = f"benchmark.{name}"
         table = _value_table(anomaly_values, normal_values, void_values)
@@ -67,10 +67,10 @@ class AnomalyFolder(AnomalySet):
         if not known_objects:
             known, expected = tuple(known_object_names), None
             found = found._replace(pairs=[p for p in found.pairs if not p.name.startswith(known)])
+        if only_with_anomalies is False:
+            expected = None
         if only_with_anomalies:
             found = found._replace(pairs=_with_anomalies(found, table))
-        if on_broken == "error":
-            _check_images(found, option)
         files = PairedFiles(found.images, found.labels, found.pairs, on_broken, option=option)
         mend = f"Add them to {option}.anomaly_values, .normal_values or .void_values."
         super().__init__(files, table, mend)
@@ -105,16 +105,6 @@ def _with_anomalies(found: Found, table: Mapping[int, int]) -> list[Pair]:
     with ThreadPoolExecutor(max_workers=4) as pool:
         kept = list(pool.map(has_one, found.pairs))
     return [pair for pair, keep in zip(found.pairs, kept, strict=True) if keep]
-
-
-def _check_images(found: Found, option: str) -> None:
-    """Where it is the label maps that say which images there are, an image may be missing."""
-    for pair in found.pairs:
-        if pair.labels is not None and not found.images.has(pair.image):
-            raise DataError(
-                f"{found.labels.place(pair.labels)} has no image: {found.images.place(pair.image)} "
-                f"is missing. Get it, or leave such label maps out with {option}.on_broken=skip."
-            )
 
 
 def _value_table(

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from eomt_exp.contracts import DataError
 from eomt_exp.data.file_patterns import FilePattern
 from eomt_exp.data.file_tree import FileTree
-from eomt_exp.data.paired_files import Pair
+from eomt_exp.data.paired_files import Pair, lone_labels
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Found(NamedTuple):
     images: FileTree
     labels: FileTree
     pairs: list[Pair]
+    lack: str = ""  # why there are none although images fit, for messages
 
 
 class _Files(NamedTuple):
@@ -59,7 +60,8 @@ class Layout:
         leave: Mapping[str, Sequence[str]] | None = None,
         published: Sequence[str] = ("",),
     ) -> None:
-        """`every`: which of the two must have its partner; of the other there may be more.
+        """`every`: images, and each of the two must have its partner, or labels, and there may be
+        images without.
 
         `only`: the options this layout has (split: validation). `take` and `leave`: split -> how
         the names of its images begin, or must not. `published`: how the names begin whose truth
@@ -85,9 +87,10 @@ class Layout:
         folders: Sequence[str],
         options: Mapping[str, str],
     ) -> Found | None:
-        """The pairs, from the first of `folders` ("": the place itself) that has them, or None.
+        """The pairs, from the first of `folders` ("": the place itself) that has them.
 
-        DataError where two label maps fit one image.
+        None where no image fits, no pairs where images do and more does not. DataError where two
+        label maps fit one image.
         """
         if not self._has(options):
             return None
@@ -95,8 +98,13 @@ class Layout:
         if images is None:
             return None
         labels = _files(filled(self.labels, options), labels_in, folders, near=images)
+        found = Found(images.tree, (labels or images).tree, [])
+        if labels is None or not self._meet(images, labels):
+            return found._replace(lack=self._without_labels(images, options))
         pairs = self._pairs(images, labels, options)
-        return Found(images.tree, (labels or images).tree, pairs) if pairs else None
+        folder = images.tree.place(images.base.rstrip("/"))
+        none = "" if pairs else f"{folder} has this layout, but no image of the split asked for."
+        return found._replace(pairs=pairs, lack=none)
 
     def _has(self, options: Mapping[str, str]) -> bool:
         if any(options.get(key) != value for key, value in self._only.items()):
@@ -104,22 +112,32 @@ class Layout:
         # Labels other than the usual ones must be asked for in the pattern, or they are not there.
         return options.get("labels", "labels") == "labels" or "{labels}" in self.labels
 
-    def _pairs(
-        self, images: _Files, labels: _Files | None, options: Mapping[str, str]
-    ) -> list[Pair]:
-        """Empty unless an image and a label map meet, of whatever split: else it is another one."""
-        truths = {} if labels is None else labels.by_key
-        if images.by_key.keys().isdisjoint(truths):
-            return []
-        names = list(images.by_key if self.every == "images" else truths)
+    def _meet(self, images: _Files, labels: _Files) -> bool:
+        """Whether an image has a label map, of whatever split: else it is another benchmark."""
+        return any(key in labels.by_key and self._is_published(key) for key in images.by_key)
+
+    def _without_labels(self, images: _Files, options: Mapping[str, str]) -> str:
+        first = next(iter(images.by_key.values()))[0]
+        begin = " or ".join(filter(None, self._published))
+        which = f" whose name begins with {begin}" if begin else ""
+        return (
+            f"{len(images.by_key)} images such as {images.tree.place(first)} are there, but of none"
+            f"{which} the label map {filled(self.labels, options)}."
+        )
+
+    def _pairs(self, images: _Files, labels: _Files, options: Mapping[str, str]) -> list[Pair]:
+        truths = labels.by_key
+        names = list(truths)
+        if self.every == "images":
+            names = [*images.by_key, *lone_labels(truths, images.by_key)]
         keys = [key for key in names if self._is_of(key, options.get("split", ""))]
         pictures = _without_copies(images)
         image, label = (FilePattern(filled(t, options)) for t in (self.images, self.labels))
         pairs = []
         for key in keys:
-            truth = _only_one((labels or images).tree, key, truths.get(key, []))
+            truth = _only_one(labels.tree, key, truths.get(key, []))
             if truth is None and self._is_published(key):
-                truth = (labels or images).base + label.file(key)
+                truth = labels.base + label.file(key)
             files = pictures.get(key, [images.base + image.file(key)])
             pairs += [Pair(file, truth, key) for file in files]
         return pairs

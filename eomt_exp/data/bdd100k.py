@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from eomt_exp.contracts import VOID
 from eomt_exp.data.cityscapes import CLASS_CATEGORIES, CLASS_NAMES
 from eomt_exp.data.file_set import KnownClassSet
-from eomt_exp.data.paired_files import OnBroken, Pair, PairedFiles
-from eomt_exp.data.published_files import Part, find_part
+from eomt_exp.data.paired_files import OnBroken, PairedFiles
+from eomt_exp.data.published_files import Part, find_part, pairs_of
 
 _SPLITS = {"train": 7000, "val": 1000, "test": 2000}  # images of each, as published
-_IMAGES, _LABELS = "images/10k", "labels/sem_seg/masks"
+# As published, without the folder above, and as it was called at first.
+_IMAGES = ("images/10k", "10k", "seg/images")
+_LABELS = ("labels/sem_seg/masks", "seg/labels")
+_FIRST_ENDING = "_train_id.png"  # of the label maps in seg/
 
 
 class BDD100K(KnownClassSet):
@@ -31,14 +35,17 @@ class BDD100K(KnownClassSet):
         split: Literal["train", "val", "test"],
         on_broken: OnBroken = "error",
     ) -> None:
-        """`root` holds images/10k/ and labels/sem_seg/masks/, bdd100k/ with them, or the zips."""
+        """`root` holds images/10k/ and labels/sem_seg/masks/, bdd100k/ with them, or the zips.
+
+        10k/ is as good as images/10k/; so is the older seg/ with images/ and labels/.
+        """
         if split not in _SPLITS:
             raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}.")
-        images = _part(root, f"{_IMAGES}/{split}", "bdd100k_images_10k.zip")
-        labels = None
+        images, labels, ending = _part(root, _IMAGES, split, "bdd100k_images_10k.zip"), None, ".png"
         if split != "test":
-            labels = _part(root, f"{_LABELS}/{split}", "bdd100k_sem_seg_labels_trainval.zip")
-        pairs = [_pair(file, labels) for file in images.files(".jpg")]
+            labels = _part(root, _LABELS, split, "bdd100k_sem_seg_labels_trainval.zip")
+            ending = _FIRST_ENDING if labels.files(_FIRST_ENDING) else ".png"
+        pairs = pairs_of(images, ".jpg", labels, ending)
         super().__init__(
             PairedFiles(images.tree, (labels or images).tree, pairs, on_broken, option="data"),
             {value: value for value in range(self.num_classes)} | {VOID: VOID},
@@ -47,10 +54,6 @@ class BDD100K(KnownClassSet):
         self.expected_images = _SPLITS[split]
 
 
-def _part(root: str | Path | None, folder: str, archive: str) -> Part:
-    return find_part(root, "bdd100k", [folder, f"bdd100k/{folder}"], [archive])
-
-
-def _pair(file: str, labels: Part | None) -> Pair:
-    stem = PurePosixPath(file).stem
-    return Pair(file, None if labels is None else labels.inside(f"{stem}.png"), stem)
+def _part(root: str | Path | None, folders: Sequence[str], split: str, archive: str) -> Part:
+    below = [f"{folder}/{split}" for folder in folders]
+    return find_part(root, "bdd100k", [*below, *(f"bdd100k/{f}" for f in below)], [archive])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Literal, NamedTuple
@@ -41,8 +41,6 @@ class Survey(NamedTuple):
     images: list[ImageFacts]  # of every image; of `DRAWN` where they are drawn
     truths: dict[int, Truth]  # of every stored value that has a meaning
     is_drawn: bool
-    left_out: Sequence[str] = ()  # file names of images the set could not even be opened with
-    why_left_out: str = ""  # of the first of them
     may_skip: bool = False  # on_broken=skip: evaluation goes on without what is broken
 
     @property
@@ -106,11 +104,10 @@ def survey(
 
 def summary(survey: Survey) -> list[tuple[str, str, str]]:
     """Lines of a table: what, how much of it, remark."""
-    found = survey.length + len(survey.left_out)
     remark = f"of {survey.expected} expected" if survey.expected is not None else ""
     if survey.is_drawn:
         remark = f"drawn, {len(survey.images)} looked at"
-    lines = [("images", f"{found:,}", remark)]
+    lines = [("images", f"{survey.length:,}", remark)]
     sizes = Counter(image.size for image in survey.images if image.size is not None)
     lines += [(f"{w} x {h} pixels", f"{n:,}", "") for (h, w), n in sizes.most_common()]
     kinds = {

@@ -14,26 +14,18 @@ from eomt_exp.data.checkup_finding import Finding, Severity, of_names
 
 def wrong_number(survey: Survey) -> Finding | None:
     """More or fewer images than the published set."""
-    count = survey.length + len(survey.left_out)
-    if survey.expected is None or count == survey.expected:
+    if survey.expected is None or survey.length == survey.expected:
         return None
     what = f"images, where the published set has {survey.expected}"
     advice = (
         "Numbers on another selection cannot be set beside published ones: fetch the rest, or say "
         "so with every number."
     )
-    return Finding("wrong_number", "warning", count, what, advice)
-
-
-def left_out(survey: Survey) -> Finding | None:
-    """Files that are missing: the set opens only without those images."""
-    what = "images with a missing or broken file"
-    advice = f"Fetch them again. {survey.why_left_out}"
-    return of_names("left_out", _breaking(survey), survey.left_out, what, advice, num_names=None)
+    return Finding("wrong_number", "warning", survey.length, what, advice)
 
 
 def broken_files(survey: Survey) -> Finding | None:
-    """Files that cannot be read or decoded to the end."""
+    """Files that are missing, or cannot be read or decoded to the end."""
     faults = [i.fault for i in survey.images if i.fault and not i.has_other_size]
     what, advice = "images that cannot be used", "Fetch them again:"
     return of_names("broken_files", _breaking(survey), faults, what, advice, num_names=None)

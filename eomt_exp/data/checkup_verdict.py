@@ -17,7 +17,6 @@ from eomt_exp.data.checkup_finding import Finding, Severity, of_names
 
 TRAPS: tuple[Callable[[Survey], Finding | None], ...] = (
     files.wrong_number,
-    files.left_out,
     files.broken_files,
     files.other_sizes,
     files.duplicates,

@@ -7,8 +7,8 @@ from typing import Literal
 
 from eomt_exp.contracts import VOID
 from eomt_exp.data.file_set import KnownClassSet
-from eomt_exp.data.paired_files import OnBroken, Pair, PairedFiles
-from eomt_exp.data.published_files import Part, find_part
+from eomt_exp.data.paired_files import OnBroken, PairedFiles
+from eomt_exp.data.published_files import Part, find_part, pairs_of
 
 CLASS_NAMES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
@@ -56,7 +56,7 @@ class Cityscapes(KnownClassSet):
             PairedFiles(
                 images.tree,
                 (labels or images).tree,
-                [_pair(images, file, labels) for file in images.files(_IMAGE)],
+                pairs_of(images, _IMAGE, labels, _LABELS),
                 on_broken,
                 option="data",
             ),
@@ -69,10 +69,3 @@ class Cityscapes(KnownClassSet):
 def _part(root: str | Path | None, folder: str) -> Part:
     archive = f"{folder.split('/')[0]}_trainvaltest.zip"
     return find_part(root, "cityscapes", [folder], [archive])
-
-
-def _pair(images: Part, file: str, labels: Part | None) -> Pair:
-    """city/X_leftImg8bit.png and city/X_gtFine_labelIds.png; X is unique among all cities."""
-    scene = images.below(file).removesuffix(_IMAGE)
-    truth = None if labels is None else labels.inside(f"{scene}{_LABELS}")
-    return Pair(file, truth, scene.rpartition("/")[2])

@@ -55,8 +55,6 @@ class CocoPanoptic(KnownClassSet):
             Pair(images.inside(f"{name}.jpg"), labels.inside(f"{name}.png"), name)
             for name in segments.names
         ]
-        if on_broken == "error":
-            _check_images(images, pairs)
         super().__init__(
             _PanopticFiles(images.tree, labels.tree, pairs, on_broken, segments),
             {index: index for index in range(self.num_classes)} | {VOID: VOID},
@@ -120,19 +118,8 @@ class _PanopticFiles(PairedFiles):
         self._segments = segments  # first: on_broken="skip" reads all files at once
         super().__init__(images, labels, pairs, on_broken, option="data")
 
-    def _read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray | None]:
-        image, _ = super()._read(pair._replace(labels=None))
-        file = pair.labels or ""
-        if not self._labels.has(file):
-            raise DataError(f"{self._missing(pair)}.")
-        place = self._labels.place(file)
-        colours = decode_image(self._labels.read(file), place)
-        if colours.shape != image.shape:
-            (height, width, _), (rows, columns, _) = colours.shape, image.shape
-            raise DataError(
-                f"{place} is {width}x{height} pixels (width x height), its image {columns}x{rows}."
-            )
-        return image, self._segments.classes(pair.name, colours, place)
+    def _decoded_labels(self, pair: Pair, data: bytes, place: str) -> np.ndarray:
+        return self._segments.classes(pair.name, decode_image(data, place), place)
 
 
 def _image_part(root: str | Path | None, folder: str) -> Part:
@@ -152,17 +139,6 @@ def _json_file(root: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise DataError(f"data=coco needs annotations/{name}, and {root} has none. {_UNZIP}")
-
-
-def _check_images(images: Part, pairs: list[Pair]) -> None:
-    there = set(images.tree.files(images.folder))
-    missing = [pair.image for pair in pairs if pair.image not in there]
-    if missing:
-        raise DataError(
-            f"{images.tree.place(missing[0])} is missing, with {len(missing) - 1} more of the "
-            f"{len(pairs)} images that the annotations name. Get them, or leave them out with "
-            "data.on_broken=skip."
-        )
 
 
 def _pictures(path: Path) -> list[tuple[str, np.ndarray]]:

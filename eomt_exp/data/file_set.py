@@ -27,7 +27,12 @@ class FileSet:
     @property
     def skipped(self) -> list[str]:
         """File names of the images left out by on_broken="skip"."""
-        return self._files.skipped
+        return list(self._files.reasons)
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """The same, each with what is wrong with it."""
+        return self._files.reasons
 
     def __len__(self) -> int:
         return len(self._files)

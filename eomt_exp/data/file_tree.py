@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 import threading
 import zipfile
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Iterator
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 
 from eomt_exp.contracts import DataError
 from eomt_exp.data.image_files import IMAGE_SUFFIXES, natural_key
+
+_DEPTH = 10  # folders below each other that are looked into; the deepest data set has six
+_NOT_OURS = (".", "__MACOSX")  # how names begin of hidden files and of what macOS adds
+_OF_THE_DISK = "lost+found"  # at the top of a disk, and only root may read it
+
+
+# A damaged member breaks off, unpacks to nonsense or claims a method of packing that is none.
+_UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class FileTree:
@@ -50,16 +59,21 @@ class FileTree:
         name = name.strip("/")
         if not self.is_zip:
             return (self.root / name).exists()
-        return name in self._name_set or any(n.startswith(f"{name}/") for n in self._names)
+        return self.lists(name) or name in self._folders
+
+    def lists(self, name: str) -> bool:
+        """Whether there is a file of that name: all are listed once, so that many can be asked."""
+        return name in self._name_set
 
     def read(self, name: str) -> bytes:
         """The content; DataError naming the file when there is none or it is damaged."""
         try:
             if not self.is_zip:
                 return (self.root / name).read_bytes()
+            stored = self._stored.get(name, name)
             with self._lock:
-                return self._archive().read(name)
-        except (OSError, KeyError, zipfile.BadZipFile, RuntimeError) as error:
+                return self._archive().read(stored)
+        except _UNREADABLE as error:
             raise DataError(f"{self.place(name)} cannot be read: {error}.") from error
 
     def place(self, name: str) -> str:
@@ -74,28 +88,56 @@ class FileTree:
 
     @cached_property
     def _names(self) -> list[str]:
-        if self.is_zip:
-            with self._lock:
-                names = [name for name in self._archive().namelist() if not name.endswith("/")]
-        else:
-            names = [
-                f"{os.path.relpath(folder, self.root)}/{file}".replace(os.sep, "/")
-                for folder, _, files in os.walk(self.root, followlinks=True)
-                for file in files
-            ]
-            names = [name.removeprefix("./") for name in names]
-        return [n for n in names if not any(p.startswith((".", "__MACOSX")) for p in n.split("/"))]
+        names = self._stored if self.is_zip else _walked(self.root)
+        return [n for n in names if not any(p.startswith(_NOT_OURS) for p in n.split("/"))]
 
     @cached_property
     def _name_set(self) -> frozenset[str]:
         return frozenset(self._names)
+
+    @cached_property
+    def _folders(self) -> frozenset[str]:
+        """Every folder with a file in it, however deep below."""
+        holding = {PurePosixPath(name).parent for name in self._names}
+        return frozenset(str(folder) for each in holding for folder in (each, *each.parents))
+
+    @cached_property
+    def _stored(self) -> dict[str, str]:
+        """Our name -> the archive's own; made on Windows, it may part folders by backslashes."""
+        with self._lock:
+            stored = self._archive().namelist()
+        ours = {name.replace("\\", "/").removeprefix("./"): name for name in stored}
+        return {name: own for name, own in ours.items() if not name.endswith("/")}
 
     def _archive(self) -> zipfile.ZipFile:
         """This process's own handle: a forked one would share its position with the parent."""
         if self._open is None or self._owner != os.getpid():
             try:
                 self._open = zipfile.ZipFile(self.root)
-            except (OSError, zipfile.BadZipFile) as error:
+            except (OSError, NotImplementedError, zipfile.BadZipFile) as error:
                 raise DataError(f"{self.root} cannot be read as a zip archive: {error}.") from error
             self._owner = os.getpid()
         return self._open
+
+
+def _walked(root: Path) -> Iterator[str]:
+    """All files below a folder; DataError for a folder inside that cannot be read."""
+    for folder, below, files in os.walk(root, followlinks=True, onerror=_refuse):
+        here = Path(folder).relative_to(root)
+        prefix = f"{here.as_posix()}/" if here.parts else ""
+        yield from (prefix + file for file in files)
+        is_deep = len(here.parts) >= _DEPTH
+        below[:] = [] if is_deep else [name for name in below if _is_ours(Path(folder, name))]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Not hidden, and no link back to a folder on the way to it: those have no end."""
+    if folder.name.startswith(_NOT_OURS) or folder.name == _OF_THE_DISK:
+        return False
+    return not (folder.is_symlink() and any(folder.samefile(above) for above in folder.parents))
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(
+        f"{error.filename} cannot be read, and what is in it would be missing: {error.strerror}."
+    ) from error

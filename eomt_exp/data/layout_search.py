@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from eomt_exp.contracts import DataError
@@ -27,64 +27,104 @@ class Home(NamedTuple):
 def find_layout(layouts: Mapping[str, Layout], home: Home, options: Mapping[str, str]) -> Found:
     """The first layout that fits the folder or archive, else one that fits archives inside it.
 
-    DataError says which layouts there are and what was found instead.
+    DataError says which layouts there are and what was found instead. Archives that cannot be read
+    may be other people's: they are named only then.
     """
     root = existing_folder(home.root, f"benchmark={home.key}", key=home.key, zips=True)
-    folders = [filled(folder, options).lower() for folder in home.folders]
-    for images_in, labels_in in _rounds(root, home.images_root):
+    folders = [filled(folder, options) for folder in home.folders]
+    lower = [folder.lower() for folder in folders]
+    here, faults = [Place(FileTree(root))], []
+    for images_in, labels_in in _rounds(here, home, faults):
         for layout in layouts.values():
-            found = layout.find(images_in, labels_in, folders, options)
-            if found is not None:
+            found = layout.find(images_in, labels_in, lower, options)
+            if found is not None and found.pairs:
                 return found
-    raise DataError(_not_found(layouts, home, root, options))
+            if found is not None:
+                faults.append(found.lack)
+    raise DataError(_not_found(layouts, home._replace(folders=folders), here, options, faults))
 
 
 def _not_found(
-    layouts: Mapping[str, Layout], home: Home, root: Path, options: Mapping[str, str]
+    layouts: Mapping[str, Layout],
+    home: Home,
+    places: Sequence[Place],
+    options: Mapping[str, str],
+    faults: Sequence[str],
 ) -> str:
     known = "; ".join(f"{name}: {layout.describe(options)}" for name, layout in layouts.items())
-    named = [folder for folder in home.folders if folder]
+    root, named = places[0].tree.root, [folder for folder in home.folders if folder]
     below = f"a folder or zip in {root} called {' or '.join(named)}" if named else ""
     where = " or ".join(filter(None, [f"{root} itself" if "" in home.folders else "", below]))
     chosen = ", ".join(f"{key}={value}" for key, value in options.items())
     what = f"{home.option} ({chosen})" if chosen else home.option
-    elsewhere = f" (images also in {home.images_root})" if home.images_root else ""
-    return (
-        f"{what} is not found. Looked for, in {where}{elsewhere}: {known}. "
-        f"Found: {_content(root)}. Type paths.{home.key}=/path/to/{home.key}."
-    )
+    elsewhere = f" (images also in {home.images_root})" if _is_given(home.images_root) else ""
+    sentences = [
+        f"{what} is not found.",
+        *dict.fromkeys(faults),
+        f"Looked for, in {where}{elsewhere}: {known}.",
+        f"Found: {_content(places)}. Type paths.{home.key}=/path/to/{home.key}.",
+    ]
+    return " ".join(sentences)
 
 
-def _content(root: Path) -> str:
+def _content(places: Sequence[Place]) -> str:
     """What images are there, by folder."""
     folders: dict[str, list[str]] = {}
-    for place in _places(root):
+    for place in places:
         for file in place.files:
-            folders.setdefault(str(PurePosixPath(place.tree.place(file)).parent), []).append(file)
+            folder, _, name = file.rpartition("/")
+            where = place.tree.place(folder) if folder else str(place.tree.root)
+            folders.setdefault(where, []).append(name)
     if not folders:
         return "no images"
     listed = [
-        f"{folder} ({len(files)} such as {PurePosixPath(files[0]).name})"
-        for folder, files in list(folders.items())[:_LISTED]
+        f"{folder} ({len(names)} such as {names[0]})"
+        for folder, names in list(folders.items())[:_LISTED]
     ]
     more = f" and {len(folders) - _LISTED} more folders" if len(folders) > _LISTED else ""
     return f"images in {', '.join(listed)}{more}"
 
 
 def _rounds(
-    root: Path, images_root: str | Path | None
+    here: list[Place], home: Home, faults: list[str]
 ) -> Iterator[tuple[list[Place], list[Place]]]:
-    """Places for images and for label maps, nearest first: what is not needed is not opened."""
-    here = [Place(FileTree(root))]
+    """Places for images and for label maps, nearest first: what is not needed is not opened.
+
+    Adds to `here` and to `faults` what it finds on the way.
+    """
     yield here, here
-    here = _places(root)
+    here += _archives(here[0].tree.root, faults)
     yield here, here
-    if images_root is not None:
-        yield [*here, *_places(Path(images_root).expanduser())], here
+    if _is_given(home.images_root):
+        second = _second_root(home)
+        yield [*here, Place(FileTree(second)), *_archives(second, faults)], here
 
 
-def _places(root: Path) -> list[Place]:
-    """The place itself and, where it is a folder, the archives in it."""
+def _archives(root: Path, faults: list[str]) -> list[Place]:
+    """Those in a folder that can be read; what is wrong with the others becomes a fault."""
     inside = sorted(root.iterdir()) if root.is_dir() else []
-    archives = [p for p in inside if p.suffix.lower() == ".zip" and not p.name.startswith(".")]
-    return [Place(FileTree(root)), *(Place(FileTree(p), p.stem) for p in archives)]
+    places = []
+    for path in inside:
+        if path.suffix.lower() == ".zip" and path.is_file() and not path.name.startswith("."):
+            place = Place(FileTree(path), path.stem)
+            try:
+                _ = place.files
+            except DataError as error:
+                faults.append(str(error))
+            else:
+                places.append(place)
+    return places
+
+
+def _is_given(root: str | Path | None) -> bool:
+    return root is not None and bool(str(root).strip())
+
+
+def _second_root(home: Home) -> Path:
+    root = Path(str(home.images_root)).expanduser()
+    if root.is_dir() or (root.is_file() and root.suffix.lower() == ".zip"):
+        return root
+    raise DataError(
+        f"{home.option}.images_root is {root}, which is neither a folder nor a zip archive. Type "
+        f"{home.option}.images_root=/path/to/images, or mend the paths.… that it is taken from."
+    )

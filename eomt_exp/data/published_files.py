@@ -9,6 +9,7 @@ from typing import NamedTuple
 from eomt_exp.contracts import DataError
 from eomt_exp.data.file_tree import FileTree
 from eomt_exp.data.image_files import existing_folder
+from eomt_exp.data.paired_files import Pair, lone_labels
 
 _LISTED = 8  # names of what was found instead; more would bury the message
 
@@ -30,6 +31,22 @@ class Part(NamedTuple):
     def below(self, file: str) -> str:
         """The reverse: a name in the tree as one below the folder."""
         return file.removeprefix(f"{self.folder}/") if self.folder else file
+
+
+def pairs_of(images: Part, ending: str, labels: Part | None, label_ending: str) -> list[Pair]:
+    """`X<ending>` with `X<label_ending>` for every X that has either; the name is its last part."""
+    scenes = [images.below(file).removesuffix(ending) for file in images.files(ending)]
+    if labels is not None:
+        truths = [labels.below(f).removesuffix(label_ending) for f in labels.files(label_ending)]
+        scenes += lone_labels(truths, set(scenes))
+    return [
+        Pair(
+            images.inside(f"{scene}{ending}"),
+            None if labels is None else labels.inside(f"{scene}{label_ending}"),
+            scene.rpartition("/")[2],
+        )
+        for scene in scenes
+    ]
 
 
 def find_part(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from eomt_exp.engine.atomic import replacing
 from eomt_exp.engine.leaderboard import Example, Histogram, ImageRow, Result, SizeRow, TnrRow
 from eomt_exp.evaluator.image_counts import ImageCounts
 from eomt_exp.evaluator.ranking import PixelCurves
+
+FORMAT = 1  # raise it when the files or the meaning of a number change
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def save_cell(path: Path, cell: Cell) -> None:
     examples = []
     for i, example in enumerate(cell.examples):
         arrays |= {f"example{i}/{k}": getattr(example, k) for k in ("image", "anomaly", "score")}
-        examples.append([example.kind, example.name, example.ap])
+        examples.append([example.kind, example.name, example.ap, example.scorer])
     text = json.dumps(
         {
             "depends_on": cell.depends_on,
@@ -66,7 +67,7 @@ def load_cell(path: Path, depends_on: dict[str, Any]) -> Cell | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             return _read(dict(file), depends_on)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # flipped bytes surface as zlib's, zipfile's or tokenize's errors
         _log.warning("%s cannot be read (%s); it is measured again.", path, error)
         return None
 

@@ -94,6 +94,7 @@ def measure_known_classes(
     num_classes: int,
     categories: Sequence[str] | None = None,
     bits: int | None = None,
+    half: bool = False,
     advance: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, float], dict[str, PixelCounts]]:
     """mIoU and its like of the argmax over the known classes.
@@ -110,7 +111,7 @@ def measure_known_classes(
         matrix.update(found.known, labels)
         normal = np.where(labels == VOID, VOID, 0).astype(np.uint8)
         for name, part in counts.items():
-            part.update(found.scores[name], normal)
+            part.update(_rounded(found.scores[name], half), normal)
         advance()
     matrix, *shards = gather_object([matrix])
     for other in shards:
@@ -145,10 +146,15 @@ class _First:
             for position, item, found in _detected(self.detector, items, keep=keep):
                 maps = {n: _rounded(m, self.settings.half) for n, m in found.scores.items()}
                 list(pool.map(lambda name: self._count(name, maps[name], item), maps))  # noqa: B023
-                self.store.put(position, {**maps, "/anomaly": item.anomaly})
+                self.store.put(position, {**self._wanted(maps), "/anomaly": item.anomaly})
                 self.names[position] = item.name
                 advance()
         return self
+
+    def _wanted(self, maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What the second pass will look at."""
+        main = self.detector.score
+        return maps if self.settings.components is not None else {main: maps[main]}
 
     def _count(self, scorer: str, scores: np.ndarray, item: LabelledImage) -> None:
         self.counts[scorer].update(scores, item.anomaly)
@@ -191,15 +197,16 @@ class _Second:
         positions = {name: position for position, name in self.names.items()}
         mine = [entry for entry in chosen if entry[1] in positions]
         order = [positions[name] for _, name, _ in mine]
+        main = self.detector.score
         pairs = zip(self.read(order), self._maps(order), strict=True)
         return [
-            Example(kind, name, ap, *_small(item, maps[self.detector.score]))
+            Example(kind, name, ap, main, *_small(item, maps[main]))
             for (kind, name, ap), (item, maps) in zip(mine, pairs, strict=True)
         ]
 
     def _maps(self, positions: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
         lost = [position for position in positions if not self.store.has(position)]
-        again = _detected(self.detector, self.read(lost))
+        again = _detected(self.detector, self.read(lost)) if lost else iter(())
         for position in positions:
             if self.store.has(position):
                 yield self.store.get(position)

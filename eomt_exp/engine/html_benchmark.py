@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -33,10 +33,17 @@ def benchmark_body(board: Leaderboard, benchmark: str) -> Html:
             part("Comparisons", comparisons(board, benchmark)),
             part("Over seeds", over_seeds(board, benchmark)),
             part("Size of the anomaly", sizes(results, methods)),
-            part("Image by image", images(results, methods)),
+            part("Image by image", images(results, methods, _fpr95_of_images(board))),
             part("Best and worst images", *_examples(board, benchmark)),
         ]
     )
+
+
+def _fpr95_of_images(board: Leaderboard) -> str:
+    """The key of what images have: FPR95 at the first threshold, whatever the benchmark's is."""
+    protocol = board.manifest.get("protocol")
+    chosen = protocol.get("fpr95") if isinstance(protocol, Mapping) else None
+    return "fpr95_first" if chosen == "interpolated" else "fpr95"
 
 
 def _size(results: Sequence[Result]) -> str:
@@ -155,5 +162,5 @@ def _examples(board: Leaderboard, benchmark: str) -> list[Html | None]:
     for (model, name), examples in board.examples.items():
         figures = example_figures(examples) if name == benchmark else None
         if figures is not None:
-            blocks += [tag("h4", model), figures]
+            blocks += [tag("h4", f"{model} {examples[0].scorer}"), figures]
     return blocks

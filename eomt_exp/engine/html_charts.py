@@ -198,7 +198,8 @@ def bar_chart(
                 "y": _y(value),
                 "height": f"{float(_y(0)) - float(_y(value)):.1f}",
             }
-            parts.append(tag("rect", tag("title", method), class_=f"bar c{style % 8}", **box))
+            look = {"class_": f"bar c{style % NUM_COLOURS}", "data_s": style}
+            parts.append(tag("rect", tag("title", method), **look, **box))
         middle = start + 0.4 * room
         parts.append(tag("text", name, x=f"{middle:.1f}", y=HEIGHT - 24, class_="middle"))
     axis = tag("text", label, x=_x(0.5), y=HEIGHT - 4, class_="middle axis")

@@ -23,7 +23,13 @@ class Section(NamedTuple):
     body: Html
 
 
-def page(title: str, lead: str, stamps: Sequence[str], sections: Sequence[Section]) -> str:
+def page(
+    title: str,
+    lead: str,
+    notes: Sequence[str],
+    stamps: Sequence[str],
+    sections: Sequence[Section],
+) -> str:
     """A whole document; what makes its numbers untrustworthy stands before all of them."""
     head = tag(
         "head",
@@ -35,7 +41,13 @@ def page(title: str, lead: str, stamps: Sequence[str], sections: Sequence[Sectio
     )
     main = tag(
         "main",
-        tag("header", tag("h1", title), tag("p", lead, class_="lead"), _stamps(stamps)),
+        tag(
+            "header",
+            tag("h1", title),
+            tag("p", lead, class_="lead"),
+            *(tag("p", note, class_="note") for note in notes),
+            _stamps(stamps),
+        ),
         *(tag("section", tag("h2", s.title), s.body, id=s.anchor) for s in sections),
     )
     layout = tag("div", tag("div", _contents(sections), class_="side"), main, class_="layout")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eomt_exp.engine.atomic import write_text
@@ -13,11 +13,9 @@ from eomt_exp.engine.html_page import Section, page, part
 from eomt_exp.engine.html_tables import Cell, heading, nested, number, table
 from eomt_exp.engine.html_tags import Html, joined, tag
 from eomt_exp.engine.leaderboard import Leaderboard, Result
-from eomt_exp.engine.metric_names import KNOWN, best, metric, ordered
+from eomt_exp.engine.metric_names import KNOWN, SEMANTIC, best, each_iou, metric, ordered
 
 HEADLINE = ("ap", "fpr95")
-SEMANTIC = ("miou", "macc", "aacc")
-IOU = "iou_"  # of a class
 
 
 def write_report(board: Leaderboard, path: str | Path) -> Path:
@@ -35,14 +33,16 @@ def write_report(board: Leaderboard, path: str | Path) -> Path:
         Section("how-to-read", "How to read", _definitions(board)),
     ]
     there = [section for section in sections if section.body not in ("", "<dl></dl>")]
-    write_text(path, page(board.title, _lead(board), board.stamps, there))
+    write_text(path, page(board.title, _lead(board), board.notes, board.stamps, there))
     return Path(path)
 
 
 def _lead(board: Leaderboard) -> str:
     scorers = len({result.scorer for result in board.results})
     counts = {"model": len(board.models), "scorer": scorers, "benchmark": len(board.benchmarks)}
-    return ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
+    said = ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
+    protocol = [f"Protocol: {board.protocol}."] if board.protocol else []
+    return " ".join([f"{said}.", *protocol])
 
 
 def _headline(board: Leaderboard) -> Html:
@@ -93,20 +93,21 @@ def _known_classes(board: Leaderboard) -> Html:
         for model, values in found.items()
     ]
     means = table(["model", *(heading(key) for key in keys)], rows, sortable=True)
-    return joined([means, part("IoU of each class", _class_ious(found))])
+    ious = [
+        part(f"IoU of each {kind}", _ious([kind, *found], rows))
+        for kind, rows in each_iou(found).items()
+    ]
+    return joined([means, *ious])
 
 
-def _class_ious(found: Mapping[str, Mapping[str, float]]) -> Html | None:
-    """Classes down, models across."""
-    classes = dict.fromkeys(key for values in found.values() for key in values if key[:4] == IOU)
+def _ious(headings: Sequence[str], ious: Mapping[str, Sequence[float | None]]) -> Html:
+    """Classes or categories down, models across."""
     rows = []
-    for key in classes:
-        values = [of.get(key) for of in found.values()]
-        # "iou_" is no metric of its own, but it is better the higher it is, as mIoU is.
+    for name, values in ious.items():
+        # The IoU of one is no metric of its own, but it is better the higher it is, as mIoU is.
         winner = best("miou", values)
-        name = key.removeprefix(IOU).replace("_", " ")
         rows.append([name, *(number("miou", value, winner=winner) for value in values)])
-    return table(["class", *found], rows, sortable=True) if rows else None
+    return table(headings, rows, sortable=True)
 
 
 def _published(board: Leaderboard) -> Html:

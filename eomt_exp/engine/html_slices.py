@@ -13,8 +13,6 @@ from eomt_exp.engine.html_tags import Html, joined, tag
 from eomt_exp.engine.leaderboard import ImageRow, Result, SizeRow, TnrRow
 from eomt_exp.engine.metric_names import shown
 
-IMAGE_METRICS = ("ap", "fpr95", "auroc")
-
 
 def sizes(results: Sequence[Result], methods: Methods) -> Html | None:
     """How many of the true components were found, by their size in pixels."""
@@ -97,13 +95,16 @@ def _short(pixels: int) -> str:
     return f"{pixels // 1000}k" if pixels >= 1000 and pixels % 1000 == 0 else str(pixels)
 
 
-def images(results: Sequence[Result], methods: Methods) -> Html | None:
-    """AP of every method side by side, and each method's own table; all closed."""
+def images(results: Sequence[Result], methods: Methods, fpr95: str = "fpr95") -> Html | None:
+    """AP of every method side by side, and each method's own table; all closed.
+
+    `fpr95`: the metric by whose name that of an image goes.
+    """
     listed = [result for result in results if result.images]
     if not listed:
         return None
     own = [
-        details(f"{methods.of(result)}: {len(result.images)} images", _image_table(result))
+        details(f"{methods.of(result)}: {len(result.images)} images", _image_table(result, fpr95))
         for result in listed
     ]
     if len(listed) == 1:
@@ -127,12 +128,13 @@ def _ap_table(results: Sequence[Result], methods: Methods) -> Html:
     return table(headings, rows, sortable=True)
 
 
-def _image_table(result: Result) -> Html:
+def _image_table(result: Result, fpr95: str) -> Html:
+    keys = ("ap", fpr95, "auroc")
     rows = [
-        [row.name, _share(row), *(number(key, getattr(row, key)) for key in IMAGE_METRICS)]
+        [row.name, _share(row), *map(number, keys, (row.ap, row.fpr95, row.auroc))]
         for row in result.images
     ]
-    return table(["image", "anomaly", *(heading(k) for k in IMAGE_METRICS)], rows, sortable=True)
+    return table(["image", "anomaly", *map(heading, keys)], rows, sortable=True)
 
 
 def _share(row: ImageRow) -> Cell:

@@ -33,7 +33,7 @@ def number(
     if is_best(key, value, winner):
         text = tag("strong", text)
     if interval is not None:
-        text = joined([text, tag("small", shown_interval(*interval))])
+        text = joined([text, tag("small", shown_interval(key, *interval))])
     return Cell(text, value, "number")
 
 

@@ -35,7 +35,8 @@ def as_latex(board: Leaderboard) -> str:
     r"""A table environment for a document with \usepackage{booktabs}; it needs nothing else.
 
     Methods down, benchmarks across, in percent with one decimal; intervals are in the CSV.
-    Stamps stand under the table, marked in the caption, so that they are printed with it.
+    Stamps stand under the table, marked in the caption, so that they are printed with it; notes
+    follow them.
     """
     columns = [(name, key) for name in board.benchmarks for key in _keys(board, name)]
     cells = {(r.model, r.scorer, r.benchmark): r for r in board.results}
@@ -53,7 +54,7 @@ def as_latex(board: Leaderboard) -> str:
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escaped(board.title)}{mark}}}",
+        rf"\caption{{{escaped(_caption(board))}{mark}}}",
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
         r"\toprule",
         *_heads(board, columns),
@@ -61,10 +62,19 @@ def as_latex(board: Leaderboard) -> str:
         *(rf"{row} \\" for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
-        *(rf"\par\smallskip{{\footnotesize {mark} {escaped(stamp)}}}" for stamp in board.stamps),
+        *(_below(f"{mark} {escaped(stamp)}") for stamp in board.stamps),
+        *(_below(escaped(note)) for note in board.notes),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _below(text: str) -> str:
+    return rf"\par\smallskip{{\footnotesize {text}}}"
+
+
+def _caption(board: Leaderboard) -> str:
+    return f"{board.title} (protocol: {board.protocol})" if board.protocol else board.title
 
 
 def escaped(text: str) -> str:

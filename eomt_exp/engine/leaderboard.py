@@ -56,6 +56,7 @@ class Example(NamedTuple):
     kind: str  # "best" or "worst" of its benchmark by AP, under the main scorer
     name: str
     ap: float
+    scorer: str
     image: np.ndarray  # (h, w, 3) uint8 RGB
     anomaly: np.ndarray  # (h, w) uint8: 0 normal, 1 anomaly, VOID
     score: np.ndarray  # (h, w) float32
@@ -130,6 +131,13 @@ class Leaderboard:
     anchors: list[Anchor] = field(default_factory=list)
     manifest: dict[str, object] = field(default_factory=dict)  # protocol, weights, data; nested
     stamps: list[str] = field(default_factory=list)  # what makes numbers untrustworthy, in red
+    notes: list[str] = field(default_factory=list)  # what a reader should know, without alarm
+
+    @property
+    def protocol(self) -> str:
+        """Its name; "" where the manifest does not say."""
+        found = self.manifest.get("protocol")
+        return str(found.get("name", "")) if isinstance(found, dict) else ""
 
     @property
     def benchmarks(self) -> list[str]:

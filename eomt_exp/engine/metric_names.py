@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 UNDEFINED = "undefined"
@@ -86,7 +86,12 @@ KNOWN = {
     "miou": Metric("mIoU", 1, "Mean IoU over the known classes, from pixels of all images."),
     "macc": Metric("mAcc", 1, "Mean recall over the known classes."),
     "aacc": Metric("aAcc", 1, "Share of the pixels whose known class is right."),
+    "category_miou": Metric(
+        "category mIoU", 1, "Mean IoU over categories: a class may be taken for one of its own."
+    ),
 }
+SEMANTIC = ("miou", "macc", "aacc", "category_miou")  # without those of single classes
+IOUS = {"iou_": "class", "category_iou_": "category"}  # how keys begin -> what of
 MAIN = ("ap", "fpr95", "auroc", "f1_star", "siou", "ppv", "component_f1")
 
 
@@ -95,6 +100,20 @@ def metric(key: str) -> Metric:
     if key in KNOWN:
         return KNOWN[key]
     return Metric(key.replace("_", " "))
+
+
+def each_iou(
+    known_classes: Mapping[str, Mapping[str, float]],
+) -> dict[str, dict[str, list[float | None]]]:
+    """ "class" and "category", where measured -> name -> the IoU of every model, in their order."""
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for start, kind in IOUS.items():
+        for key in dict.fromkeys(key for values in known_classes.values() for key in values):
+            if key.startswith(start):
+                name = key.removeprefix(start).replace("_", " ")
+                ious = [values.get(key) for values in known_classes.values()]
+                found.setdefault(kind, {})[name] = ious
+    return found
 
 
 def ordered(keys: Iterable[str]) -> list[str]:
@@ -118,11 +137,14 @@ def shown(key: str, value: float | None) -> str:
     return f"{value:.4f}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
-def shown_interval(low: float, high: float) -> str:
-    """ "[0.45, 0.60]", or "[undefined]" where either end is."""
+def shown_interval(key: str, low: float, high: float) -> str:
+    """ "[0.451, 0.604]", or "[undefined]" where either end is.
+
+    Ends have the digits of the value itself: with fewer, a narrow interval would leave it out.
+    """
     if math.isnan(low) or math.isnan(high):
         return f"[{UNDEFINED}]"
-    return f"[{low:.2f}, {high:.2f}]"
+    return f"[{shown(key, low)}, {shown(key, high)}]"
 
 
 def best(key: str, values: Iterable[float | None]) -> float | None:

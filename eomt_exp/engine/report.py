@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from eomt_exp.engine.atomic import write_text
 from eomt_exp.engine.leaderboard import Anchor
-from eomt_exp.engine.metric_names import UNDEFINED, best, metric, ordered, shown, shown_interval
+from eomt_exp.engine.metric_names import (
+    UNDEFINED,
+    best,
+    is_best,
+    metric,
+    ordered,
+    shown,
+    shown_interval,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +47,8 @@ def results_table(
     there = {key for row in cells.values() for key in row}
     names = [*ALWAYS, *(key for key in WHERE_MEASURED if key in there)]
     table = _empty_table(title, ["benchmark", "scorer"], names)
-    table.caption, table.caption_justify, table.caption_style = _semantic(metrics), "left", ""
+    caption = escape(_semantic(metrics) or "") or None
+    table.caption, table.caption_justify, table.caption_style = caption, "left", ""
     previous = None
     for (benchmark, scorer), row in cells.items():
         if previous not in (None, benchmark):
@@ -51,7 +60,7 @@ def results_table(
         ]
         interval = (intervals or {}).get(f"{benchmark}/{scorer}/ap")
         if interval is not None and not math.isnan(row.get("ap", math.nan)):
-            values[0] += f" {shown_interval(*interval)}"
+            values[0] += f" {escape(shown_interval('ap', *interval))}"
         table.add_row("" if benchmark == previous else escape(benchmark), escape(scorer), *values)
         previous = benchmark
     return table
@@ -96,11 +105,12 @@ def print_report(
     *,
     intervals: Mapping[str, tuple[float, float]] | None = None,
     stamps: Sequence[str] = (),
+    notes: Sequence[str] = (),
     anchors: Sequence[Anchor] = (),
 ) -> None:
     """Stamps in red, the tables, then each file that is there, a path a line and never broken.
 
-    `intervals` and `stamps` as in a Leaderboard, the former keyed like `metrics`.
+    `intervals`, `stamps` and `notes` as in a Leaderboard, the first keyed like `metrics`.
     """
     from rich.console import Console
 
@@ -110,6 +120,8 @@ def print_report(
             console.width = LOG_WIDTH
     for stamp in stamps:
         console.print(f"! {stamp}", style="bold red", markup=False, soft_wrap=True)
+    for note in notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     if any(key.count("/") == 2 for key in metrics):
         _print_table(console, metrics, intervals)
     elif line := _semantic(metrics):
@@ -200,7 +212,7 @@ def _cell(key: str, value: float | None, winner: float | None) -> str:
     if value is None:
         return "- "
     text = shown(key, value)
-    return f"[bold]{text}*[/bold]" if value == winner else f"{text} "
+    return f"[bold]{text}*[/bold]" if is_best(key, value, winner) else f"{text} "
 
 
 def _number(value: float | None) -> float:

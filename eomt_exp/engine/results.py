@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,15 @@ from eomt_exp.schema import Fpr95
 SIZES = (300, 1_000, 3_000, 10_000, 30_000, 100_000)  # pixels: ends of the slices by size
 COMPARED = "ap"
 SEED_METRICS = ("ap", "fpr95", "auroc", "siou", "ppv", "component_f1")
+
+
+class SeededRun(NamedTuple):
+    """Where a model stands among its like."""
+
+    experiment: str
+    group: str  # the same for runs that differ in their seed alone
+    seed: int
+    weights: str  # hash of them
 
 
 def results_of(
@@ -78,27 +88,28 @@ def compared(cells: Sequence[Cell], resamples: int, level: float = 0.95) -> list
 
 
 def gathered_over_seeds(
-    results: Sequence[Result], runs: Mapping[str, tuple[str, int]]
+    results: Sequence[Result], runs: Mapping[str, SeededRun]
 ) -> list[OverSeeds]:
-    """Mean and spread where one experiment is there with several seeds.
-
-    `runs`: model -> (experiment, seed).
-    """
-    groups: dict[tuple[str, str, str, str], dict[int, float]] = {}
+    """Mean and spread where one experiment is there with several seeds; `runs` by model."""
+    groups: dict[tuple[str, str, str, str], dict[str, tuple[int, float]]] = {}
+    names: dict[str, str] = {}
     for result in results:
-        if result.model not in runs:
+        run = runs.get(result.model)
+        if run is None:
             continue
-        experiment, seed = runs[result.model]
+        names[run.group] = run.experiment
         for metric in SEED_METRICS:
             value = result.metrics.get(metric, float("nan"))
             if value == value:
-                key = (experiment, result.scorer, result.benchmark, metric)
-                groups.setdefault(key, {})[seed] = value
-    return [
-        OverSeeds(*key, *over_seeds(list(values.values()))[:2], tuple(sorted(values)))
-        for key, values in groups.items()
-        if len(values) > 1
-    ]
+                key = (run.group, result.scorer, result.benchmark, metric)
+                groups.setdefault(key, {})[run.weights] = (run.seed, value)  # one model counts once
+    found = []
+    for (group, scorer, benchmark, metric), entries in groups.items():
+        seeds, values = zip(*sorted(entries.values()), strict=True)
+        if len(values) > 1:
+            mean, std, _ = over_seeds(values)
+            found.append(OverSeeds(names[group], scorer, benchmark, metric, mean, std, seeds))
+    return found
 
 
 def operating_thresholds(counts: Mapping[str, PixelCounts], fpr: float) -> dict[str, float]:
@@ -112,7 +123,8 @@ def _metrics(
 ) -> dict[str, float]:
     found = counts.results()
     if fpr95 is Fpr95.interpolated:
-        found |= {"fpr95": found["fpr95_interpolated"], "fpr95_first": found["fpr95"]}
+        chosen = found["fpr95_interpolated"]
+        found |= {"fpr95": chosen, "tnr_at_tpr95": 1 - chosen, "fpr95_first": found["fpr95"]}
     return found | (components.results() if components is not None else {})
 
 
@@ -127,7 +139,7 @@ def _in_use(counts: PixelCounts, threshold: float | None) -> dict[str, float]:
 def _intervals(images: ImageCounts, fpr95: Fpr95, resamples: int) -> dict[str, tuple[float, float]]:
     if not resamples:
         return {}
-    found = intervals(images, ("ap", "auroc", "fpr95"), resamples=resamples)
+    found = intervals(images, ("ap", "auroc", "fpr95", "f1_star"), resamples=resamples)
     if fpr95 is not Fpr95.first:
         del found["fpr95"]  # that of the other definition
     return {name: pair for name, pair in found.items() if pair[0] == pair[0]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +12,29 @@ from types import TracebackType
 import numpy as np
 
 PREFIX = ".scores-"
+
+
+def remove_left_over(parent: Path) -> None:
+    """Remove the folders of processes of this machine that were killed."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        owner = folder.name.removeprefix(PREFIX).rpartition("-")[0]
+        pid = owner.rpartition("-")[2]
+        if pid.isdecimal() and owner == _owner(int(pid)) and not _is_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owner(pid: int) -> str:
+    return f"{socket.gethostname()}-{pid}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 class ScoreStore:
@@ -24,7 +49,9 @@ class ScoreStore:
 
     def __enter__(self) -> ScoreStore:
         self._parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._parent))
+        self._folder = Path(
+            tempfile.mkdtemp(prefix=f"{PREFIX}{_owner(os.getpid())}-", dir=self._parent)
+        )
         return self
 
     def __exit__(
@@ -42,7 +69,13 @@ class ScoreStore:
             self._left = 0  # what comes later would fit by chance only
             return
         self._left -= size
-        np.savez(self._folder / f"{position}.npz", **maps)  # type: ignore[arg-type]
+        path = self._folder / f"{position}.npz"
+        try:
+            np.savez(path, **maps)  # type: ignore[arg-type]
+        except OSError:  # the disk is full: what is not kept is scored again
+            path.unlink(missing_ok=True)
+            self._left = 0
+            return
         self._kept.add(position)
 
     def has(self, position: int) -> bool:

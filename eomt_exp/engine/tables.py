@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from eomt_exp.engine.latex import as_latex
 from eomt_exp.engine.leaderboard import Leaderboard, Result
@@ -13,8 +13,10 @@ from eomt_exp.engine.metric_names import (
     KNOWN,
     MAIN,
     NOT_MEASURED,
+    SEMANTIC,
     UNDEFINED,
     best,
+    each_iou,
     is_best,
     metric,
     ordered,
@@ -25,49 +27,69 @@ from eomt_exp.engine.metric_names import (
 __all__ = ["as_csv", "as_latex", "as_markdown"]
 
 STAMP = "Not to be trusted"
+KNOWN_SET = "data.val"  # where known classes are measured
 
 
 def as_csv(board: Leaderboard) -> str:
     """One row a benchmark and method; numbers in full, so that they read back as they were.
 
+    Known classes are the rows of benchmark "data.val", one a model and without a scorer.
     `<metric>_low` and `<metric>_high` follow a metric that has intervals. An empty cell was not
     measured, `nan` is undefined. A stamped leaderboard says so in a last column, on every row.
     """
-    keys = ordered(key for result in board.results for key in result.metrics)
-    spread = {key for result in board.results for key in result.intervals}
-    columns = [name for key in keys for name in _columns(key, key in spread)]
+    measured = [_measured(result) for result in board.results]
+    rows = [*measured, *(_on_known_classes(*of) for of in board.known_classes.items())]
     stamps = {"stamps": "; ".join(board.stamps)} if board.stamps else {}
     text = io.StringIO()
-    fields = ["benchmark", "model", "scorer", *columns, *stamps]
+    fields = ["benchmark", "protocol", "model", "scorer", *_columns(board), *stamps]
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
-    for result in board.results:
-        named = {"benchmark": result.benchmark, "model": result.model, "scorer": result.scorer}
-        bounds = {
-            f"{key}_{end}": value
-            for key, interval in result.intervals.items()
-            if key in keys
-            for end, value in zip(("low", "high"), interval, strict=True)
-        }
-        writer.writerow({**named, **result.metrics, **bounds, **stamps})
+    for row in rows:
+        writer.writerow({**row, "protocol": board.protocol, **stamps})
     return text.getvalue()
 
 
-def _columns(key: str, has_interval: bool) -> list[str]:
-    return [key, f"{key}_low", f"{key}_high"] if has_interval else [key]
+def _measured(result: Result) -> dict[str, object]:
+    """A row of one method on one benchmark."""
+    bounds = {
+        f"{key}_{end}": value
+        for key, interval in result.intervals.items()
+        if key in result.metrics
+        for end, value in zip(("low", "high"), interval, strict=True)
+    }
+    named = {"benchmark": result.benchmark, "model": result.model, "scorer": result.scorer}
+    return {**named, **result.metrics, **bounds}
+
+
+def _on_known_classes(model: str, found: Mapping[str, float]) -> dict[str, object]:
+    """A row of one model; single classes are in metrics.json."""
+    named = {"benchmark": KNOWN_SET, "model": model, "scorer": ""}
+    return {**named, **{key: value for key, value in found.items() if key in SEMANTIC}}
+
+
+def _columns(board: Leaderboard) -> list[str]:
+    """Metrics, each before the ends of its intervals where it has any."""
+    known = (key for found in board.known_classes.values() for key in found if key in SEMANTIC)
+    keys = ordered([*(key for result in board.results for key in result.metrics), *known])
+    spread = {key for result in board.results for key in result.intervals}
+    columns = ([key, f"{key}_low", f"{key}_high"] if key in spread else [key] for key in keys)
+    return [name for group in columns for name in group]
 
 
 def as_markdown(board: Leaderboard) -> str:
     """Stamps, then a table a benchmark, then seeds, known classes and published numbers."""
     blocks = [f"# {_plain(board.title)}"]
     blocks += [f"> **{STAMP}:** {_plain(stamp)}" for stamp in board.stamps]
+    if board.protocol:
+        blocks.append(f"Protocol: {_plain(board.protocol)}.")
+    blocks += [f"Note: {_plain(note)}" for note in board.notes]
     for benchmark in board.benchmarks:
         results = [result for result in board.results if result.benchmark == benchmark]
         blocks += [f"## {_plain(benchmark)}", _results(results, len(board.models) > 1)]
     if board.over_seeds:
         blocks += ["## Over seeds", _over_seeds(board)]
     if board.known_classes:
-        blocks += ["## Known classes", _known_classes(board)]
+        blocks += ["## Known classes", _known_classes(board), *_ious(board)]
     if board.anchors:
         remark = "Other protocols, other images: see the last column before comparing."
         blocks += ["## Published", remark, _anchors(board)]
@@ -86,7 +108,7 @@ def _results(results: Sequence[Result], named: bool) -> str:
             text = NOT_MEASURED if key not in result.metrics else shown(key, value)
             text = f"**{text}**" if is_best(key, value, winners[key]) else text
             if key in result.intervals and text.strip("*") != UNDEFINED:
-                text += f" {shown_interval(*result.intervals[key])}"
+                text += f" {shown_interval(key, *result.intervals[key])}"
             cells.append(text)
         rows.append(cells)
     return _table(["method", *(_plain(metric(key).heading) for key in keys)], rows)
@@ -106,7 +128,7 @@ def _over_seeds(board: Leaderboard) -> str:
 
 
 def _known_classes(board: Leaderboard) -> str:
-    keys = [key for key in ("miou", "macc", "aacc") if any(key in v for v in _known(board))]
+    keys = [key for key in SEMANTIC if any(key in v for v in board.known_classes.values())]
     rows = [
         [_plain(model), *(shown(key, found.get(key, math.nan)) for key in keys)]
         for model, found in board.known_classes.items()
@@ -114,8 +136,19 @@ def _known_classes(board: Leaderboard) -> str:
     return _table(["model", *(metric(key).heading for key in keys)], rows)
 
 
-def _known(board: Leaderboard) -> Iterable[dict[str, float]]:
-    return board.known_classes.values()
+def _ious(board: Leaderboard) -> list[str]:
+    """Classes down, models across; then the same of categories."""
+    models = [_plain(model) for model in board.known_classes]
+    return [
+        _table(
+            [f"IoU of each {kind}", *models],
+            [
+                [_plain(name), *(NOT_MEASURED if v is None else shown("miou", v) for v in values)]
+                for name, values in rows.items()
+            ],
+        )
+        for kind, rows in each_iou(board.known_classes).items()
+    ]
 
 
 def _anchors(board: Leaderboard) -> str:

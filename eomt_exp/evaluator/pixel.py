@@ -10,6 +10,7 @@ tight core with a wide tail; `ap_bound` tells of it, and more bits mend it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +102,14 @@ class PixelCounts:
         fresh._held()[:] = state["bins"].cpu().numpy().reshape(-1, 2)
         fresh._low, fresh._high = low, high
         self.__dict__.update(fresh.__dict__)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # To another process go the pages in use, not the room for all of them.
+        return {"void": self.void, **self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(void=state.pop("void"))  # type: ignore[misc]
+        self.load_state_dict(state)
 
     def results(self) -> dict[str, float]:
         """The metrics; all but the counts are NaN without a positive or without a negative.

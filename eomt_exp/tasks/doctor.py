@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from eomt_exp.build import build
@@ -20,15 +21,6 @@ from eomt_exp.engine.progress import progress
 from eomt_exp.tasks.describe import leave_no_folder
 
 BROKEN, NOT_GIVEN = "broken", "not given, not checked"
-
-
-class _Opened(NamedTuple):
-    """A set, and what had to be left out to open it."""
-
-    images: ImageSet
-    left_out: list[str]
-    why: str
-    may_skip: bool
 
 
 def run(cfg: DictConfig) -> None:
@@ -53,14 +45,14 @@ def _verdicts(cfg: DictConfig) -> dict[str, str]:
     surveys: list[Survey] = []
     for key, role, node in _sets(cfg):
         try:
-            opened = _open(node, key)
+            images = build(_options(node, key), key)
         except DataError as error:
-            is_asked_for = role == "benchmark" or not _is_path_missing(node)
+            is_asked_for = _is_asked_for(node, role)
             verdicts[key] = BROKEN if is_asked_for else NOT_GIVEN
             if is_asked_for:
                 print_checkup(key, BROKEN, (), (), [_closed(error)])
             continue
-        seen = _looked_at(opened, key, role)
+        seen = _looked_at(images, key, role, node)
         found = findings(seen, surveys)
         verdicts[key] = verdict(found)
         print_checkup(key, verdicts[key], summary(seen), value_lines(seen), found)
@@ -76,41 +68,34 @@ def _sets(cfg: DictConfig) -> Iterator[tuple[str, Role, Any]]:
         yield f"benchmark.{name}", "benchmark", node
 
 
-def _open(node: Any, key: str) -> _Opened:
-    """The set with its broken files in it, so that each can be named.
-
-    Where label maps are missing it cannot be opened like that, and they are left out.
-    """
+def _options(node: Any, key: str) -> dict[str, Any]:
+    """Of a set with its broken files in it, so that each can be named."""
     plain: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
     if plain.get("_target_") is None:
         raise UsageError(f"{key} is no data set: it has no _target_.")
-    if "on_broken" not in plain:
-        return _Opened(build(plain, key), [], "", may_skip=False)
-    may_skip = plain["on_broken"] == "skip"
-    try:
-        return _Opened(build({**plain, "on_broken": "error"}, key), [], "", may_skip)
-    except DataError as error:
-        try:
-            rest = build({**plain, "on_broken": "skip"}, key)
-        except DataError:
-            raise error from None
-        return _Opened(rest, list(rest.skipped), str(error), may_skip)
+    return plain | ({"on_broken": "keep"} if "on_broken" in plain else {})
 
 
 def _closed(error: DataError) -> Finding:
     return Finding("closed", "error", 0, "It cannot be opened", str(error))
 
 
-def _looked_at(opened: _Opened, key: str, role: Role) -> Survey:
-    with progress(num_looks(opened.images), f"look at {key}") as bar:
-        seen = survey(opened.images, key, role, bar.advance)
-    return seen._replace(
-        left_out=opened.left_out, why_left_out=opened.why, may_skip=opened.may_skip
-    )
+def _looked_at(images: ImageSet, key: str, role: Role, node: Any) -> Survey:
+    with progress(num_looks(images), f"look at {key}") as bar:
+        seen = survey(images, key, role, bar.advance)
+    return seen._replace(may_skip=node.get("on_broken") == "skip")
+
+
+def _is_asked_for(node: Any, role: Role) -> bool:
+    """A set whose path is given, and a benchmark that was typed and did not come with the data."""
+    words = HydraConfig.get().overrides.task
+    is_typed = any(word.lstrip("+").startswith("benchmark=") for word in words)
+    return (role == "benchmark" and is_typed) or not _is_path_missing(node)
 
 
 def _is_path_missing(node: Any) -> bool:
-    """Whether a key of the set takes its value from paths.… and that is not set."""
+    """Whether its root is taken from paths.… and that is not set; others are second places."""
     raw: dict[str, Any] = OmegaConf.to_container(node, resolve=False)  # type: ignore[assignment]
-    keys = [k for k, v in raw.items() if isinstance(v, str) and v.startswith("${paths.")]
-    return any(not str(node[key] or "").strip() for key in keys)
+    root = raw.get("root")
+    is_path = isinstance(root, str) and root.startswith("${paths.")
+    return is_path and not str(node.root or "").strip()

@@ -19,10 +19,13 @@ from eomt_exp.engine.device import (
     is_first_process,
     make_accelerator,
 )
+from eomt_exp.engine.seen_images import SeenImages
+from eomt_exp.engine.weight_files import HUB
+from eomt_exp.tasks.candidate import Candidate, as_label
 from eomt_exp.tasks.exports import check_exports
 from eomt_exp.tasks.image_sets import ImageSets, build_image_sets, stamps
-from eomt_exp.tasks.measure import Candidate, Measurement
-from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish, show_again
+from eomt_exp.tasks.measure import Measurement
+from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish
 from eomt_exp.tasks.start import check_start, fill, seen_by, start_of
 from eomt_exp.tasks.train import train
 
@@ -40,10 +43,6 @@ def run(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig, run_dir: Path) -> None:
-    done = agreed(runs.read_metrics(run_dir))
-    if done is not None:
-        show_again(done, run_dir)
-        return
     settings: Any = OmegaConf.to_object(cfg.trainer)
     configs = _configs(cfg)
     OmegaConf.to_object(cfg.evaluator)  # ranges, before anything long
@@ -59,15 +58,10 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
     accelerator = make_accelerator(settings)
     try:
         measurement = Measurement(cfg, run_dir, accelerator)
-        device, precision = accelerator.device, measurement.precision
-        models = [
-            Candidate(label, one, source, known, _loader(one, source, device, precision), precision)
-            for label, one, source, known in zip(
-                _labels(sources), configs, sources, seen, strict=True
-            )
-        ]
+        models = _candidates(configs, sources, seen, measurement)
         for model in models:  # what does not fit says so before anything is written
-            _ = model.detector
+            if not agreed(measurement.is_complete(model, images)):
+                _ = model.detector
             if len(models) > 1:
                 model.let_go()
         runs.begin(configs[0] if len(configs) == 1 else cfg, run_dir)
@@ -81,8 +75,24 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
         forget_accelerator(accelerator)
 
 
+def _candidates(
+    configs: Sequence[DictConfig],
+    sources: Sequence[str | Path],
+    seen: Sequence[SeenImages],
+    measurement: Measurement,
+) -> list[Candidate]:
+    device, precision = measurement.accelerator.device, measurement.precision
+    models: list[Candidate] = []
+    for cfg, source, known in zip(configs, sources, seen, strict=True):
+        trained = runs.load_config(Path(source)) if runs.is_run(source) else None
+        label = as_label(_name(source, trained), [model.label for model in models])
+        load = _loader(cfg, source, device, precision)
+        models.append(Candidate(label, cfg, trained, source, known, load, precision))
+    return models
+
+
 def _measure(measurement: Measurement, models: Sequence[Candidate], images: ImageSets) -> Any:
-    """Cell after cell; a model whose cells are all there is not even loaded."""
+    """Cell after cell; a model is loaded where one is missing."""
     found = {}
     for model in models:
         known = measurement.known_classes(model, images)
@@ -121,18 +131,11 @@ def _source(cfg: DictConfig) -> str | Path:
     return source
 
 
-def _labels(sources: Sequence[str | Path]) -> list[str]:
-    """`<experiment>-<seed>` of runs, the file's name of weights from elsewhere; none twice."""
-    found: list[str] = []
-    for source in sources:
-        if runs.is_run(source):
-            trained = runs.load_config(Path(source))
-            label = f"{trained.name}-{trained.seed}"
-        else:
-            label = Path(str(source).partition("@")[0]).stem
-        count = sum(other.partition("~")[0] == label for other in found)
-        found.append(f"{label}~{count + 1}" if count else label)
-    return found
+def _name(source: str | Path, trained: DictConfig | None) -> str:
+    """`<experiment>-<seed>` of a run, the file's name of weights from elsewhere."""
+    if trained is not None:
+        return f"{trained.name}-{trained.seed}"
+    return Path(str(source).partition("@")[0] if str(source).startswith(HUB) else source).stem
 
 
 def _loader(

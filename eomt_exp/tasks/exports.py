@@ -29,6 +29,11 @@ OODIS_SMALLEST = 10  # pixels; its evaluation leaves out what is smaller
 def check_exports(cfg: DictConfig) -> None:
     """Complain before anything long about files that could not be written."""
     kinds, benchmarks = cfg.evaluator.exports, [str(name) for name in cfg.benchmark]
+    if kinds and (cfg.protocol.resize or cfg.protocol.skip_images_without_anomaly):
+        raise UsageError(
+            "evaluator.exports wants every image at its own size, and "
+            f"protocol={cfg.protocol.name} squeezes or leaves out some; type protocol=default."
+        )
     if "smiyc" in kinds:
         SmiycExport(cfg.paths.outputs, "probe", "probe")  # is h5py there?
     if "oodis" not in kinds:
@@ -38,7 +43,7 @@ def check_exports(cfg: DictConfig) -> None:
             f"evaluator.exports=[oodis] has no part for {', '.join(others)}; it takes "
             f"benchmark=[{','.join(OODIS_PARTS)}]."
         )
-    if not cfg.evaluator.known_classes:
+    if not cfg.evaluator.known_classes or cfg.data.val is None:
         raise UsageError(
             "evaluator.exports=[oodis] cuts instances at the threshold that data.val sets; leave "
             "evaluator.known_classes=true and give the path of its images."
@@ -61,6 +66,11 @@ def exports_of(
             name = SMIYC_NAMES.get(benchmark, benchmark)
             writers.append(_flat(SmiycExport(run_dir / FOLDER, method, name)))
         if "oodis" in kinds:
+            if scorer not in thresholds:
+                raise UsageError(
+                    f"evaluator.exports=[oodis] has no threshold for {scorer}: too many pixels of "
+                    "data.val score inf. Take another scorer."
+                )
             part, threshold = OODIS_PARTS[benchmark], thresholds[scorer]
             folder = run_dir / FOLDER
             writers.append(_flat(OodisExport(folder, method, part, threshold, OODIS_SMALLEST)))

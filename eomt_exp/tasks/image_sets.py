@@ -89,9 +89,13 @@ def contents_cached(images: SharedCache, name: str, num_workers: int) -> Content
 def stamps(cfg: DictConfig, seen: SeenImages, images: ImageSets) -> dict[str, str]:
     """What to say of each set with images the model has seen; UsageError unless that is forced."""
     found: dict[str, str] = {}
+    now = SeenImages()  # what this evaluation sets its thresholds by
+    if VALIDATION in images.contents:
+        now.add("validation", images.contents[VALIDATION].images)
     for name, contents in images.contents.items():
         besides = _VALIDATES if name == VALIDATION else ()
-        if overlaps := seen.overlap(contents, besides):
+        overlaps = seen.overlap(contents, besides) + now.overlap(contents, besides)
+        if overlaps := list({overlap.name: overlap for overlap in overlaps}.values()):
             found[name] = in_words(overlaps, name)
     if found and not cfg.evaluator.allow_seen_images:
         raise UsageError(
@@ -113,7 +117,7 @@ def record(training: Contents | None, images: ImageSets) -> SeenImages:
     return seen
 
 
-def component_sizes(images: ImageSet) -> tuple[int, int] | None:
+def component_sizes(images: ImageSet | None) -> tuple[int, int] | None:
     """The benchmark's smallest predicted and true component; None where it measures none."""
     sizes: Any = getattr(images, "component_sizes", None)
     return None if sizes is None else (int(sizes[0]), int(sizes[1]))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,64 +15,20 @@ from eomt_exp.contracts import ImageSet, LabelledImage
 from eomt_exp.data.loader import image_loader
 from eomt_exp.data.resized import Resized
 from eomt_exp.engine.atomic import write_text
-from eomt_exp.engine.cells import Cell, load_cell, save_cell
+from eomt_exp.engine.cells import FORMAT, Cell, load_cell, save_cell
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import agreed, resolve_precision
 from eomt_exp.engine.evaluation import Settings, measure_benchmark, measure_known_classes, shard
 from eomt_exp.engine.progress import progress
+from eomt_exp.engine.provenance import git_facts
 from eomt_exp.engine.results import operating_thresholds, results_of
-from eomt_exp.engine.score_store import PREFIX as SCRATCH
-from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.engine.weight_files import sha256
+from eomt_exp.engine.score_store import remove_left_over
 from eomt_exp.schema import EvaluatorConfig, ProtocolConfig, ScoreType
+from eomt_exp.tasks.candidate import Candidate, KnownClasses
 from eomt_exp.tasks.exports import exports_of
-from eomt_exp.tasks.image_sets import ImageSets, component_sizes
+from eomt_exp.tasks.image_sets import VALIDATION, ImageSets, component_sizes
 
 CELLS = "cells"
-
-
-@dataclass(eq=False)
-class Candidate:
-    """A model to be measured; it is loaded only where a number is missing."""
-
-    label: str  # "eim_oe-0", or the name of a weight file
-    cfg: DictConfig
-    source: str | Path  # run folder, file or hub id of its weights
-    seen: SeenImages
-    load: Callable[[], Detector]
-    precision: str
-
-    @cached_property
-    def detector(self) -> Detector:
-        """Loaded when it is first needed."""
-        return self.load()
-
-    def let_go(self) -> None:
-        """Give the memory of the model back."""
-        self.__dict__.pop("detector", None)
-
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """What its numbers depend on, for the manifest."""
-        return {
-            "experiment": self.cfg.name,
-            "seed": self.cfg.seed,
-            "weights": str(self.source),
-            "weights_sha256": sha256(runs.weights_of(self.source)),
-            "image_size": list(self.cfg.data.image_size),
-            "precision": self.precision,
-            "scorers": runs.plain(self.cfg)["scorer"],
-            "score": self.cfg.score,
-            "images_not_on_record": self.seen.unknown,
-        }
-
-
-@dataclass
-class KnownClasses:
-    """What data.val says of a model."""
-
-    metrics: dict[str, float]
-    thresholds: dict[str, float]  # by scorer, where evaluator.operating_fpr of its pixels lie above
 
 
 class Measurement:
@@ -89,16 +42,15 @@ class Measurement:
         self.precision = resolve_precision(self.protocol.precision, cpu)
         self.num_workers = cfg.trainer.num_workers
         if accelerator.is_main_process:
-            for left in run_dir.glob(f"{SCRATCH}*"):  # by a try that was killed
-                shutil.rmtree(left, ignore_errors=True)
+            remove_left_over(run_dir)
         accelerator.wait_for_everyone()
 
     def known_classes(self, model: Candidate, images: ImageSets) -> KnownClasses:
         """Measured, or read from the finished cell; empty without data.val."""
         if images.validation is None:
             return KnownClasses({}, {})
-        path = self._path(model, "data.val.json")
-        needs = self._needs(model, images, "data.val")
+        path = self._path(model, f"{VALIDATION}.json")
+        needs = self._needs(model, images, VALIDATION)
         saved = agreed(json.loads(path.read_text()) if path.is_file() else {})
         if saved.get("depends_on") == needs:
             return KnownClasses(saved["metrics"], saved["thresholds"])
@@ -111,6 +63,7 @@ class Measurement:
                 view.num_classes,
                 getattr(images.validation, "class_categories", None),
                 self.evaluator.bits,
+                self.protocol.scores is ScoreType.float16,
                 bar.advance,
             )
         thresholds = operating_thresholds(counts, self.evaluator.operating_fpr)
@@ -167,10 +120,26 @@ class Measurement:
             save_cell(path, cell)
         return cell
 
+    def is_complete(self, model: Candidate, images: ImageSets) -> bool:
+        """Whether all of a model's cells are there, so that it need not be loaded."""
+        path, thresholds = self._path(model, f"{VALIDATION}.json"), {}
+        if images.validation is not None:
+            saved = json.loads(path.read_text()) if path.is_file() else {}
+            if saved.get("depends_on") != self._needs(model, images, VALIDATION):
+                return False
+            thresholds = saved["thresholds"]
+        return all(
+            load_cell(
+                self._path(model, f"{name}.npz"),
+                self._needs(model, images, name) | {"thresholds": thresholds},
+            )
+            for name in images.benchmarks
+        )
+
     def _settings(self, images: ImageSet) -> Settings:
         return Settings(
             scratch=self.run_dir,
-            scratch_bytes=int(self.evaluator.scratch_gb * 1e9),
+            scratch_bytes=int(self.evaluator.scratch_gb * 1e9 / self.accelerator.num_processes),
             bits=self.evaluator.bits,
             half=self.protocol.scores is ScoreType.float16,
             skip_empty=self.protocol.skip_images_without_anomaly,
@@ -181,11 +150,15 @@ class Measurement:
     def _needs(self, model: Candidate, images: ImageSets, name: str) -> dict[str, Any]:
         """All that could change a cell, as JSON gives it back."""
         kept = ("bits", "resamples", "operating_fpr", "figures", "exports")
+        facts = {key: value for key, value in model.facts.items() if key != "weights"}
         needs = {
-            "model": model.facts,
+            "format": FORMAT,
+            "code": git_facts(),  # another commit may count otherwise
+            "model": facts,  # by the hash of its weights, wherever they lie
             "protocol": runs.plain(OmegaConf.structured(self.protocol)),
             "evaluator": {key: getattr(self.evaluator, key) for key in kept},
             "images": images.contents[name].sha256,
+            "component_sizes": component_sizes(images.benchmarks.get(name)),
         }
         return dict(json.loads(json.dumps(needs)))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from eomt_exp import runs
@@ -18,28 +18,19 @@ from eomt_exp.engine.html_report import write_report
 from eomt_exp.engine.journal import FILE_NAME as JOURNAL
 from eomt_exp.engine.journal import read_journal
 from eomt_exp.engine.leaderboard import Leaderboard
-from eomt_exp.engine.provenance import git_facts
+from eomt_exp.engine.mlflow_store import TrackingError
 from eomt_exp.engine.report import print_report, write_metrics
 from eomt_exp.engine.results import compared, gathered_over_seeds
 from eomt_exp.engine.tables import as_csv, as_latex, as_markdown
 from eomt_exp.engine.tracking import MLflowTracker, NullTracker, Tracker
+from eomt_exp.tasks.candidate import Candidate, KnownClasses
 from eomt_exp.tasks.image_sets import ImageSets
-from eomt_exp.tasks.measure import CELLS, Candidate, KnownClasses
+from eomt_exp.tasks.manifest import manifest_of, saved_manifest
+from eomt_exp.tasks.measure import CELLS
+
+_log = logging.getLogger(__name__)
 
 REPORT = "report.html"
-DEFINITIONS = {
-    "ap": "sum of (R_n - R_(n-1)) * P_n over the pooled pixels of all images",
-    "ap_trapezoid": "area under the same points by trapezoids",
-    "ap_bound": "the AP of the scores before binning is no further away than this",
-    "auroc": "ties count half",
-    "fpr95_first": "false positive rate at the first threshold with recall >= 0.95",
-    "fpr95_interpolated": "np.interp(0.95, tpr, fpr) on the ROC curve",
-    "f1_star": "highest F1 over thresholds, an oracle's choice",
-    "siou, ppv, component_f1": "SMIYC, 8-connected components of score > the threshold of f1_star",
-    "id_*": "at the threshold that evaluator.operating_fpr of the pixels of data.val reach",
-    "intervals": "95 %, percentile bootstrap over images",
-    "void": 255,
-}
 
 
 def open_tracker(cfg: DictConfig, run_dir: Path, is_main: bool) -> Tracker:
@@ -78,13 +69,19 @@ def leaderboard_of(
         },
         comparisons=[c for part in by_benchmark for c in compared(part, cfg.evaluator.resamples)],
         over_seeds=gathered_over_seeds(
-            results, {m.label: (str(m.cfg.name), int(m.cfg.seed)) for m in models}
+            results, {m.label: m.as_seeded() for m in models if m.trained is not None}
         ),
         anchors=anchors_for(
             list(images.benchmarks), {str(m.cfg.model._target_).rpartition(".")[2] for m in models}
         ),
-        manifest=_manifest(cfg, measured, stamps),
+        manifest=manifest_of(cfg, measured, stamps),
         stamps=[f"{model}: {text}" for model, found in stamps.items() for text in found.values()],
+        notes=[
+            f"{model.label}: what {', '.join(model.seen.unknown)} was trained on is not on record, "
+            "so nobody can say whether it has seen these images."
+            for model in models
+            if model.seen.unknown
+        ],
     )
 
 
@@ -109,11 +106,16 @@ def publish(
         tracker.log_artifact(path, "figures")
     for path in files:
         tracker.log_artifact(path)
+    if board.stamps:
+        tracker.set_tags({"stamps": "; ".join(board.stamps)})
     tracker.log_metrics(metrics, _last_step(run_dir))
     tracker.flush()
     if cfg.tracking.enabled and tracker.run_id and cfg.task._target_.endswith("evaluate.run"):
-        _log_methods(cfg, board, models, tracker.run_id, run_dir)
-    write_metrics(run_dir / runs.METRICS, metrics, _saved_manifest(board))
+        try:
+            _log_methods(cfg, board, models, tracker.run_id, run_dir)
+        except TrackingError as error:  # what was measured must not be lost over this
+            _log.warning("MLflow has no runs of the single methods: %s", error)
+    write_metrics(run_dir / runs.METRICS, metrics, saved_manifest(board))
     tracker.log_artifact(run_dir / runs.METRICS)
     print_report(
         metrics,
@@ -121,6 +123,7 @@ def publish(
         figures,
         intervals=board.flat_intervals(),
         stamps=board.stamps,
+        notes=[f"protocol {board.protocol}", *board.notes],
         anchors=board.anchors,
     )
     return metrics
@@ -135,6 +138,7 @@ def show_again(saved: Mapping[str, Any], run_dir: Path) -> None:
         sorted((run_dir / "figures").glob("*.png")),
         intervals={key: tuple(pair) for key, pair in manifest.get("intervals", {}).items()},
         stamps=manifest.get("stamps", []),
+        notes=manifest.get("notes", []),
     )
 
 
@@ -148,6 +152,8 @@ def _log_methods(
         with _mlflow(cfg, folder, f"{model} {scorer}", parent) as child:
             facts = sources[model].facts
             names = ("experiment", "seed", "weights", "weights_sha256", "precision")
+            if board.stamps:
+                child.set_tags({"stamps": "; ".join(board.stamps)})
             child.log_params({"scorer": scorer, **{name: facts[name] for name in names}})
             child.log_metrics(
                 {
@@ -195,45 +201,6 @@ def _draw(board: Leaderboard, models: Sequence[Candidate], folder: Path) -> list
         exact = {method: result.metrics for method, result in here.items()}
         drawn.append(curves_figure(curves, name, folder / f"{name}_curves.png", exact))
     return drawn
-
-
-def _manifest(
-    cfg: DictConfig,
-    measured: Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]],
-    stamps: Mapping[str, Mapping[str, str]],
-) -> dict[str, object]:
-    """What the numbers depend on."""
-    first = next(iter(measured.values()))[1]
-    return {
-        "experiment": cfg.name,
-        "seed": cfg.seed,
-        "content_key": runs.content_key(cfg),
-        "protocol": runs.plain(cfg)["protocol"],
-        "evaluator": runs.plain(cfg)["evaluator"],
-        "definitions": DEFINITIONS,
-        "models": {
-            m.label: {**m.facts, "thresholds": k.thresholds} for m, (k, _) in measured.items()
-        },
-        "benchmarks": {name: cell.facts for name, cell in first.items()},
-        "seen_images": {model: dict(found) for model, found in stamps.items() if found},
-        "code": {**git_facts(), "torch": torch.__version__},
-    }
-
-
-def _saved_manifest(board: Leaderboard) -> dict[str, object]:
-    intervals = {key: list(pair) for key, pair in board.flat_intervals().items()}
-    comparisons = [c._asdict() for c in board.comparisons]
-    seeds = [s._asdict() for s in board.over_seeds]
-    return {
-        "stamps": board.stamps,
-        **board.manifest,
-        "intervals": intervals,
-        "comparisons": comparisons,
-        "tnr_tables": {
-            f"{r.benchmark}/{r.method}": [row._asdict() for row in r.tnr] for r in board.results
-        },
-        "over_seeds": seeds,
-    }
 
 
 def _last_step(run_dir: Path) -> int:

@@ -15,7 +15,10 @@ from eomt_exp.engine.device import agreed, is_first_process
 from eomt_exp.engine.weight_files import WEIGHTS
 
 # What a semantic EoMT shares with whatever begins with it; the rest is its own experiment's.
-_SHARED = ("data", "recipe", "backbone", "model", "augmentation", "paths", "evaluator", "benchmark")
+_SHARED = (
+    *("data", "recipe", "backbone", "model", "augmentation", "paths"),
+    *("protocol", "evaluator", "benchmark"),
+)
 _SHARED_KEYS = (
     *("seed", "tracking.enabled", "tracking.uri", "tracking.artifacts"),
     *("trainer.device", "trainer.precision", "trainer.num_workers"),

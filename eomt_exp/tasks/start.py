@@ -13,7 +13,7 @@ from eomt_exp.cli import UsageError
 from eomt_exp.engine.device import is_first_process
 from eomt_exp.engine.loading import Report
 from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.engine.weight_files import weight_files
+from eomt_exp.engine.weight_files import HUB, weight_files
 from eomt_exp.tasks.semantic import find_or_train
 
 
@@ -35,8 +35,16 @@ def start_of(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) -> str 
 
 
 def seen_by(start: str | Path) -> SeenImages:
-    """What the model behind a run folder, file or hub id has seen, where that is on record."""
-    return SeenImages.load(Path(start)) if runs.is_run(start) else SeenImages(unknown=[str(start)])
+    """What the model behind a run folder, file or hub id has seen, where that is on record.
+
+    A file in a run folder, or in one of its checkpoints, is that run's.
+    """
+    if not str(start).startswith(HUB):
+        path = Path(start).resolve()
+        for folder in (path, *path.parents[:3]):
+            if runs.is_run(folder):
+                return SeenImages.load(folder)
+    return SeenImages(unknown=[str(start)])
 
 
 def fill(cfg: DictConfig, model: Any, start: str | Path) -> Report:

@@ -30,10 +30,12 @@ from eomt_exp.engine.device import (
 )
 from eomt_exp.engine.optim import annealing_steps
 from eomt_exp.engine.progress import progress
+from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import Contents, SeenImages, verify
 from eomt_exp.engine.trainer import Trainer
 from eomt_exp.engine.weight_files import WEIGHTS, save_weights
 from eomt_exp.schema import OptimConfig, TrainerConfig
+from eomt_exp.tasks.candidate import Candidate, as_label
 from eomt_exp.tasks.exports import check_exports
 from eomt_exp.tasks.image_sets import (
     ImageSets,
@@ -43,7 +45,7 @@ from eomt_exp.tasks.image_sets import (
     record,
     stamps,
 )
-from eomt_exp.tasks.measure import Candidate, Measurement, validate
+from eomt_exp.tasks.measure import Measurement, validate
 from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish, show_again
 from eomt_exp.tasks.start import check_start, fill, seen_by, start_of
 
@@ -119,6 +121,8 @@ def _parts(cfg: DictConfig, run_dir: Path) -> Parts:
     images = build_image_sets(cfg)
     pictures, contents = _training_images(cfg)
     seen = record(contents, images)
+    if (run_dir / SEEN).is_file():  # of an earlier try, which may have seen others
+        seen.include(SeenImages.load(run_dir))
     stamps(cfg, seen, images)
     training = TrainingSet(pictures, augmentation, exposure, cfg.data.num_classes, cfg.seed)
     training_loader(training, trainer.batch_size, 0, cfg.seed)  # enough images for a batch?
@@ -171,7 +175,8 @@ def _training_images(cfg: DictConfig) -> tuple[ImageSet, Contents | None]:
     else:
         contents = contents_read(images, cfg.data.name) if cfg.evaluator.verify else None
     _CACHED.clear()  # one set at a time: memory is for this job's images
-    _CACHED[key] = images, contents
+    if contents is not None:
+        _CACHED[key] = images, contents
     return images, contents
 
 
@@ -205,8 +210,8 @@ def _evaluate(cfg: DictConfig, run_dir: Path, parts: Parts, accelerator: Any, tr
         bare = in_full_precision(accelerator, parts.model)
         return runs.make_detector(cfg, bare, measurement.precision)
 
-    label = f"{cfg.name}-{cfg.seed}"
-    model = Candidate(label, cfg, run_dir, seen, load, measurement.precision)
+    label = as_label(f"{cfg.name}-{cfg.seed}")
+    model = Candidate(label, cfg, cfg, run_dir, seen, load, measurement.precision)
     known = measurement.known_classes(model, images)
     cells = {name: measurement.cell(model, images, name, known) for name in images.benchmarks}
     if accelerator.is_main_process:

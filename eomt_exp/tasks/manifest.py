@@ -1,0 +1,74 @@
+"""What numbers depend on, and what they mean: metrics.json keeps both beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from omegaconf import DictConfig
+
+from eomt_exp import runs
+from eomt_exp.engine.cells import Cell
+from eomt_exp.engine.leaderboard import Leaderboard
+from eomt_exp.engine.provenance import git_facts
+from eomt_exp.tasks.candidate import Candidate, KnownClasses
+
+DEFINITIONS = {
+    "ap": "sum of (R_n - R_(n-1)) * P_n over the pooled pixels of all images",
+    "ap_trapezoid": "area under the same points by trapezoids",
+    "ap_bound": "the AP of the scores before binning is no further away than this",
+    "auroc": "ties count half",
+    "fpr95_first": "false positive rate at the first threshold with recall >= 0.95",
+    "fpr95_interpolated": "np.interp(0.95, tpr, fpr) on the ROC curve",
+    "f1_star": "highest F1 over thresholds, an oracle's choice",
+    "siou, ppv, component_f1": "SMIYC, 8-connected components of score > the threshold of f1_star",
+    "id_*": "at the threshold that evaluator.operating_fpr of the pixels of data.val reach",
+    "intervals": "95 %, percentile bootstrap over images; sIoU, PPV and F1 of components have none",
+    "fpr95 of single images": "first threshold, whatever the protocol",
+    "seen images": "the same decoded pixels; a resized or newly compressed copy is not noticed",
+    "void": 255,
+}
+
+
+def manifest_of(
+    cfg: DictConfig,
+    measured: Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]],
+    stamps: Mapping[str, Mapping[str, str]],
+) -> dict[str, object]:
+    """What the numbers depend on."""
+    facts = {
+        model.label: {name: cell.facts for name, cell in cells.items()}
+        for model, (_, cells) in measured.items()
+    }
+    return {
+        "experiment": cfg.name,
+        "seed": cfg.seed,
+        "content_key": runs.content_key(cfg),
+        "protocol": runs.plain(cfg)["protocol"],
+        "evaluator": runs.plain(cfg)["evaluator"],
+        "definitions": DEFINITIONS,
+        "models": {
+            m.label: {**m.facts, "thresholds": k.thresholds} for m, (k, _) in measured.items()
+        },
+        "benchmarks": facts[next(iter(facts))] if len(facts) == 1 else facts,
+        "seen_images": {model: dict(found) for model, found in stamps.items() if found},
+        "code": {**git_facts(), "torch": torch.__version__},
+    }
+
+
+def saved_manifest(board: Leaderboard) -> dict[str, object]:
+    """The manifest with what belongs to the numbers and is no metric itself."""
+    intervals = {key: list(pair) for key, pair in board.flat_intervals().items()}
+    comparisons = [c._asdict() for c in board.comparisons]
+    seeds = [s._asdict() for s in board.over_seeds]
+    return {
+        "stamps": board.stamps,
+        "notes": board.notes,
+        **board.manifest,
+        "intervals": intervals,
+        "comparisons": comparisons,
+        "tnr_tables": {
+            f"{r.benchmark}/{r.method}": [row._asdict() for row in r.tnr] for r in board.results
+        },
+        "over_seeds": seeds,
+    }
