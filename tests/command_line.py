@@ -28,7 +28,7 @@ SMALL = (
     "trainer.num_workers=0",
     "evaluator.bits=17",
     "evaluator.resamples=20",
-    "evaluator.figures=1",
+    "evaluator.figures=0",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -229,6 +230,30 @@ def test_images_converted_beside_the_others_are_not_read_twice(
         of_course(course)
 
 
+def test_a_set_beside_the_course_is_read_where_its_own_path_says(
+    course: Path, tmp_path: Path
+) -> None:
+    own = make(tmp_path / "photographs", {"images/5.jpg": "labels_masks/5.png"}, TWO)
+    sets = benchmarks(
+        "benchmark=[validation_dataset,road_anomaly]",
+        f"paths.validation_dataset={course}",
+        f"paths.road_anomaly={own}",
+    )
+    assert [image.name for image in sets["road_anomaly"]] == ["5"]
+    assert sets["fishyscapes_static"].places(0)[0].startswith(str(course))
+
+
+def test_a_label_map_without_its_image_is_named_or_left_out(course: Path) -> None:
+    root = course / "fs_static"
+    (root / "images" / "2.jpg").unlink()
+    with pytest.raises(DataError, match=r"labels_masks/2\.png has no image: .*images/2 is missing"):
+        benchmark("fishyscapes_static", root)
+    word = "benchmark.fishyscapes_static.on_broken=skip"
+    images = benchmark("fishyscapes_static", root, word)
+    assert [image.name for image in images] == ["1", "10"]
+    assert images.skipped == ["2"]
+
+
 # --- as published --------------------------------------------------------------------------------
 
 TRACK = "images/{0}.{1}", "labels_masks/{0}_labels_semantic.png"
@@ -286,6 +311,10 @@ PUBLISHED: dict[str, tuple[str, str, dict[str, str], dict[int, int], tuple[str, 
     "MUAD": ("muad", "MUAD", {
         f"test_ood/leftImg8bit/00000{n}_leftImg8bit.png":
         f"test_ood/leftLabel/00000{n}_leftLabel.png" for n in (1, 2)}, MUAD, ()),
+    "MUAD, adverse": ("muad", "MUAD", {
+        f"test_ood_low_adv/leftImg8bit/00000{n}_leftImg8bit_{w}.png":
+        f"test_ood_low_adv/leftLabel/00000{n}_leftLabel_{w}.png"
+        for n, w in ((1, "rain"), (2, "fog"))}, MUAD, ("benchmark.muad.split=test_ood_low_adv",)),
     "miniMUAD": ("muad", "MUAD_small", {"ood/leftImg8bit/1.png": "ood/leftLabel/1.png"}, MUAD,
                  ("benchmark.muad.split=ood",)),
 }  # fmt: skip
@@ -367,6 +396,34 @@ def test_a_validation_image_without_its_published_truth_is_named(tmp_path: Path)
             benchmark("smiyc_anomaly21", root, f"benchmark.smiyc_anomaly21.split={split}")
 
 
+@pytest.mark.parametrize("split", ["validation", "test", "all"])
+def test_the_two_tracks_are_never_taken_for_each_other(tmp_path: Path, split: str) -> None:
+    obstacles = smiyc(tmp_path / "o", "webp", *SCENES)
+    anomalies = smiyc(tmp_path / "a", "jpg", "validation0000", "validation0009", "rocks0002")
+    for key, own, other in (
+        ("smiyc_anomaly21", anomalies, obstacles),
+        ("smiyc_obstacle21", obstacles, anomalies),
+    ):
+        word = f"benchmark.{key}.split={split}"
+        assert len(benchmark(key, own, word))
+        with pytest.raises(DataError, match=rf"{key} .*is not found.* images such as .*valid"):
+            benchmark(key, other, word)
+
+
+def test_a_split_without_images_is_said(tmp_path: Path) -> None:
+    root = smiyc(tmp_path, "jpg", "validation0000")
+    with pytest.raises(DataError, match=rf"{root} has this layout, but no image of the split"):
+        benchmark("smiyc_anomaly21", root, "benchmark.smiyc_anomaly21.split=test")
+
+
+def test_images_without_any_label_map_are_said(tmp_path: Path) -> None:
+    root = smiyc(tmp_path, "jpg", "rocks0002", "rocks0003")
+    with pytest.raises(
+        DataError, match=r"2 images such as .*rocks0002\.jpg are there, but of none"
+    ):
+        benchmark("smiyc_anomaly21", root)
+
+
 def test_the_course_has_no_test_images_and_no_other_labels(course: Path) -> None:
     word = "benchmark.smiyc_anomaly21.split=test"
     with pytest.raises(DataError, match=r"split=test\) is not found.*original: .*course: .*only"):
@@ -423,6 +480,84 @@ def test_fishyscapes_label_maps_find_their_images_in_lost_and_found(tmp_path: Pa
     assert len(benchmark("fishyscapes_laf", archive, *words)) == 1
 
 
+def fishyscapes_downloads(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """Lost and Found, the label maps beside it, and both in zips/."""
+    scene = "04_Maurener_Weg_8_000000_000030"
+    laf, labels = tmp_path / "data" / "lost_and_found", tmp_path / "fishyscapes_lostandfound"
+    files = {
+        f"leftImg8bit/train/04_Maurener_Weg_8/{scene}_leftImg8bit.png":
+        f"../../{labels.name}/0000_{scene}_labels.png"
+    }  # fmt: skip
+    make(laf, files, USUAL)
+    for folder in ("images", "labels", "both"):
+        (tmp_path / folder).mkdir()
+    zipped(laf / "leftImg8bit", tmp_path / "images" / "leftImg8bit.zip")
+    zipped(labels, tmp_path / "labels" / "fishyscapes_lostandfound.zip")
+    for name in ("images/leftImg8bit.zip", "labels/fishyscapes_lostandfound.zip"):
+        shutil.copy(tmp_path / name, tmp_path / "both")
+    return laf, files
+
+
+@pytest.mark.parametrize(
+    ("labels", "images"),
+    [
+        ("labels", "images"),
+        ("labels", "images/leftImg8bit.zip"),
+        ("labels", "data"),  # one above lost_and_found/
+        ("labels/fishyscapes_lostandfound.zip", "data/lost_and_found"),
+        ("both", None),
+        ("both", ""),  # as an empty variable gives it
+    ],
+)
+def test_fishyscapes_is_read_from_both_zips_as_downloaded(
+    tmp_path: Path, labels: str, images: str | None
+) -> None:
+    laf, files = fishyscapes_downloads(tmp_path)
+    path = "null" if images is None else f"{tmp_path / images}" if images else '""'
+    word = f"paths.lost_and_found={path}"
+    check_all(benchmark("fishyscapes_laf", tmp_path / labels, word), laf, files, USUAL)
+
+
+def test_an_empty_second_place_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    laf, _ = fishyscapes_downloads(tmp_path)
+    monkeypatch.chdir(laf)
+    with pytest.raises(DataError, match=r"fishyscapes_laf \(labels=labels\) is not found"):
+        benchmark("fishyscapes_laf", tmp_path / "labels", 'paths.lost_and_found=""')
+
+
+def test_a_second_place_that_is_none_is_named_by_its_key(tmp_path: Path) -> None:
+    fishyscapes_downloads(tmp_path)
+    with pytest.raises(DataError, match=r"fishyscapes_laf\.images_root is .*nowhere, which is ne"):
+        benchmark(
+            "fishyscapes_laf", tmp_path / "labels", f"paths.lost_and_found={tmp_path}/nowhere"
+        )
+
+
+def test_a_damaged_zip_of_something_else_is_no_hindrance(tmp_path: Path) -> None:
+    laf, files = fishyscapes_downloads(tmp_path)
+    (tmp_path / "both" / "a_film.zip").write_bytes(b"half of it")
+    check_all(benchmark("fishyscapes_laf", tmp_path / "both"), laf, files, USUAL)
+    (tmp_path / "both" / "leftImg8bit.zip").write_bytes(b"half of it")
+    with pytest.raises(DataError, match=r"not found.*leftImg8bit\.zip cannot be read as a zip"):
+        benchmark("fishyscapes_laf", tmp_path / "both")
+
+
+def test_a_place_is_searched_once_and_named_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "1.jpg", 0)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as out:
+        out.write(tmp_path / "1.jpg", "2.jpg")
+    walked: list[str] = []
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda *a, **k: walked.append(str(a[0])) or walk(*a, **k))
+    word = "benchmark.muad.split=ood"
+    found = rf"called MUAD .* or ood:.*in {tmp_path} \(1 such as 1\.jpg\), {tmp_path}/b\.zip \(1 "
+    with pytest.raises(DataError, match=found):
+        benchmark("muad", tmp_path, word)
+    assert walked == [str(tmp_path)]
+
+
 def test_two_label_maps_of_one_image_are_refused(tmp_path: Path) -> None:
     key, folder, files, values, _ = PUBLISHED["Fishyscapes Static of RbA"]
     root = make(tmp_path / folder, files, values)
@@ -442,6 +577,8 @@ def test_bdd_anomaly_is_the_images_that_show_one(tmp_path: Path) -> None:
         image.name for image in benchmark(key, root, f"benchmark.{key}.only_with_anomalies=false")
     ]
     assert names == [*(Path(file).stem for file in files), "b"]
+    everything = benchmark(key, root, f"benchmark.{key}.only_with_anomalies=false")
+    assert everything.expected_images is None
 
 
 def test_bdd_anomaly_is_read_from_its_two_zips(tmp_path: Path) -> None:

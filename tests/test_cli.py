@@ -32,7 +32,7 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_main_job_from_roads_to_numbers(outputs: Path, capfd) -> None:
-    outcome = run(capfd, "+experiment=eim_oe", *SMALL)
+    outcome = run(capfd, "+experiment=eim_oe", *SMALL, "evaluator.figures=1")
     assert outcome.code == 0, outcome.err
     assert "none for this model, data and seed; training it" in outcome.out
     folder = only_run(outputs, "eim_oe")
@@ -45,7 +45,8 @@ def test_the_main_job_from_roads_to_numbers(outputs: Path, capfd) -> None:
     for needle in ("AP", "FPR95", "AUROC", "make ui", str(folder)):
         assert needle in outcome.out
     figures = {path.name for path in (folder / "figures").glob("*.png")}
-    assert {"synth_anomaly_curves.png", "training.png"} <= figures
+    assert {"synth_anomaly_outlier_class.png", "synth_anomaly_curves.png"} <= figures
+    assert "training.png" in figures
     _mlflow_has_it(outputs, folder, saved["metrics"])
     _loads_as_a_detector(folder)
 
@@ -290,8 +291,8 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         time.sleep(0.02)
 
 
-LONG = ("+experiment=semantic", *SMALL, "recipe.semantic_epochs=6", "recipe.validate_every=0",
-        "data.train.length=24")  # fmt: skip
+UNSCORED = (*SMALL, "recipe.semantic_epochs=6", "recipe.validate_every=0", "data.train.length=24")
+LONG = ("+experiment=semantic", *UNSCORED, "scorer=[msp]", "score=msp")
 
 
 def test_killed_and_typed_again_goes_on_in_the_same_run(outputs: Path, capfd) -> None:
@@ -318,7 +319,7 @@ def test_killed_and_typed_again_goes_on_in_the_same_run(outputs: Path, capfd) ->
 
 @pytest.mark.slow
 def test_killed_while_the_semantic_model_trains(outputs: Path, capfd) -> None:
-    words = ("+experiment=query_only", *LONG[1:])
+    words = ("+experiment=query_only", *UNSCORED)
     process = start(*words)
     wait_for(lambda: list(outputs.glob("semantic/*/checkpoints/step-00000012")), process)
     process.send_signal(signal.SIGKILL)
@@ -340,6 +341,7 @@ def _equals_an_unbroken_run(folder: Path, elsewhere: Path, capfd) -> None:
     assert all((broken[name] == whole[name]).all() for name in whole)
 
 
+@pytest.mark.slow
 def test_sigterm_closes_the_run_as_killed(outputs: Path) -> None:
     process = start(*LONG, "recipe.semantic_epochs=500")
     wait_for(lambda: list((outputs / "semantic").glob("*/checkpoints/step-*")), process)
@@ -355,7 +357,7 @@ def test_sigterm_closes_the_run_as_killed(outputs: Path) -> None:
 
 
 def test_a_folder_of_other_settings_is_refused(outputs: Path, tmp_path: Path, capfd) -> None:
-    words = ("+experiment=semantic", *SMALL, f"hydra.run.dir={tmp_path / 'mine'}")
+    words = ("+experiment=semantic", *LONG[1:], f"hydra.run.dir={tmp_path / 'mine'}")
     assert run(capfd, *words).code == 0
     assert "complete already" in run(capfd, *words).out
     outcome = run(capfd, *words, "optim.lr=0.5")

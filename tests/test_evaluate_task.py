@@ -16,6 +16,7 @@ from PIL import Image
 from eomt_exp import cli
 from eomt_exp.tasks.candidate import as_label
 from tests.command_line import SMALL, metrics_of, only_run, own_process_state, run
+from tests.test_benchmark_data import course
 from tests.test_cli import (
     ROOT,
     make_camvid,
@@ -27,10 +28,11 @@ from tests.test_cli import (
     wait_for,
 )
 
-__all__ = ["outputs"]  # the fixture
+__all__ = ["course", "outputs"]  # the fixtures
 
 QUICK = ("trainer.num_workers=0", "data.val.length=4", "evaluator.bits=17",
-         "evaluator.resamples=50", "evaluator.figures=1")  # fmt: skip
+         "evaluator.resamples=50", "evaluator.figures=0")  # fmt: skip
+ONE = ("scorer=[msp]", "score=msp")
 SHORT = ("benchmark=[synth_anomaly]", "benchmark.synth_anomaly.length=6")
 
 
@@ -38,7 +40,7 @@ SHORT = ("benchmark=[synth_anomaly]", "benchmark.synth_anomaly.length=6")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a small semantic EoMT, trained once for this file."""
     folder = tmp_path_factory.mktemp("trained")
-    words = ("+experiment=semantic", *SMALL, "tracking=none", f"paths.outputs={folder}")
+    words = ("+experiment=semantic", *SMALL, *ONE, "tracking=none", f"paths.outputs={folder}")
     with own_process_state(words):
         cli.main()
     return only_run(folder, "semantic")
@@ -124,7 +126,7 @@ def _mlflow_has_parent_and_children(outputs: Path, folder: Path, saved: dict) ->
 
 def test_a_complete_evaluation_measures_nothing_again(trained: Path, outputs: Path, capfd) -> None:
     folder = outputs / "mine"
-    words = (f"checkpoint={trained}", f"hydra.run.dir={folder}", "tracking=none", *SHORT)
+    words = (f"checkpoint={trained}", f"hydra.run.dir={folder}", "tracking=none", *SHORT, *ONE)
     assert evaluate(capfd, *words).code == 0
     again = evaluate(capfd, *words)
     assert again.code == 0
@@ -160,7 +162,7 @@ def test_a_protocol_changes_the_numbers_and_is_written_beside_them(
     for protocol in ("default", "polito_legacy", "smiyc"):
         outcome = evaluate(capfd, f"checkpoint={trained}", "benchmark=[road_anomaly]",
                            f"paths.road_anomaly={photos}", f"protocol={protocol}",
-                           f"name={protocol}", "tracking=none")  # fmt: skip
+                           f"name={protocol}", "tracking=none", *ONE)  # fmt: skip
         assert outcome.code == 0, outcome.err
         found[protocol] = metrics_of(only_run(outputs, protocol))
     counted = {
@@ -175,6 +177,22 @@ def test_a_protocol_changes_the_numbers_and_is_written_beside_them(
     assert found["polito_legacy"]["manifest"]["protocol"]["fpr95"] == "interpolated"
     assert "road_anomaly/msp/siou" in found["smiyc"]["metrics"]
     assert "road_anomaly/msp/siou" not in found["polito_legacy"]["metrics"]
+
+
+def test_the_course_is_evaluated_by_one_path(
+    trained: Path, outputs: Path, course: Path, capfd
+) -> None:
+    outcome = evaluate(capfd, f"checkpoint={trained}", "benchmark=validation_dataset",
+                       f"paths.validation_dataset={course}", *ONE,
+                       "tracking=none")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    saved = metrics_of(only_run(outputs, "evaluate"))
+    for name in ("smiyc_anomaly21", "smiyc_obstacle21", "road_anomaly", "fishyscapes_laf",
+                 "fishyscapes_static"):  # fmt: skip
+        assert 0 < saved["metrics"][f"{name}/msp/ap"] < 1
+        assert saved["manifest"]["benchmarks"][name]["images"] == 3
+        assert saved["manifest"]["benchmarks"][name]["without_anomaly_left_out"] == []
+    assert "published" in outcome.out
 
 
 # --- images that were seen -----------------------------------------------------------------------
@@ -209,13 +227,16 @@ def test_training_on_an_image_of_the_benchmark_is_refused_before_it_begins(
 def test_evaluating_on_a_trained_image_is_refused_or_stamped(
     outputs: Path, leaking: dict[str, Path], capfd
 ) -> None:
-    stolen = leaking["road_anomaly"] / "images" / "stolen.png"
-    hidden = stolen.with_suffix(".hidden")
-    stolen.rename(hidden)
-    assert run(capfd, "+experiment=semantic", *real_words(leaking)).code == 0
-    hidden.rename(stolen)
+    files = [
+        leaking["road_anomaly"] / folder / "stolen.png" for folder in ("images", "labels_masks")
+    ]
+    for file in files:
+        file.rename(file.with_suffix(".hidden"))
+    assert run(capfd, "+experiment=semantic", *real_words(leaking), *ONE).code == 0
+    for file in files:
+        file.with_suffix(".hidden").rename(file)
     words = ("task=evaluate", f"checkpoint={only_run(outputs, 'semantic')}",
-             "tracking=none", *real_words(leaking))  # fmt: skip
+             "tracking=none", *ONE, *real_words(leaking))  # fmt: skip
     refused = run(capfd, *words)
     assert refused.code == 2
     assert "stolen (training, as 0)" in refused.err

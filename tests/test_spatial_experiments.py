@@ -83,6 +83,7 @@ def scenes(number: int, height: int, width: int) -> tuple[torch.Tensor, list[Tar
     return torch.stack(pictures), targets
 
 
+@pytest.mark.slow
 def test_eight_roads_are_learnt_by_heart() -> None:
     torch.manual_seed(0)
     cfg = load(*CHOSEN, "backbone.embed_dim=96", "data.image_size=[48,96]",

@@ -53,7 +53,7 @@ def test_csv_has_a_row_of_known_classes_for_every_model(board):
         named = (row["benchmark"], row["protocol"], row["model"], row["scorer"], row["stamps"])
         assert named == ("data.val", "default", model, "", STAMP)
         assert [float(row[key]) for key in SEMANTIC] == [known[key] for key in SEMANTIC]
-        assert row["ap"] == ""
+        assert row["ap"] == "" != row["category_miou"]
         assert not any("iou_" in key for key in row)  # single classes are in metrics.json
 
 
@@ -225,6 +225,18 @@ def test_a_narrow_terminal_keeps_the_numbers_and_drops_the_intervals(tmp_path):
     print_report(metrics, tmp_path, console=console, intervals={"bench/scorer/ap": (0.4, 0.6)})
     assert all(number in text.getvalue() for number in ("0.500", "0.250", "0.750"))
     assert "0.40" not in text.getvalue()
+
+
+def test_eighty_columns_show_the_main_metrics_whole_and_say_what_is_missing(tmp_path):
+    keys = ("ap", "fpr95", "auroc", "f1_star", "siou", "ppv", "component_f1")
+    metrics = {f"smiyc_obstacle21/eim_oe-0.max_logit/{k}": 0.1 + i / 8 for i, k in enumerate(keys)}
+    for width, count in ((80, 3), (120, 7)):
+        text = io.StringIO()
+        console = Console(file=text, width=width, force_terminal=True, color_system=None)
+        print_report(metrics, tmp_path, console=console)
+        (row,) = (line for line in text.getvalue().splitlines() if "eim_oe-0.max_logit" in line)
+        assert row.split()[2:] == [f"{value:.3f}" for value in metrics.values()][:count]
+        assert ("more metrics" in text.getvalue()) == (count < 7)
 
 
 def test_the_anchors_left_out_of_the_terminal_are_counted():

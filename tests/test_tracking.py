@@ -199,6 +199,7 @@ def _open_once(store: Path, run_dir: Path, start, answers) -> None:
     answers.put(tracker.run_id)
 
 
+@pytest.mark.slow
 def test_two_processes_may_open_a_fresh_database_at_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     start, answers = context.Barrier(2), context.Queue()

@@ -27,11 +27,11 @@ class FileSet:
     @property
     def skipped(self) -> list[str]:
         """File names of the images left out by on_broken="skip"."""
-        return list(self._files.reasons)
+        return self._files.skipped
 
     @property
     def reasons(self) -> dict[str, str]:
-        """The same, each with what is wrong with it."""
+        """Name of each of them -> what is wrong with it."""
         return self._files.reasons
 
     def __len__(self) -> int:

@@ -17,8 +17,6 @@ from eomt_exp.data.image_files import IMAGE_SUFFIXES, natural_key
 _DEPTH = 10  # folders below each other that are looked into; the deepest data set has six
 _NOT_OURS = (".", "__MACOSX")  # how names begin of hidden files and of what macOS adds
 _OF_THE_DISK = "lost+found"  # at the top of a disk, and only root may read it
-
-
 # A damaged member breaks off, unpacks to nonsense or claims a method of packing that is none.
 _UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 

@@ -33,7 +33,8 @@ def find_layout(layouts: Mapping[str, Layout], home: Home, options: Mapping[str,
     root = existing_folder(home.root, f"benchmark={home.key}", key=home.key, zips=True)
     folders = [filled(folder, options) for folder in home.folders]
     lower = [folder.lower() for folder in folders]
-    here, faults = [Place(FileTree(root))], []
+    here = [Place(FileTree(root))]
+    faults: list[str] = []
     for images_in, labels_in in _rounds(here, home, faults):
         for layout in layouts.values():
             found = layout.find(images_in, labels_in, lower, options)

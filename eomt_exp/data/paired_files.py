@@ -35,8 +35,8 @@ class PairedFiles:
 
     That each image and each label map is there is checked at once and costs no decoding. With
     on_broken="error" a file that cannot be used is named when it is read; with "skip" every file is
-    decoded once, here, and the images that cannot be used are left out, kept with their `reasons`
-    and warned about once. DataError where no pair is left, or two have one name.
+    decoded once, here, and the images that cannot be used are left out, counted in `skipped`, with
+    their `reasons`, and warned about once. DataError where no pair is left, or two have one name.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class PairedFiles:
             raise DataError(f"No images in {images.root}; see the layout in conf/ for {option}.")
         self._images, self._labels, self._option = images, labels, option
         self.pairs = list(pairs)
-        self.reasons: dict[str, str] = {}  # file name of an image left out -> why
+        self.skipped: list[str] = []  # file names of images left out
+        self.reasons: dict[str, str] = {}  # name of the pair -> why it is left out
         self._check_names()
         if on_broken == "skip":
             self._leave_out_broken()
@@ -118,7 +119,10 @@ class PairedFiles:
             raise DataError(f"{self._missing(pair)}.")
 
     def _missing(self, pair: Pair) -> str:
-        image, labels = self._images.place(pair.image), self._labels.place(pair.labels or "")
+        image = self._images.place(pair.image)
+        if pair.labels is None:
+            return f"{image} is missing"
+        labels = self._labels.place(pair.labels)
         if not self._images.has(pair.image):
             return f"{labels} has no image: {image} is missing"
         return f"{image} has no label map: {labels} is missing"
@@ -128,7 +132,8 @@ class PairedFiles:
             reasons = list(pool.map(self._fault, self.pairs))
         broken = [(p, r) for p, r in zip(self.pairs, reasons, strict=True) if r is not None]
         good = [p for p, r in zip(self.pairs, reasons, strict=True) if r is None]
-        self.reasons = {PurePosixPath(pair.image).name: reason for pair, reason in broken}
+        self.skipped = [PurePosixPath(pair.image).name for pair, _ in broken]
+        self.reasons = {pair.name: reason for pair, reason in broken}
         if not broken:
             return
         if not good:
@@ -137,7 +142,7 @@ class PairedFiles:
             )
         _log.warning(
             "Left out %d of %d images that cannot be used: %s. First: %s",
-            len(broken), len(self.pairs), ", ".join(self.reasons), broken[0][1],
+            len(broken), len(self.pairs), ", ".join(self.skipped), broken[0][1],
         )  # fmt: skip
         self.pairs = good
 
@@ -175,7 +180,7 @@ def pairs_by_stem(images: FileTree, folder: str, labels: FileTree, label_folder:
     if not files:
         raise DataError(f"No images in {images.place(folder)}.")
     stems = {PurePosixPath(file).stem for file in files}
-    truths = {PurePosixPath(f).stem for f in labels.files(label_folder, {".png"}, deep=False)}
+    truths = [PurePosixPath(f).stem for f in labels.files(label_folder, {".png"}, deep=False)]
     ending = Counter(PurePosixPath(file).suffix for file in files).most_common(1)[0][0]
     files += [f"{folder}/{stem}{ending}" for stem in lone_labels(truths, stems)]
     return [

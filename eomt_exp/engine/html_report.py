@@ -136,7 +136,8 @@ def _beside(board: Leaderboard, benchmark: str) -> Html | None:
     for anchor in anchors:
         values = [number(key, anchor.values.get(key)) for key in keys]
         remark = _remark(anchor.protocol or "protocol unknown", anchor.source)
-        rows.append((anchor.values.get("ap", math.nan), False, [anchor.method, *values, remark]))
+        name = Cell(anchor.method, anchor.method, "long")
+        rows.append((anchor.values.get("ap", math.nan), False, [name, *values, remark]))
     rows.sort(key=lambda row: math.inf if math.isnan(row[0]) else -row[0])
     return table(
         ["method", *(heading(key) for key in keys), "protocol and source"],

@@ -65,7 +65,10 @@ def tnr_table(results: Sequence[Result], methods: Methods) -> Html | None:
     for result in measured:
         found = {row.tpr: row for row in result.tnr}
         rows.append([methods.of(result), *(_tnr_cell(found.get(level)) for level in levels)])
-    note = "TNR at each TPR, and below it the threshold."
+    note = (
+        "At the first threshold that finds this share of the anomaly: the share of the normal "
+        "pixels that raise no alarm, and below it the threshold."
+    )
     names = [f"{100 * level:.0f} %" for level in levels]
     return joined([tag("p", note, class_="note"), table(["method", *names], rows, sortable=True)])
 

@@ -87,7 +87,7 @@ KNOWN = {
     "macc": Metric("mAcc", 1, "Mean recall over the known classes."),
     "aacc": Metric("aAcc", 1, "Share of the pixels whose known class is right."),
     "category_miou": Metric(
-        "category mIoU", 1, "Mean IoU over categories: a class may be taken for one of its own."
+        "category mIoU", 1, "Mean IoU over categories: a car taken for a truck is right here."
     ),
 }
 SEMANTIC = ("miou", "macc", "aacc", "category_miou")  # without those of single classes

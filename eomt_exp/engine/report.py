@@ -136,12 +136,19 @@ def _print_table(
     metrics: Mapping[str, float | None],
     intervals: Mapping[str, tuple[float, float]] | None,
 ) -> None:
-    """With intervals where they fit: on a narrow screen the numbers themselves come first."""
+    """With intervals and all metrics where they fit, on a narrow screen AP, FPR95 and AUROC."""
     from rich.measure import Measurement
 
-    table = results_table(metrics, intervals=intervals)
-    natural = Measurement.get(console, console.options.update(width=LOG_WIDTH), table).maximum
-    console.print(table if natural <= console.width else results_table(metrics))
+    few = {k: value for k, value in metrics.items() if k.rpartition("/")[2] not in WHERE_MEASURED}
+    tables = [results_table(metrics, intervals=intervals), results_table(metrics)]
+    wide = console.options.update(width=LOG_WIDTH)
+    for table in tables:
+        if Measurement.get(console, wide, table).maximum <= console.width:
+            console.print(table)
+            return
+    console.print(results_table(few))
+    if len(few) < len(metrics):
+        console.print("more metrics where there is room, and in metrics.json", soft_wrap=True)
 
 
 def _print_files(
@@ -192,13 +199,16 @@ def _cells(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[st
 
 
 def _empty_table(title: str | None, labels: Sequence[str], keys: Sequence[str]) -> Table:
-    """Columns without rows; thin rules and stars need no colour, for reports land in logs."""
+    """Columns without rows; thin rules and stars need no colour, for reports land in logs.
+
+    Where there is no room, names are folded: a number is never cut off for them.
+    """
     from rich import box
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for label in labels:
-        table.add_column(label, no_wrap=True)
+        table.add_column(label, overflow="fold")
     for key in keys:
         table.add_column(metric(key).heading, justify="right", no_wrap=True)
     return table

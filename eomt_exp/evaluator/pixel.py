@@ -104,12 +104,19 @@ class PixelCounts:
         self.__dict__.update(fresh.__dict__)
 
     def __getstate__(self) -> dict[str, Any]:
-        # To another process go the pages in use, not the room for all of them.
-        return {"void": self.void, **self.state_dict()}
+        # To another process go the bins that hold a pixel, not the room for all of them.
+        state = self.state_dict()
+        bins = state.pop("bins").numpy().reshape(-1, 2)
+        filled = np.flatnonzero(bins.any(axis=1))
+        return {"void": self.void, "state": state, "filled": filled, "counts": bins[filled]}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(void=state.pop("void"))  # type: ignore[misc]
-        self.load_state_dict(state)
+    def __setstate__(self, parcel: dict[str, Any]) -> None:
+        state = parcel["state"]
+        bits = int(state["bits_low_high"][0])
+        self.__init__(bits, parcel["void"])  # type: ignore[misc]
+        self._admit(state["pages"].numpy())
+        self._held()[parcel["filled"]] = parcel["counts"]
+        self._low, self._high = state["bits_low_high"][1:].tolist()
 
     def results(self) -> dict[str, float]:
         """The metrics; all but the counts are NaN without a positive or without a negative.

@@ -47,10 +47,10 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
     configs = _configs(cfg)
     OmegaConf.to_object(cfg.evaluator)  # ranges, before anything long
     check_exports(configs[0])
-    if not cfg.checkpoint and cfg.start_from is None:
-        raise UsageError(NO_MODEL)
     for one in configs:
         check_start(one)
+    if not cfg.checkpoint and cfg.start_from is None:
+        raise UsageError(NO_MODEL)
     images = build_image_sets(configs[0])
     sources = [_source(one) for one in configs]
     seen = [seen_by(source) for source in sources]
