@@ -13,7 +13,7 @@ from leaderboard_example import BENCHMARKS, MODELS, NOTE, SCORERS, STAMP, leader
 from rich.console import Console
 
 from eomt_exp.engine.anchors import anchors_for
-from eomt_exp.engine.html_tables import number
+from eomt_exp.engine.html.tables import number
 from eomt_exp.engine.leaderboard import Anchor, Leaderboard
 from eomt_exp.engine.metric_names import SEMANTIC
 from eomt_exp.engine.report import NUM_ANCHORS, anchors_table, print_report, results_table

@@ -14,7 +14,7 @@ from eomt_exp.engine.anchors import anchors_for
 from eomt_exp.engine.atomic import write_text
 from eomt_exp.engine.cells import Cell
 from eomt_exp.engine.figures import HeatMapRow, curves_figure, heat_map_figure, training_figure
-from eomt_exp.engine.html_report import write_report
+from eomt_exp.engine.html.report import write_report
 from eomt_exp.engine.journal import FILE_NAME as JOURNAL
 from eomt_exp.engine.journal import read_journal
 from eomt_exp.engine.leaderboard import Leaderboard

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from eomt_exp.contracts import VOID
-from eomt_exp.engine.html_tags import Html, joined, tag
+from eomt_exp.engine.html.tags import Html, joined, tag
 from eomt_exp.engine.leaderboard import Example
 from eomt_exp.engine.metric_names import shown
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from eomt_exp.engine.html_tags import Html, joined, tag
+from eomt_exp.engine.html.tags import Html, joined, tag
 from eomt_exp.engine.metric_names import NOT_MEASURED, is_best, metric, shown, shown_interval
 
 

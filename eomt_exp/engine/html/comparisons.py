@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from eomt_exp.engine.html_tables import Cell, heading, number, table
-from eomt_exp.engine.html_tags import Html, joined, tag
+from eomt_exp.engine.html.tables import Cell, heading, number, table
+from eomt_exp.engine.html.tags import Html, joined, tag
 from eomt_exp.engine.leaderboard import Comparison, Leaderboard, OverSeeds
 from eomt_exp.engine.metric_names import metric, ordered, shown
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eomt_exp.engine.atomic import write_text
-from eomt_exp.engine.html_benchmark import benchmark_body
-from eomt_exp.engine.html_methods import Methods
-from eomt_exp.engine.html_page import Section, page, part
-from eomt_exp.engine.html_tables import Cell, heading, nested, number, table
-from eomt_exp.engine.html_tags import Html, joined, tag
+from eomt_exp.engine.html.benchmark import benchmark_body
+from eomt_exp.engine.html.methods import Methods
+from eomt_exp.engine.html.page import Section, page, part
+from eomt_exp.engine.html.tables import Cell, heading, nested, number, table
+from eomt_exp.engine.html.tags import Html, joined, tag
 from eomt_exp.engine.leaderboard import Leaderboard, Result
 from eomt_exp.engine.metric_names import KNOWN, SEMANTIC, best, each_iou, metric, ordered
 

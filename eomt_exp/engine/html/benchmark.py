@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eomt_exp.engine.html_charts import RECALL, Line, histogram_chart, unit_chart, whisker
-from eomt_exp.engine.html_comparisons import comparisons, over_seeds
-from eomt_exp.engine.html_images import example_figures
-from eomt_exp.engine.html_methods import Methods, legend
-from eomt_exp.engine.html_page import details, part
-from eomt_exp.engine.html_slices import images, sizes, tnr_table
-from eomt_exp.engine.html_tables import Cell, heading, number, table
-from eomt_exp.engine.html_tags import Html, joined, tag
+from eomt_exp.engine.html.charts import RECALL, Line, histogram_chart, unit_chart, whisker
+from eomt_exp.engine.html.comparisons import comparisons, over_seeds
+from eomt_exp.engine.html.images import example_figures
+from eomt_exp.engine.html.methods import Methods, legend
+from eomt_exp.engine.html.page import details, part
+from eomt_exp.engine.html.slices import images, sizes, tnr_table
+from eomt_exp.engine.html.tables import Cell, heading, number, table
+from eomt_exp.engine.html.tags import Html, joined, tag
 from eomt_exp.engine.leaderboard import Leaderboard, Result
 from eomt_exp.engine.metric_names import MAIN, PIXELS, best, metric, ordered, shown
 

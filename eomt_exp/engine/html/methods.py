@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eomt_exp.engine.html_charts import swatch
-from eomt_exp.engine.html_tags import Html, tag
+from eomt_exp.engine.html.charts import swatch
+from eomt_exp.engine.html.tags import Html, tag
 from eomt_exp.engine.leaderboard import Leaderboard, Result
 
 
@@ -25,7 +25,7 @@ class Methods:
         return self.name(result.model, result.scorer)
 
     def style(self, result: Result) -> int:
-        """An index for html_charts.stroke."""
+        """An index for charts.stroke."""
         return self.order.index((result.model, result.scorer))
 
 

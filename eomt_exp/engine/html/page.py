@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
-from eomt_exp.engine.html_tags import Html, joined, tag
+from eomt_exp.engine.html.tags import Html, joined, tag
 
 # The browser itself refuses whatever would leave this file.
 POLICY = (
@@ -37,7 +37,7 @@ def page(
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("title", title),
-        tag("style", _inline("html_page.css")),
+        tag("style", _inline("page.css")),
     )
     main = tag(
         "main",
@@ -51,7 +51,7 @@ def page(
         *(tag("section", tag("h2", s.title), s.body, id=s.anchor) for s in sections),
     )
     layout = tag("div", tag("div", _contents(sections), class_="side"), main, class_="layout")
-    body = tag("body", layout, tag("script", _inline("html_page.js")))
+    body = tag("body", layout, tag("script", _inline("page.js")))
     return "<!DOCTYPE html>\n" + tag("html", head, body, lang="en") + "\n"
 
 

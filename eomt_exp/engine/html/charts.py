@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eomt_exp.engine.html_tags import Html, tag
+from eomt_exp.engine.html.tags import Html, tag
 from eomt_exp.engine.leaderboard import Histogram
 
 NUM_COLOURS = 8  # --s0 … --s7 of the style sheet

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from eomt_exp.engine.html_charts import bar_chart
-from eomt_exp.engine.html_methods import Methods, legend
-from eomt_exp.engine.html_page import details
-from eomt_exp.engine.html_tables import Cell, heading, number, table
-from eomt_exp.engine.html_tags import Html, joined, tag
+from eomt_exp.engine.html.charts import bar_chart
+from eomt_exp.engine.html.methods import Methods, legend
+from eomt_exp.engine.html.page import details
+from eomt_exp.engine.html.tables import Cell, heading, number, table
+from eomt_exp.engine.html.tags import Html, joined, tag
 from eomt_exp.engine.leaderboard import ImageRow, Result, SizeRow, TnrRow
 from eomt_exp.engine.metric_names import shown
 
