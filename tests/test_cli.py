@@ -249,6 +249,8 @@ def test_bad_data_is_one_message_before_anything_is_written(
         (["+experiment=eim_oe", "outlier_exposure.min_scale=2"], "scale"),
         (["+experiment=eim_oe", "score=best"], "score=best"),
         (["task=evaluate"], "checkpoint="),
+        (["+experiment=semantic", "checkpoint=[a,b]"], "several are for task=evaluate"),
+        (["task=evaluate", "checkpoint=[]"], "names no model"),
         (["task=evaluate", "checkpoint=nowhere"], "nowhere"),
         (["+experiment=eim_oe", "start_from=heaven"], "semantic or null"),
     ],

@@ -95,7 +95,7 @@ def publish(
     """Write, log and print; metrics.json says that a run is complete, so it is written last."""
     metrics = board.flat_metrics()
     figures = _draw(board, models, run_dir / "figures")
-    if (run_dir / JOURNAL).is_file():
+    if (run_dir / runs.STATES).is_dir():  # it was trained here
         figures.append(training_figure(run_dir / JOURNAL, run_dir / "figures" / "training.png"))
     texts = {".csv": as_csv(board), ".md": as_markdown(board), ".tex": as_latex(board)}
     files = [run_dir / f"leaderboard{ending}" for ending in texts]

@@ -21,6 +21,11 @@ def check_start(cfg: DictConfig) -> None:
     """Complain about checkpoint= and its like before anything long begins; downloads hub ids."""
     if cfg.start_from not in (None, "semantic"):
         raise UsageError(f"start_from must be semantic or null, got {cfg.start_from!r}.")
+    if cfg.checkpoint is not None and not isinstance(cfg.checkpoint, str):
+        raise UsageError(
+            f"checkpoint={cfg.checkpoint} is not one model to begin with; several are for "
+            "task=evaluate, and a number as a name wants quotes."
+        )
     if cfg.delta_weights:
         _check_base(cfg)
     if cfg.checkpoint:
