@@ -318,6 +318,12 @@ def test_killed_and_typed_again_goes_on_in_the_same_run(outputs: Path, capfd) ->
     assert len(logged) == len(set(logged))
     _equals_an_unbroken_run(folder, outputs.parent / "unbroken", capfd)
 
+    again = f"hydra.run.dir={folder}"
+    assert "complete already" in run(capfd, *LONG, again).out
+    outcome = run(capfd, *LONG, again, "optim.lr=0.5")
+    assert outcome.code == 2
+    assert "optim.lr: 0.001 -> 0.5" in outcome.err
+
 
 @pytest.mark.slow
 def test_killed_while_the_semantic_model_trains(outputs: Path, capfd) -> None:
@@ -356,15 +362,6 @@ def test_sigterm_closes_the_run_as_killed(outputs: Path) -> None:
     run_id = (only_run(outputs, "semantic") / "mlflow_run_id").read_text().strip()
     recorded = MlflowClient(f"sqlite:///{outputs}/mlflow.db").get_run(run_id)
     assert recorded.info.status == "KILLED"
-
-
-def test_a_folder_of_other_settings_is_refused(outputs: Path, tmp_path: Path, capfd) -> None:
-    words = ("+experiment=semantic", *LONG[1:], f"hydra.run.dir={tmp_path / 'mine'}")
-    assert run(capfd, *words).code == 0
-    assert "complete already" in run(capfd, *words).out
-    outcome = run(capfd, *words, "optim.lr=0.5")
-    assert outcome.code == 2
-    assert "optim.lr: 0.001 -> 0.5" in outcome.err
 
 
 @pytest.mark.slow
