@@ -174,13 +174,51 @@ def test_the_course_is_evaluated_by_one_path(
                        f"paths.validation_dataset={course}", *ONE,
                        "tracking=none")  # fmt: skip
     assert outcome.code == 0, outcome.err
-    saved = metrics_of(only_run(outputs, "evaluate"))
+    folder = only_run(outputs, "evaluate")
+    saved = metrics_of(folder)
     for name in ("smiyc_anomaly21", "smiyc_obstacle21", "road_anomaly", "fishyscapes_laf",
                  "fishyscapes_static"):  # fmt: skip
         assert 0 < saved["metrics"][f"{name}/msp/ap"] < 1
         assert saved["manifest"]["benchmarks"][name]["images"] == 3
         assert saved["manifest"]["benchmarks"][name]["without_anomaly_left_out"] == []
     assert "published" in outcome.out
+    assert "note: smiyc_anomaly21: 3 images, where the published set has 10." in outcome.out
+    assert "note: fishyscapes_laf: 3 images are too few" in outcome.out
+    assert "where the published set has 10" in (folder / "leaderboard.md").read_text()
+
+
+def test_what_is_left_out_or_doubled_is_said_beside_the_numbers(
+    trained: Path, outputs: Path, tmp_path: Path, capfd
+) -> None:
+    photos = make_road_anomaly(tmp_path / "photos", count=3)
+    broken = photos / "images" / "1.jpg"
+    broken.write_bytes(broken.read_bytes()[:-300])
+    for folder, ending in (("images", "jpg"), ("labels_masks", "png")):
+        shutil.copy(photos / folder / f"0.{ending}", photos / folder / f"9.{ending}")
+    outcome = evaluate(capfd, f"checkpoint={trained}", "benchmark=[road_anomaly]", *ONE,
+                       f"paths.road_anomaly={photos}", "benchmark.road_anomaly.on_broken=skip",
+                       "tracking=none", "backbone=deit_tiny")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    notes = metrics_of(only_run(outputs, "evaluate"))["manifest"]["notes"]
+    assert "road_anomaly: left out as broken: 1.jpg." in notes
+    assert "road_anomaly: 1 of its images are there more than once." in notes
+    assert f"road_anomaly: 3 images, the first is {photos / 'images' / '0.jpg'}" in outcome.out
+    assert "has its own backbone" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("word", "needle"),
+    [("protocol=[default,smiyc]", "one protocol at a time"), ("scorer=[rba]", "type score=rba"),
+     ("evaluator.bits=99", "from 17 to 28")],
+)  # fmt: skip
+def test_what_cannot_be_evaluated_is_said_in_one_line(
+    trained: Path, capfd, word: str, needle: str
+) -> None:
+    outcome = run(capfd, "task=evaluate", f"checkpoint={trained}", "benchmark=[synth_anomaly]",
+                  "data.val.length=4", "benchmark.synth_anomaly.length=4", word)  # fmt: skip
+    assert outcome.code == 2
+    assert needle in outcome.err
+    assert outcome.err.count("\n") == 1
 
 
 # --- images that were seen -----------------------------------------------------------------------

@@ -14,9 +14,16 @@ from rich.console import Console
 
 from eomt_exp.engine.anchors import anchors_for
 from eomt_exp.engine.html.tables import number
+from eomt_exp.engine.latex import escaped
 from eomt_exp.engine.leaderboard import Anchor, Leaderboard
 from eomt_exp.engine.metric_names import SEMANTIC
-from eomt_exp.engine.report import NUM_ANCHORS, anchors_table, print_report, results_table
+from eomt_exp.engine.report import (
+    NUM_ANCHORS,
+    anchors_table,
+    print_report,
+    results_table,
+    seeds_table,
+)
 from eomt_exp.engine.tables import as_csv, as_latex, as_markdown
 
 
@@ -139,12 +146,22 @@ def test_latex_is_balanced_escaped_and_bold_where_best(board):
     columns = text.split(r"\begin{tabular}{l")[1].split("}")[0]
     assert len(columns) == 5 * len(BENCHMARKS)  # AP, FPR95 and the three of components
     for row in body.splitlines()[1:]:
+        if row == r"\midrule":  # below it, means over seeds
+            continue
         assert len(re.findall(r"(?<!\\)&", row)) == len(columns)
     first = body.splitlines()[1].replace(r"\textbf{", "").replace("}", "")
     for result in board.results:
         if (result.model, result.scorer) == (MODELS[0], SCORERS[0]):
             assert f"& {100 * result.metrics['fpr95']:.1f} &" in first
     assert [name for name in re.findall(r"\\begin\{(\w+)\}", text)] == ["table", "tabular"]
+
+
+def test_seeds_are_gathered_in_latex_and_on_the_terminal(board):
+    row = board.over_seeds[0]
+    text = as_latex(board)
+    assert escaped(f"{row.experiment} {row.scorer}, {len(row.seeds)} seeds") in text
+    assert rf"{100 * row.mean:.1f} $\pm$ {100 * row.std:.1f}" in text
+    assert f"{row.mean:.3f} ± {row.std:.3f}" in printed(seeds_table(board.over_seeds))
 
 
 def test_a_letter_that_latex_has_not_got_does_not_break_it(board):

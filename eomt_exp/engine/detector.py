@@ -52,7 +52,10 @@ class Detector:
         resolution: Resolution = "input",
     ) -> None:
         if score not in scorers:
-            raise ValueError(f"score={score} must be one of the scorers: {', '.join(scorers)}.")
+            raise ValueError(
+                f"score={score} must be one of the scorers: {', '.join(scorers)}; "
+                f"type score={next(iter(scorers), '…')}, say."
+            )
         self.model = model
         self.scorers = scorers
         self.score = score

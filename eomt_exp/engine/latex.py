@@ -50,6 +50,7 @@ def as_latex(board: Leaderboard) -> str:
         )
         for model, scorer in methods
     ]
+    seeds = _seed_rows(board, columns)
     mark = r"$^{\dagger}$" if board.stamps else ""
     lines = [
         r"\begin{table}",
@@ -60,6 +61,7 @@ def as_latex(board: Leaderboard) -> str:
         *_heads(board, columns),
         r"\midrule",
         *(rf"{row} \\" for row in rows),
+        *([r"\midrule", *(rf"{row} \\" for row in seeds)] if seeds else []),
         r"\bottomrule",
         r"\end{tabular}",
         *(_below(f"{mark} {escaped(stamp)}") for stamp in board.stamps),
@@ -71,6 +73,22 @@ def as_latex(board: Leaderboard) -> str:
 
 def _below(text: str) -> str:
     return rf"\par\smallskip{{\footnotesize {text}}}"
+
+
+def _seed_rows(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> list[str]:
+    """Experiments that are there with several seeds: mean and sample standard deviation."""
+    found = {(r.experiment, r.scorer, r.benchmark, r.metric): r for r in board.over_seeds}
+    rows = []
+    for experiment, scorer in dict.fromkeys((r.experiment, r.scorer) for r in board.over_seeds):
+        there = [found.get((experiment, scorer, name, key)) for name, key in columns]
+        if not any(there):
+            continue
+        cells = [
+            "--" if r is None else rf"{100 * r.mean:.1f} $\pm$ {100 * r.std:.1f}" for r in there
+        ]
+        count = max(len(r.seeds) for r in there if r is not None)
+        rows.append(" & ".join([escaped(f"{experiment} {scorer}, {count} seeds"), *cells]))
+    return rows
 
 
 def _caption(board: Leaderboard) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eomt_exp.engine.atomic import write_text
-from eomt_exp.engine.leaderboard import Anchor
+from eomt_exp.engine.leaderboard import Anchor, OverSeeds
 from eomt_exp.engine.metric_names import (
     UNDEFINED,
     best,
@@ -96,6 +96,25 @@ def anchors_table(anchors: Sequence[Anchor]) -> Table:
     return table
 
 
+def seeds_table(seeds: Sequence[OverSeeds]) -> Table:
+    """Mean and sample standard deviation where an experiment is there with several seeds."""
+    from rich.markup import escape
+
+    names = ordered(row.metric for row in seeds)
+    table = _empty_table("over seeds", ["benchmark", "method", "seeds"], names)
+    rows: dict[tuple[str, str], dict[str, OverSeeds]] = {}
+    for row in seeds:
+        rows.setdefault((row.benchmark, f"{row.experiment} {row.scorer}"), {})[row.metric] = row
+    for (benchmark, method), found in rows.items():
+        values = [
+            f"{shown(key, found[key].mean)} ± {shown(key, found[key].std)}" if key in found else "-"
+            for key in names
+        ]
+        counts = str(max(len(row.seeds) for row in found.values()))
+        table.add_row(escape(benchmark), escape(method), counts, *values)
+    return table
+
+
 def print_report(
     metrics: Mapping[str, float | None],
     run_dir: str | Path,
@@ -107,6 +126,7 @@ def print_report(
     stamps: Sequence[str] = (),
     notes: Sequence[str] = (),
     anchors: Sequence[Anchor] = (),
+    seeds: Sequence[OverSeeds] = (),
 ) -> None:
     """Stamps in red, the tables, then each file that is there, a path a line and never broken.
 
@@ -126,6 +146,8 @@ def print_report(
         _print_table(console, metrics, intervals)
     elif line := _semantic(metrics):
         console.print(line, markup=False)
+    if seeds:
+        console.print(seeds_table(seeds))
     if anchors:
         console.print(anchors_table(anchors))
     _print_files(console, Path(run_dir), figures, checkpoint)
@@ -157,6 +179,7 @@ def _print_files(
     files = {
         "metrics": run_dir / "metrics.json",
         "report": run_dir / "report.html",
+        "exports": run_dir / "exports",
         "checkpoint": checkpoint or run_dir / "model.safetensors",
     }
     lines = [(label, Path(path)) for label, path in files.items() if Path(path).exists()]

@@ -44,6 +44,10 @@ def run(cfg: DictConfig) -> None:
 
 def _run(cfg: DictConfig, run_dir: Path) -> None:
     settings: Any = OmegaConf.to_object(cfg.trainer)
+    if any(word.startswith("protocol=[") for word in _typed_words()):
+        raise UsageError(
+            "one protocol at a time; -m protocol=default,smiyc runs one after another."
+        )
     configs = _configs(cfg)
     OmegaConf.to_object(cfg.evaluator)  # ranges, before anything long
     check_exports(configs[0])
@@ -115,12 +119,13 @@ def _configs(cfg: DictConfig) -> list[DictConfig]:
         with open_dict(copy):
             copy.checkpoint = str(one)
         configs.append(_as_trained(copy))
-    for other in configs[1:]:
+    for other in configs[1:] if cfg.evaluator.known_classes else []:
         if (other.data.name, other.data.val) != (configs[0].data.name, configs[0].data.val):
             raise UsageError(
                 f"{other.checkpoint} was trained on data={other.data.name} with other validation "
                 f"images than {configs[0].checkpoint} (data={configs[0].data.name}); one table "
-                "wants one kind of known classes: evaluate them apart."
+                "wants one kind of known classes: add evaluator.known_classes=false, or evaluate "
+                "them apart."
             )
     return configs
 
@@ -173,6 +178,9 @@ def _as_trained(cfg: DictConfig) -> DictConfig:
     trained = runs.load_config(Path(cfg.checkpoint))
     typed = {word.lstrip("+~").split("=")[0].split(".")[0] for word in _typed_words()}
     own = ["model", "backbone", "seed"]
+    if ignored := typed & {"model", "backbone"}:
+        words = " and ".join(sorted(ignored))
+        print(f"{cfg.checkpoint} has its own {words}; what was typed is for weights from elsewhere")
     own += [group for group in ("scorer", "score", "benchmark") if group not in typed]
     if cfg.data.name != trained.data.name:
         own.append("data")

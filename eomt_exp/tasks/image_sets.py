@@ -61,7 +61,11 @@ def _read_once(
 ) -> tuple[ImageSet, Contents]:
     """The set and what it holds; one that is drawn is drawn now, and for all stages of this job."""
     if getattr(images, "reads_files", False):
-        return images, contents_read(images, name)
+        found = contents_read(images, name)
+        if is_first_process():
+            places: Any = images  # every set of files knows them
+            print(f"{name}: {len(images)} images, the first is {places.places(0)[0]}", flush=True)
+        return images, found
     key = json.dumps(node, sort_keys=True)
     if key not in _DRAWN:
         cached = SharedCache(images)

@@ -13,6 +13,7 @@ from eomt_exp.engine.leaderboard import Leaderboard
 from eomt_exp.engine.provenance import git_facts
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
 
+FEW = 10  # images
 DEFINITIONS = {
     "ap": "sum of (R_n - R_(n-1)) * P_n over the pooled pixels of all images",
     "ap_trapezoid": "area under the same points by trapezoids",
@@ -54,6 +55,38 @@ def manifest_of(
         "seen_images": {model: dict(found) for model, found in stamps.items() if found},
         "code": {**git_facts(), "torch": torch.__version__},
     }
+
+
+def notes_on(measured: Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]]) -> list[str]:
+    """What a reader of the numbers should know and could not see in them."""
+    found = [
+        f"{model.label}: what {', '.join(model.seen.unknown)} was trained on is not on record, "
+        "so nobody can say whether it has seen these images."
+        for model in measured
+        if model.seen.unknown
+    ]
+    cells = {name: cell for _, cells in measured.values() for name, cell in cells.items()}
+    return found + [note for name, cell in cells.items() for note in _notes_on(name, cell)]
+
+
+def _notes_on(name: str, cell: Cell) -> list[str]:
+    facts = cell.facts
+    images, published, broken = facts["images"], facts["published_images"], facts["broken_left_out"]
+    found = []
+    if published is not None and images != published:
+        found.append(f"{name}: {images} images, where the published set has {published}.")
+    if broken:
+        found.append(f"{name}: left out as broken: {', '.join(broken)}.")
+    if facts["doubled_images"]:
+        found.append(f"{name}: {facts['doubled_images']} of its images are there more than once.")
+    if facts["measured"] < FEW:
+        found.append(f"{name}: {facts['measured']} images are too few for intervals to mean much.")
+    if cell.results and not cell.results[0].metrics["positives"]:
+        found.append(
+            f"{name}: no anomalous pixel counts, so its metrics are undefined; "
+            f"task=doctor benchmark={name} looks into the labels."
+        )
+    return found
 
 
 def saved_manifest(board: Leaderboard) -> dict[str, object]:

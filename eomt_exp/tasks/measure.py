@@ -109,6 +109,8 @@ class Measurement:
         )
         facts = {
             "images": len(images.benchmarks[name]),
+            "published_images": getattr(images.benchmarks[name], "expected_images", None),
+            "doubled_images": len(images.benchmarks[name]) - len(images.contents[name].images),
             "measured": len(images.benchmarks[name]) - len(measured.left_out),
             "without_anomaly_left_out": measured.left_out,
             "broken_left_out": list(getattr(images.benchmarks[name], "skipped", [])),

@@ -25,7 +25,7 @@ from eomt_exp.engine.tables import as_csv, as_latex, as_markdown
 from eomt_exp.engine.tracking import MLflowTracker, NullTracker, Tracker
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
 from eomt_exp.tasks.image_sets import ImageSets
-from eomt_exp.tasks.manifest import manifest_of, saved_manifest
+from eomt_exp.tasks.manifest import manifest_of, notes_on, saved_manifest
 from eomt_exp.tasks.measure import CELLS
 
 _log = logging.getLogger(__name__)
@@ -76,12 +76,7 @@ def leaderboard_of(
         ),
         manifest=manifest_of(cfg, measured, stamps),
         stamps=[f"{model}: {text}" for model, found in stamps.items() for text in found.values()],
-        notes=[
-            f"{model.label}: what {', '.join(model.seen.unknown)} was trained on is not on record, "
-            "so nobody can say whether it has seen these images."
-            for model in models
-            if model.seen.unknown
-        ],
+        notes=notes_on(measured),
     )
 
 
@@ -125,6 +120,7 @@ def publish(
         stamps=board.stamps,
         notes=[f"protocol {board.protocol}", *board.notes],
         anchors=board.anchors,
+        seeds=board.over_seeds,
     )
     return metrics
 
