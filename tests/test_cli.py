@@ -162,6 +162,7 @@ def real_words(real: dict[str, Path]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_real_folders_train_and_a_truncated_file_is_skipped_by_choice(
     outputs: Path, real: dict[str, Path], capfd
 ) -> None:
