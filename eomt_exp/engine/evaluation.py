@@ -53,9 +53,7 @@ class Measured:
     images: dict[str, ImageCounts]
     components: dict[str, ComponentCounts] = field(default_factory=dict)
     examples: list[Example] = field(default_factory=list)
-    left_out: list[str] = field(
-        default_factory=list
-    )  # images without anomaly, where they do not count
+    left_out: list[str] = field(default_factory=list)  # without anomaly, where that is a reason
 
 
 def measure_benchmark(
@@ -73,8 +71,8 @@ def measure_benchmark(
     with ScoreStore(settings.scratch, settings.scratch_bytes) as store:
         here = _First(detector, settings, store, exports or {}).run(read(range(count)), advance)
         found = Measured(
-            _merged({n: here.counts[n] for n in detector.scorers}),
-            _merged({n: here.images[n] for n in detector.scorers}),
+            _merged(here.counts),
+            _merged(here.images),
             left_out=sorted(name for part in gather_object([here.left_out]) for name in part),
         )
         again = _Second(detector, settings, store, read, here.names)

@@ -68,9 +68,10 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
                 _ = model.detector
             if len(models) > 1:
                 model.let_go()
-        runs.begin(configs[0] if len(configs) == 1 else cfg, run_dir)
+        kept = configs[0] if len(configs) == 1 else cfg
+        runs.begin(kept, run_dir)
         with open_tracker(cfg, run_dir, accelerator.is_main_process) as tracker:
-            tracker.log_params(runs.flat(runs.plain(configs[0] if len(configs) == 1 else cfg)))
+            tracker.log_params(runs.flat(runs.plain(kept)))
             found = _measure(measurement, models, images)
             if accelerator.is_main_process:
                 told = {m.label: words for m, words in zip(models, warnings, strict=True)}

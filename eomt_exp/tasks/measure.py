@@ -41,6 +41,7 @@ class Measurement:
         cpu = accelerator.device.type == "cpu"
         self.precision = resolve_precision(self.protocol.precision, cpu)
         self.num_workers = cfg.trainer.num_workers
+        self.code = git_facts()  # asks git: once, not for every cell
         if accelerator.is_main_process:
             remove_left_over(run_dir)
         accelerator.wait_for_everyone()
@@ -49,17 +50,14 @@ class Measurement:
         """Measured, or read from the finished cell; empty without data.val."""
         if images.validation is None:
             return KnownClasses({}, {})
-        path = self._path(model, f"{VALIDATION}.json")
-        needs = self._needs(model, images, VALIDATION)
-        saved = agreed(json.loads(path.read_text()) if path.is_file() else {})
-        if saved.get("depends_on") == needs:
-            return KnownClasses(saved["metrics"], saved["thresholds"])
+        if (saved := agreed(self._saved_known(model, images))) is not None:
+            return saved
         view = self._view(model, images.validation)
         mine = shard(view, self.accelerator.process_index, self.accelerator.num_processes)
         with self._bar(len(mine), f"known classes of {model.label}") as bar:
             metrics, counts = measure_known_classes(
                 model.detector,
-                self._read(view, mine)(range(len(mine))),
+                _reader(view, mine, self.num_workers)(range(len(mine))),
                 view.num_classes,
                 getattr(images.validation, "class_categories", None),
                 self.evaluator.bits,
@@ -69,24 +67,33 @@ class Measurement:
         thresholds = operating_thresholds(counts, self.evaluator.operating_fpr)
         found = KnownClasses(_named(metrics, view.class_names), thresholds)
         if self.accelerator.is_main_process:
+            needs = self._needs(model, images, VALIDATION)
+            path = self._path(model, f"{VALIDATION}.json")
             write_text(path, json.dumps({"depends_on": needs, **vars(found)}))
         return found
+
+    def _saved_known(self, model: Candidate, images: ImageSets) -> KnownClasses | None:
+        path = self._path(model, f"{VALIDATION}.json")
+        saved = json.loads(path.read_text()) if path.is_file() else {}
+        if saved.get("depends_on") != self._needs(model, images, VALIDATION):
+            return None
+        return KnownClasses(saved["metrics"], saved["thresholds"])
 
     def cell(self, model: Candidate, images: ImageSets, name: str, known: KnownClasses) -> Cell:
         """One benchmark, measured or read from the finished cell."""
         needs = self._needs(model, images, name) | {"thresholds": known.thresholds}
         path = self._path(model, f"{name}.npz")
-        if agreed(load_cell(path, needs) is not None):
-            cell = load_cell(path, needs)
-            assert cell is not None
-            return cell
+        saved = load_cell(path, needs)
+        if agreed(saved is not None):
+            assert saved is not None
+            return saved
         view = self._view(model, images.benchmarks[name])
         mine = shard(view, self.accelerator.process_index, self.accelerator.num_processes)
         settings = self._settings(images.benchmarks[name])
         with self._bar(len(mine), f"{model.label} on {name}") as bar:
             measured = measure_benchmark(
                 model.detector,
-                self._read(view, mine),
+                _reader(view, mine, self.num_workers),
                 len(mine),
                 settings,
                 bar.advance,
@@ -124,16 +131,16 @@ class Measurement:
 
     def is_complete(self, model: Candidate, images: ImageSets) -> bool:
         """Whether all of a model's cells are there, so that it need not be loaded."""
-        path, thresholds = self._path(model, f"{VALIDATION}.json"), {}
+        known = KnownClasses({}, {})
         if images.validation is not None:
-            saved = json.loads(path.read_text()) if path.is_file() else {}
-            if saved.get("depends_on") != self._needs(model, images, VALIDATION):
+            saved = self._saved_known(model, images)
+            if saved is None:
                 return False
-            thresholds = saved["thresholds"]
+            known = saved
         return all(
             load_cell(
                 self._path(model, f"{name}.npz"),
-                self._needs(model, images, name) | {"thresholds": thresholds},
+                self._needs(model, images, name) | {"thresholds": known.thresholds},
             )
             for name in images.benchmarks
         )
@@ -155,7 +162,7 @@ class Measurement:
         facts = {key: value for key, value in model.facts.items() if key != "weights"}
         needs = {
             "format": FORMAT,
-            "code": git_facts(),  # another commit may count otherwise
+            "code": self.code,  # another commit may count otherwise
             "model": facts,  # by the hash of its weights, wherever they lie
             "protocol": runs.plain(OmegaConf.structured(self.protocol)),
             "evaluator": {key: getattr(self.evaluator, key) for key in kept},
@@ -174,17 +181,6 @@ class Measurement:
         height, width = model.cfg.data.image_size
         return Resized(images, (height, width))
 
-    def _read(
-        self, images: ImageSet, mine: Sequence[int]
-    ) -> Callable[[Sequence[int]], Iterator[LabelledImage]]:
-        """Positions in this process's share to images, the next ones decoded in the background."""
-
-        def read(positions: Sequence[int]) -> Iterator[LabelledImage]:
-            chosen: Any = Subset(cast(Any, images), [mine[position] for position in positions])
-            return image_loader(chosen, self.num_workers)
-
-        return read
-
     def _bar(self, total: int, text: str) -> Any:
         return progress(total, text, enabled=self.accelerator.is_main_process)
 
@@ -196,8 +192,20 @@ def validate(
     if images is None:
         return {}
     mine = shard(images, accelerator.process_index, accelerator.num_processes)
-    stream = image_loader(cast(Any, Subset(cast(Any, images), mine)), num_workers)
+    stream = _reader(images, mine, num_workers)(range(len(mine)))
     return {"val/miou": measure_known_classes(detector, stream, images.num_classes)[0]["miou"]}
+
+
+def _reader(
+    images: ImageSet, mine: Sequence[int], num_workers: int
+) -> Callable[[Sequence[int]], Iterator[LabelledImage]]:
+    """Positions in this process's share to images, the next ones decoded in the background."""
+
+    def read(positions: Sequence[int]) -> Iterator[LabelledImage]:
+        chosen: Any = Subset(cast(Any, images), [mine[position] for position in positions])
+        return image_loader(chosen, num_workers)
+
+    return read
 
 
 def _named(metrics: dict[str, float], class_names: Sequence[str]) -> dict[str, float]:
