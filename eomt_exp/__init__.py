@@ -5,12 +5,19 @@
 
 from __future__ import annotations
 
+import os as _os
+import sys as _sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eomt_exp.runs import load_detector
 
 __all__ = ["load_detector"]
+
+# Hydra finds plugins only in packages called hydra_plugins; ours lies inside this one.
+_plugins = _os.path.join(_os.path.dirname(_os.path.abspath(__file__)), "_plugins")
+if _plugins not in _sys.path:
+    _sys.path.append(_plugins)
 
 
 def __getattr__(name: str) -> object:

@@ -40,15 +40,24 @@ def build(node: Any, full_key: str = "") -> Any:
 
 
 def build_all(nodes: DictConfig, full_key: str) -> dict[str, Any]:
-    """Every member of a merged group (loss, scorer, benchmark), by name, without the nulls."""
+    """Every member of a merged group (loss, scorer, benchmark), by name, without the nulls.
+
+    benchmark=none stays empty, whatever debug= has set below it.
+    """
+    if full_key == "benchmark" and not any(_is_part(node) for _, node in _named(nodes)):
+        return {}
     for name, node in _named(nodes):
-        if "_target_" not in node:  # a misspelt member of a merged group
+        if not _is_part(node):  # a misspelt member of a merged group
             raise ConfigError(
                 f"{full_key}.{name} is no part: it has no _target_. "
-                f"There are {', '.join(n for n, v in _named(nodes) if '_target_' in v)}."
+                f"There are {', '.join(n for n, v in _named(nodes) if _is_part(v)) or 'none'}."
             )
     built = {name: build(node, f"{full_key}.{name}") for name, node in _named(nodes)}
     return {name: part for name, part in built.items() if part is not None}
+
+
+def _is_part(node: Any) -> bool:
+    return OmegaConf.is_dict(node) and "_target_" in node
 
 
 def _named(nodes: DictConfig) -> list[tuple[str, Any]]:

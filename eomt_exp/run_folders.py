@@ -3,6 +3,7 @@
 A started run leaves a pointer under <outputs>/.unfinished, named after the command that was typed;
 it is removed when the run is complete. A pointer whose process is dead is where to go on. Whether
 it is dead can only be told on its own machine, and by more than its number, which may be reused.
+Jobs of a sweep leave none: their folders come from the sweep, which finds them by itself.
 """
 
 from __future__ import annotations
@@ -10,31 +11,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from eomt_exp.processes import lives, this_process
+
 RANK_WORDS = ("hydra.output_subdir=null", "hydra/job_logging=none")  # of every rank but the first
+
+_given: set[Path] = set()  # folders that `choose` gave; others are found without a pointer
 
 
 def choose(outputs: str, name: str, resume: bool) -> str:
     """The folder of this command: its unfinished run's, else a new one named after the time."""
     found = _unfinished(Path(outputs)) if resume else None
-    if found is not None:
-        return str(found)
     # Sortable, and unique enough for runs that start in the same second.
-    return str(Path(outputs) / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    folder = found or Path(outputs) / name / stamp
+    _given.add(folder.resolve())
+    return str(folder)
 
 
 @contextmanager
 def pointed_to(outputs: Path, run_dir: Path, active: bool = True) -> Iterator[None]:
     """While inside, and after a failure or a kill inside, the command points to its run folder.
 
-    Not after a failure that left the folder empty: then there is nothing to go on with.
+    Not after a failure that left the folder empty: then there is nothing to go on with. Nor in a
+    sweep, whose jobs share one command, nor where hydra.run.dir= was typed.
     """
+    active = active and run_dir.resolve() in _given and "EOMT_TRIAL" not in os.environ
     if active:
         _mark_unfinished(outputs, run_dir)
     try:
@@ -51,8 +58,7 @@ def _mark_unfinished(outputs: Path, run_dir: Path) -> None:
     pointer = _pointer(outputs)
     pointer.parent.mkdir(parents=True, exist_ok=True)
     temporary = pointer.with_suffix(f".{os.getpid()}")
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
-    temporary.write_text(json.dumps({"run_dir": str(run_dir.resolve()), **owner}))
+    temporary.write_text(json.dumps({"run_dir": str(run_dir.resolve()), **this_process()}))
     os.replace(temporary, pointer)
 
 
@@ -92,25 +98,4 @@ def _read(pointer: Path) -> dict[str, str]:
 
 
 def _may_be_alive(entry: dict[str, str]) -> bool:
-    if entry.get("host") != socket.gethostname():
-        return True
-    pid = int(entry["pid"])
-    return pid != os.getpid() and _began(pid) is not None and _began(pid) == entry.get("began")
-
-
-def _began(pid: int) -> str | None:
-    """When a process of this machine began, None where there is none of that number."""
-    try:
-        # The fields after the name, which may hold anything: state is the first, start the 20th.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        pass
-    if Path("/proc/self/stat").exists():
-        return None
-    try:  # no /proc (macOS): the number alone must do
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return "unknown"
+    return int(entry["pid"]) != os.getpid() and lives(entry) is not False

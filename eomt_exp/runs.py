@@ -23,7 +23,8 @@ METRICS = "metrics.json"
 STATES = "checkpoints"
 
 # What may differ between two tries of one run: it does not touch the weights. A recipe only counts
-# through the keys that read it, and the pasted objects through outlier_exposure.
+# through the keys that read it, and the pasted objects through outlier_exposure. What a run is
+# looked at with while it trains may stop it, but not turn it.
 _FREE = (
     *(
         "resume",
@@ -33,13 +34,17 @@ _FREE = (
         "evaluator",
         "protocol",
         "benchmark",
+        "tuning",
+        "tuned_on",
         "scorer",
         "score",
     ),
-    *("recipe", "data.val", "data.outliers", "data.cache"),
+    *("recipe", "data.val", "data.outliers", "data.val_outliers", "data.cache"),
     *("trainer.num_workers", "trainer.log_every", "trainer.keep_checkpoints"),
     "trainer.validate_every",
 )
+# Keys younger than the runs that lack them, with the values that are as if there were none.
+_NEUTRAL = {"trainer.images_per_epoch": None}
 # How weights are loaded, which only matters where there are some to begin with.
 _LOADING = ("checkpoint", "strict", "load_class_head", "delta_weights")
 
@@ -51,8 +56,12 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def essence(cfg: DictConfig) -> dict[str, Any]:
     """What decides the weights of a run: everything but tracking, reading and reporting."""
+
+    def counts(key: str, value: Any) -> bool:
+        return key not in _FREE and not (key in _NEUTRAL and value == _NEUTRAL[key])
+
     return {
-        key: {k: v for k, v in value.items() if f"{key}.{k}" not in _FREE}
+        key: {k: v for k, v in value.items() if counts(f"{key}.{k}", v)}
         if isinstance(value, dict)
         else value
         for key, value in plain(cfg).items()

@@ -11,9 +11,7 @@ from enum import Enum
 from typing import Any
 
 EXPORTS = ("smiyc", "oodis")
-MISSING: Any = (
-    "???"  # OmegaConf's word for "must be set"; written out so that the engine needs no Hydra
-)
+MISSING: Any = "???"  # OmegaConf's word for "must be set", so that the engine needs no Hydra
 
 
 class Trainable(Enum):
@@ -42,8 +40,8 @@ def _is_span(pair: Any) -> bool:
     return 0 <= start < end and (end <= 1 or start == 0 or start >= 1)
 
 
-def _at_least(name: str, value: float, lowest: float) -> None:
-    if value < lowest:
+def _at_least(name: str, value: float | None, lowest: float) -> None:
+    if value is not None and value < lowest:
         raise ValueError(f"{name} must be at least {lowest}, got {value}.")
 
 
@@ -77,8 +75,8 @@ class OptimConfig:
         if not all(_is_span(pair) for pair in self.mask_annealing or []):
             raise ValueError(
                 "optim.mask_annealing holds one [start, end] for each block that sees queries, the "
-                "start first, both shares of the run (up to 1) or both steps; got "
-                f"{self.mask_annealing}."
+                "start first, both shares of the run (up to 1) or both steps; "
+                f"got {self.mask_annealing}."
             )
 
 
@@ -87,6 +85,7 @@ class TrainerConfig:
     """conf/trainer."""
 
     epochs: int = MISSING
+    images_per_epoch: int | None = None
     batch_size: int = MISSING
     accumulate: int = MISSING
     num_workers: int = MISSING
@@ -102,25 +101,22 @@ class TrainerConfig:
         """Ranges, as in OptimConfig."""
         if self.epochs == MISSING:
             return
-        for name in ("epochs", "batch_size", "accumulate", "log_every", "keep_checkpoints"):
+        sizes = ("epochs", "images_per_epoch", "batch_size", "accumulate")
+        for name in (*sizes, "log_every", "keep_checkpoints"):
             _at_least(f"trainer.{name}", getattr(self, name), 1)
         for name in ("num_workers", "validate_every"):
             _at_least(f"trainer.{name}", getattr(self, name), 0)
         if self.clip_grad_norm <= 0:
-            raise ValueError(
-                f"trainer.clip_grad_norm must be above 0, got {self.clip_grad_norm}; "
-                "1e9 clips nothing."
-            )
+            raise ValueError("trainer.clip_grad_norm must be above 0; 1e9 clips nothing.")
         if self.device not in ("auto", "cpu"):
             raise ValueError(f"trainer.device must be auto or cpu, got {self.device!r}.")
 
 
 class Fpr95(Enum):
-    """Which false positive rate is called FPR95: of the first threshold with recall >= 0.95, or
-    interpolated on the ROC curve between the two thresholds around it."""
+    """Which false positive rate is called FPR95."""
 
-    first = "first"
-    interpolated = "interpolated"
+    first = "first"  # of the first threshold with recall >= 0.95
+    interpolated = "interpolated"  # on the ROC curve, between the two thresholds around 0.95
 
 
 class ScoreResolution(Enum):
@@ -180,8 +176,7 @@ class EvaluatorConfig:
             raise ValueError(
                 f"evaluator.operating_fpr must lie between 0 and 1, got {self.operating_fpr}."
             )
-        unknown = set(self.exports) - set(EXPORTS)
-        if unknown:
+        if unknown := set(self.exports) - set(EXPORTS):
             raise ValueError(
                 f"evaluator.exports takes {', '.join(EXPORTS)}; got {', '.join(sorted(unknown))}."
             )
@@ -231,6 +226,8 @@ class RecipeConfig:
     semantic_epochs: int = MISSING
     exposure_epochs: int = MISSING
     head_epochs: int = MISSING
+    tuning_epochs: int = MISSING
+    tuning_images: int | None = None
     batch_size: int = MISSING
     lr: float = MISSING
     exposure_lr: float = MISSING
@@ -258,6 +255,7 @@ class DataConfig:
     train: Any = MISSING
     val: Any = MISSING
     outliers: Any = MISSING
+    val_outliers: Any = "${data.outliers}"  # of a data set whose file names none, and of old runs
 
 
 @dataclass
@@ -273,6 +271,7 @@ class Config:
     load_class_head: bool = True
     delta_weights: bool | None = None
     start_from: str | None = None
+    tuned_on: str | None = None
     trainable: Trainable = MISSING
     task: Any = MISSING
     data: DataConfig = field(default_factory=DataConfig)
@@ -285,6 +284,7 @@ class Config:
     loss: dict[str, Any] = field(default_factory=dict)
     scorer: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
+    tuning: dict[str, Any] = field(default_factory=dict)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)

@@ -74,13 +74,16 @@ def test_every_option_composes_and_what_is_a_part_builds(group: str, option: str
         part = build(node, group)
         assert (part is None) == (option == "none" and group != "augmentation")
     if group == "data":  # its folders are not here: what it says of itself is
-        assert {"train", "val", "outliers"} <= node.keys()
+        assert {"train", "val", "outliers", "val_outliers"} <= node.keys()
         assert len(node["image_size"]) == 2
 
 
 @pytest.mark.parametrize("benchmark", options("benchmark"))
-def test_every_benchmark_composes(benchmark: str) -> None:
-    assert all("_target_" in node for node in load(f"benchmark=[{benchmark}]").benchmark.values())
+def test_every_benchmark_composes_and_can_be_tuned_on(benchmark: str) -> None:
+    cfg = load(f"benchmark=[{benchmark}]", f"benchmark@tuning=[{benchmark}]")
+    assert all("_target_" in node for node in cfg.benchmark.values())
+    assert cfg.benchmark == {} or benchmark != "none"
+    assert runs.plain(cfg)["tuning"] == runs.plain(cfg)["benchmark"]
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
@@ -129,7 +132,7 @@ def test_small_backbones_run(backbone: str) -> None:
         (g, o)
         for g in ("scorer", "loss", "benchmark")
         for o in options(g)
-        if "defaults" not in OmegaConf.load(CONF / g / f"{o}.yaml")  # a bundle of members
+        if o != "none" and "defaults" not in OmegaConf.load(CONF / g / f"{o}.yaml")  # a bundle
     ],
 )
 def test_members_of_merged_groups_carry_their_own_name(group: str, member: str) -> None:

@@ -17,21 +17,28 @@ ALLOWED = {
     "contracts": set(),
     "schema": set(),
     "paths": set(),
-    "run_folders": set(),
+    "processes": set(),
+    "run_folders": {"processes"},
     "evaluator": set(),
-    "engine": {"evaluator", "contracts", "schema"},
+    "engine": {"evaluator", "contracts", "schema", "processes"},
     "build": {"contracts"},
     "runs": {"build", "contracts", "engine", "schema"},
-    "cli": {"paths", "schema", "run_folders"},
+    "job_result": set(),
+    "cli": {"paths", "schema", "run_folders", "job_result"},
+    "worker": {"cli"},
     "tasks": {*ROOMS, "build", "runs", "cli", "engine", "contracts", "schema", "run_folders"},
-    "_plugins": {"cli", "build", "schema", "paths", "contracts", "engine"},
+    "studies": {"processes", "runs", "cli", "engine", "contracts", "schema", "paths", "build"},
+    "_plugins": {
+        *("studies", "cli", "build", "schema", "paths", "contracts", "engine"),
+        *("job_result", "worker"),
+    },
     "__main__": {"cli"},
     "__init__": {"runs"},
 }
 # One door a library.
 DOORS = {
-    "hydra": {"cli", "build", "runs", "tasks", "_plugins", "schema"},
-    "omegaconf": {"cli", "build", "runs", "tasks", "_plugins"},
+    "hydra": {"cli", "build", "runs", "tasks", "studies", "_plugins", "schema"},
+    "omegaconf": {"cli", "build", "runs", "tasks", "studies", "_plugins"},
     "accelerate": {"engine", "cli"},  # cli: ranks must meet before Hydra starts
     "mlflow": {"engine"},
     "timm": {"backbones", "models"},
@@ -40,9 +47,10 @@ DOORS = {
     "transformers": set(),  # the tests' oracle only
     "albumentations": {"data"},
     "scipy": {"losses", "evaluator"},
-    "optuna": {"_plugins", "engine"},
+    "optuna": {"studies", "engine", "_plugins"},  # _plugins: a pruned job's exception
+    "plotly": {"studies"},
     "sklearn": {"scorers"},
-    "matplotlib": {"engine"},
+    "matplotlib": {"engine", "studies"},
     "h5py": {"engine"},
 }
 

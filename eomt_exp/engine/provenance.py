@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,8 +43,13 @@ def machine_facts() -> dict[str, str]:
         "pid": str(os.getpid()),
         "user": user,
         "python": platform.python_version(),
-        "command": " ".join(sys.argv),
+        "command": without_passwords(" ".join(sys.argv)),
     }
+
+
+def without_passwords(text: str) -> str:
+    """Addresses in a text with *** for their password."""
+    return re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)
 
 
 def run_tags(run_dir: Path, parent_run_id: str | None = None) -> dict[str, str]:

@@ -60,8 +60,10 @@ def allow_graphs(num_blocks: int) -> None:
 class Trainer:
     """Trains `model` in place.
 
-    `validate(epoch)` gives metrics after an epoch; `make_bar(total, start)` a progress bar. The
-    loader's data set must have `set_epoch`.
+    `validate(epoch)` gives metrics after an epoch: a look at the model, every validate_every epochs
+    and after the last. `after_look(metrics, epoch)` may raise; what was trained is saved by then.
+    `last_look()` gives what an earlier try saw last.
+    `make_bar(total, start)` is a progress bar. The loader's data set must have `set_epoch`.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class Trainer:
         tracker: Tracker,
         make_bar: Callable[[int, int], AbstractContextManager[Bar]],
         validate: Callable[[int], dict[str, float]],
+        after_look: Callable[[dict[str, float], int], None] = lambda metrics, epoch: None,
+        last_look: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.accelerator = accelerator
         self.losses = losses
@@ -86,6 +90,7 @@ class Trainer:
         self.tracker = tracker
         self.make_bar = make_bar
         self.validate = validate
+        self.after_look, self.last_look = after_look, last_look
         self.optim = optim
         blocks = model.num_blocks
         if settings.compile:
@@ -95,6 +100,10 @@ class Trainer:
             model, make_optimizer(model, optim), loader
         )
         self.steps_per_epoch = math.ceil(len(self.loader) / settings.accumulate)
+        if settings.images_per_epoch is not None:
+            a_step = settings.batch_size * settings.accumulate * accelerator.num_processes
+            wanted = max(settings.images_per_epoch // a_step, 1)
+            self.steps_per_epoch = min(wanted, self.steps_per_epoch)
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.annealing = annealing_steps(optim.mask_annealing, self.total_steps, blocks)
         self.progress = Progress(0, 0, self.total_steps, accelerator.num_processes)
@@ -102,13 +111,16 @@ class Trainer:
     def fit(self) -> None:
         """Train to the end, from the last checkpoint where there is one."""
         self._resume()
+        if self.progress.epoch and self._wants_look() and (seen := self.last_look()):
+            # Killed between the checkpoint and what comes after a look, maybe: it is made up for.
+            self.after_look(seen, self.progress.epoch)
         with self.make_bar(self.total_steps, self.progress.step) as bar:
             while self.progress.epoch < self.settings.epochs:
                 self._epoch(bar)
                 self.progress.epoch += 1
-                every = self.settings.validate_every
-                if every and self.progress.epoch % every == 0:
-                    self.tracker.log_metrics(self.validate(self.progress.epoch), self.progress.step)
+                found = self.validate(self.progress.epoch) if self._wants_look() else None
+                if found is not None:
+                    self.tracker.log_metrics(found, self.progress.step)
                 # Numbers first: a checkpoint must never be ahead of the metrics it continues.
                 self.tracker.flush()
                 checkpoint.save_state(
@@ -118,6 +130,12 @@ class Trainer:
                     asdict(self.progress),
                     self.settings.keep_checkpoints,
                 )
+                if found is not None:
+                    self.after_look(found, self.progress.epoch)
+
+    def _wants_look(self) -> bool:
+        every, epoch = self.settings.validate_every, self.progress.epoch
+        return every > 0 and (epoch % every == 0 or epoch == self.settings.epochs)
 
     def _resume(self) -> None:
         states = checkpoint.states(self.folder)
@@ -155,6 +173,9 @@ class Trainer:
                 sums, seen = {}, 0
                 bar.advance(0, loss=total)
             bar.advance(1)
+            if last and self.settings.images_per_epoch is not None:
+                self.loader.end()  # Accelerate would go on taking the loader for the active one
+                break
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         model = self.accelerator.unwrap_model(self.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
@@ -17,6 +18,7 @@ from eomt_exp.data.shared_cache import SharedCache
 from eomt_exp.engine.device import from_all, is_first_process
 from eomt_exp.engine.evaluation import shard
 from eomt_exp.engine.progress import progress
+from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import (
     Contents,
     SeenImages,
@@ -27,8 +29,10 @@ from eomt_exp.engine.seen_images import (
 )
 
 VALIDATION = "data.val"
+_TUNING = "tuning."  # and the set's name: a benchmark may be called the same
 _DRAWN: dict[str, tuple[ImageSet, Contents]] = {}  # by configuration
-# What data.val is there for: it may choose, but not teach.
+_CACHED: dict[str, tuple[ImageSet, Contents | None]] = {}  # training images by configuration
+# What data.val and tuning sets are there for: they may choose, but not teach.
 _VALIDATES = ("validation", "selection", "tuning")
 
 
@@ -37,23 +41,61 @@ class ImageSets(NamedTuple):
 
     benchmarks: dict[str, ImageSet]
     validation: ImageSet | None  # for the known classes
-    contents: dict[str, Contents]  # of the benchmarks by name, and of "data.val"
+    tuning: dict[str, ImageSet]  # anomalies looked at while it trains
+    contents: dict[str, Contents]  # of benchmarks by name, of "data.val" and "tuning.<name>"
 
 
-def build_image_sets(cfg: DictConfig) -> ImageSets:
-    """Benchmarks and data.val; each file is read once now, so that none can fail after training."""
+def build_image_sets(cfg: DictConfig, training: bool = False) -> ImageSets:
+    """Benchmarks, data.val and, for a training, tuning sets.
+
+    Each file is read once now, so that none can fail after training. UsageError for tuning sets
+    that the training would never look at.
+    """
     nodes = runs.plain(cfg)
+    looks = training and cfg.trainer.validate_every > 0
+    if training and cfg.tuning and not looks:
+        raise UsageError(
+            f"benchmark@tuning={next(iter(cfg.tuning))} is looked at while training, and "
+            "trainer.validate_every=0 never looks: type trainer.validate_every=1."
+        )
     named = build_all(cfg.benchmark, "benchmark")
     wanted = {name: (images, nodes["benchmark"][name]) for name, images in named.items()}
-    if cfg.evaluator.known_classes and nodes["data"]["val"] is not None:
+    if (cfg.evaluator.known_classes or looks) and nodes["data"]["val"] is not None:
         wanted[VALIDATION] = (build(cfg.data.val, VALIDATION), nodes["data"]["val"])
+    tuning = build_all(cfg.tuning, "tuning") if looks else {}
+    wanted |= {_TUNING + name: (images, nodes["tuning"][name]) for name, images in tuning.items()}
     workers = cfg.trainer.num_workers
     read = {
         name: _read_once(images, name, node, workers) for name, (images, node) in wanted.items()
     }
     contents = {name: found for name, (_, found) in read.items()}
     validation = read.pop(VALIDATION, (None, None))[0]
-    return ImageSets({name: images for name, (images, _) in read.items()}, validation, contents)
+    tuning = {name: read.pop(_TUNING + name)[0] for name in tuning}
+    benchmarks = {name: images for name, (images, _) in read.items()}
+    return ImageSets(benchmarks, validation, tuning, contents)
+
+
+def training_images(cfg: DictConfig) -> tuple[ImageSet, Contents | None]:
+    """data.train, read once, and what it holds; with data.cache in shared memory from then on.
+
+    Filled at once because decoding or drawing beside a training step slows both down; kept for
+    the next stage of this process, which mostly trains on the same images. With
+    evaluator.verify=false and no cache nothing is read, and so nothing is known of the contents.
+    """
+    key = json.dumps(runs.plain(cfg)["data"]["train"], sort_keys=True)
+    if key in _CACHED:
+        return _CACHED[key]
+    images: ImageSet = build(cfg.data.train, "data.train")
+    cached = SharedCache(images) if cfg.data.cache else None
+    if cached is not None and cached.is_on:
+        images = cached
+        contents: Contents | None = contents_cached(cached, cfg.data.name, cfg.trainer.num_workers)
+    else:
+        contents = contents_read(images, cfg.data.name) if cfg.evaluator.verify else None
+    _CACHED.clear()  # one set at a time: memory is for this job's images
+    if contents is not None:
+        _CACHED[key] = images, contents
+    return images, contents
 
 
 def _read_once(
@@ -97,7 +139,7 @@ def stamps(cfg: DictConfig, seen: SeenImages, images: ImageSets) -> dict[str, st
     if VALIDATION in images.contents:
         now.add("validation", images.contents[VALIDATION].images)
     for name, contents in images.contents.items():
-        besides = _VALIDATES if name == VALIDATION else ()
+        besides = _VALIDATES if name == VALIDATION or name.startswith(_TUNING) else ()
         overlaps = seen.overlap(contents, besides) + now.overlap(contents, besides)
         if overlaps := list({overlap.name: overlap for overlap in overlaps}.values()):
             found[name] = in_words(overlaps, name)
@@ -109,8 +151,12 @@ def stamps(cfg: DictConfig, seen: SeenImages, images: ImageSets) -> dict[str, st
     return found
 
 
-def record(training: Contents | None, images: ImageSets) -> SeenImages:
-    """What a model that is trained now will have seen."""
+def record(training: Contents | None, images: ImageSets, tuned_on: str | None = None) -> SeenImages:
+    """What a model that is trained now will have seen.
+
+    Settings that were chosen by what the study at `tuned_on` has seen have seen it too; UsageError
+    where that is no folder with a record.
+    """
     seen = SeenImages()
     if training is None:
         seen.unknown.append("training images, with evaluator.verify=false")
@@ -118,6 +164,15 @@ def record(training: Contents | None, images: ImageSets) -> SeenImages:
         seen.add("training", training.images)
     if VALIDATION in images.contents:
         seen.add("validation", images.contents[VALIDATION].images)
+    for name in images.tuning:
+        seen.add("tuning", images.contents[_TUNING + name].images)
+    if tuned_on is not None:
+        if not (Path(tuned_on) / SEEN).is_file():
+            raise UsageError(
+                f"tuned_on={tuned_on} has no {SEEN}: it is the folder of a study (outputs/studies/"
+                "<study>) or of a run; tuned_on=null where nothing was tuned."
+            )
+        seen.include(SeenImages.load(Path(tuned_on)))
     return seen
 
 

@@ -16,7 +16,6 @@ from eomt_exp.data.loader import image_loader
 from eomt_exp.data.resized import Resized
 from eomt_exp.engine.atomic import write_text
 from eomt_exp.engine.cells import FORMAT, Cell, load_cell, save_cell
-from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import agreed, resolve_precision
 from eomt_exp.engine.evaluation import Settings, measure_benchmark, measure_known_classes, shard
 from eomt_exp.engine.progress import progress
@@ -47,7 +46,7 @@ class Measurement:
         accelerator.wait_for_everyone()
 
     def known_classes(self, model: Candidate, images: ImageSets) -> KnownClasses:
-        """Measured, or read from the finished cell; empty without data.val."""
+        """Measured, or read from the finished cell; empty where nobody wants them."""
         if images.validation is None:
             return KnownClasses({}, {})
         if (saved := agreed(self._saved_known(model, images))) is not None:
@@ -57,7 +56,7 @@ class Measurement:
         with self._bar(len(mine), f"known classes of {model.label}") as bar:
             metrics, counts = measure_known_classes(
                 model.detector,
-                _reader(view, mine, self.num_workers)(range(len(mine))),
+                reader(view, mine, self.num_workers)(range(len(mine))),
                 view.num_classes,
                 getattr(images.validation, "class_categories", None),
                 self.evaluator.bits,
@@ -93,7 +92,7 @@ class Measurement:
         with self._bar(len(mine), f"{model.label} on {name}") as bar:
             measured = measure_benchmark(
                 model.detector,
-                _reader(view, mine, self.num_workers),
+                reader(view, mine, self.num_workers),
                 len(mine),
                 settings,
                 bar.advance,
@@ -185,21 +184,10 @@ class Measurement:
         return progress(total, text, enabled=self.accelerator.is_main_process)
 
 
-def validate(
-    detector: Detector, images: ImageSet | None, accelerator: Any, num_workers: int
-) -> dict[str, float]:
-    """`val/miou` in the middle of a training; empty without data.val."""
-    if images is None:
-        return {}
-    mine = shard(images, accelerator.process_index, accelerator.num_processes)
-    stream = _reader(images, mine, num_workers)(range(len(mine)))
-    return {"val/miou": measure_known_classes(detector, stream, images.num_classes)[0]["miou"]}
-
-
-def _reader(
+def reader(
     images: ImageSet, mine: Sequence[int], num_workers: int
 ) -> Callable[[Sequence[int]], Iterator[LabelledImage]]:
-    """Positions in this process's share to images, the next ones decoded in the background."""
+    """From positions in this process's share to images, the next ones decoded in the background."""
 
     def read(positions: Sequence[int]) -> Iterator[LabelledImage]:
         chosen: Any = Subset(cast(Any, images), [mine[position] for position in positions])

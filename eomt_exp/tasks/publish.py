@@ -23,6 +23,7 @@ from eomt_exp.engine.report import print_report, write_metrics
 from eomt_exp.engine.results import compared, gathered_over_seeds
 from eomt_exp.engine.tables import as_csv, as_latex, as_markdown
 from eomt_exp.engine.tracking import MLflowTracker, NullTracker, Tracker
+from eomt_exp.engine.trial import NullTrial
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
 from eomt_exp.tasks.image_sets import ImageSets
 from eomt_exp.tasks.manifest import manifest_of, notes_on, saved_manifest
@@ -33,13 +34,20 @@ _log = logging.getLogger(__name__)
 REPORT = "report.html"
 
 
-def open_tracker(cfg: DictConfig, run_dir: Path, is_main: bool) -> Tracker:
-    """MLflow, or only the journal, or, in the other processes, nothing."""
+def open_tracker(
+    cfg: DictConfig, run_dir: Path, is_main: bool, trial: NullTrial | None = None
+) -> Tracker:
+    """MLflow, or only the journal, or, in the other processes, nothing.
+
+    A trial's run is a child of its study's, in the experiment of that.
+    """
+    trial = trial or NullTrial()
     if not is_main:
         return NullTracker()
     if not cfg.tracking.enabled:
         return NullTracker(run_dir)
-    return _mlflow(cfg, run_dir, f"{cfg.name}-{cfg.seed}-{run_dir.name}")
+    name = trial.run_name or f"{cfg.name}-{cfg.seed}-{run_dir.name}"
+    return _mlflow(cfg, run_dir, name, trial.parent_run_id, trial)
 
 
 def leaderboard_of(
@@ -86,8 +94,12 @@ def publish(
     models: Sequence[Candidate],
     tracker: Tracker,
     run_dir: Path,
+    shown: bool = True,
 ) -> dict[str, float]:
-    """Write, log and print; metrics.json says that a run is complete, so it is written last."""
+    """Write, log and print; metrics.json says that a run is complete, so it is written last.
+
+    With `shown` false nothing is printed: a study has a table of its own.
+    """
     metrics = board.flat_metrics()
     figures = _draw(board, models, run_dir / "figures")
     if (run_dir / runs.STATES).is_dir():  # it was trained here
@@ -112,6 +124,10 @@ def publish(
             _log.warning("MLflow has no runs of the single methods: %s", error)
     write_metrics(run_dir / runs.METRICS, metrics, saved_manifest(board))
     tracker.log_artifact(run_dir / runs.METRICS)
+    if not shown:
+        return metrics
+    if not metrics:
+        print("nothing was measured: benchmark=none, and no known classes.")
     print_report(
         metrics,
         run_dir,
@@ -163,17 +179,21 @@ def _log_methods(
 
 
 def _mlflow(
-    cfg: DictConfig, folder: Path, run_name: str, parent: str | None = None
+    cfg: DictConfig,
+    folder: Path,
+    run_name: str,
+    parent: str | None = None,
+    trial: NullTrial | None = None,
 ) -> MLflowTracker:
     folder.mkdir(parents=True, exist_ok=True)
     return MLflowTracker(
         uri=cfg.tracking.uri,
-        experiment=cfg.tracking.experiment,
+        experiment=(trial.experiment if trial else None) or cfg.tracking.experiment,
         run_name=run_name,
         run_dir=folder,
         artifact_root=cfg.tracking.artifacts,
         parent_run_id=parent,
-        tags=dict(cfg.tracking.tags),
+        tags={**cfg.tracking.tags, **(trial.tags if trial else {})},
     )
 
 

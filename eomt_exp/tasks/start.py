@@ -52,8 +52,8 @@ def seen_by(start: str | Path) -> SeenImages:
     return SeenImages(unknown=[str(start)])
 
 
-def fill(cfg: DictConfig, model: Any, start: str | Path) -> Report:
-    """Load the weights of a run folder, file or hub id into `model`; prints what became of them."""
+def fill(cfg: DictConfig, model: Any, start: str | Path, tell: bool = True) -> Report:
+    """Load the weights of a run folder, file or hub id into `model`; tells what became of them."""
     report = runs.fill(
         model,
         start,
@@ -61,7 +61,7 @@ def fill(cfg: DictConfig, model: Any, start: str | Path) -> Report:
         load_class_head=cfg.load_class_head,
         delta_weights=cfg.delta_weights,
     )
-    if is_first_process():
+    if tell and is_first_process():
         print(report, flush=True)
     return report
 

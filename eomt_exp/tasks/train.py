@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from eomt_exp import run_folders, runs
 from eomt_exp.build import build, build_all
 from eomt_exp.cli import UsageError
-from eomt_exp.contracts import ImageSet, Loss, Target
+from eomt_exp.contracts import Loss, Target
 from eomt_exp.data.loader import training_loader
-from eomt_exp.data.shared_cache import SharedCache
 from eomt_exp.data.training_set import TrainingSet
 from eomt_exp.engine.checkpoint import states
 from eomt_exp.engine.detector import Detector
@@ -31,8 +29,9 @@ from eomt_exp.engine.device import (
 from eomt_exp.engine.optim import annealing_steps
 from eomt_exp.engine.progress import progress
 from eomt_exp.engine.seen_images import FILE_NAME as SEEN
-from eomt_exp.engine.seen_images import Contents, SeenImages, verify
+from eomt_exp.engine.seen_images import SeenImages, verify
 from eomt_exp.engine.trainer import Trainer
+from eomt_exp.engine.trial import NullTrial, current_trial, forget_pruning
 from eomt_exp.engine.weight_files import WEIGHTS, save_weights
 from eomt_exp.schema import OptimConfig, TrainerConfig
 from eomt_exp.tasks.candidate import Candidate, as_label
@@ -40,16 +39,14 @@ from eomt_exp.tasks.exports import check_exports
 from eomt_exp.tasks.image_sets import (
     ImageSets,
     build_image_sets,
-    contents_cached,
-    contents_read,
     record,
     stamps,
+    training_images,
 )
-from eomt_exp.tasks.measure import Measurement, validate
+from eomt_exp.tasks.looks import Looks, last_look, look_metrics
+from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish, show_again
 from eomt_exp.tasks.start import check_start, fill, seen_by, start_of
-
-_CACHED: dict[str, tuple[ImageSet, Contents | None]] = {}  # training images by configuration
 
 
 class Parts(NamedTuple):
@@ -60,19 +57,40 @@ class Parts(NamedTuple):
     images: ImageSets
     training: TrainingSet
     seen: SeenImages  # in training; what it begins with may add to it
+    trial: NullTrial
     trainer: TrainerConfig
     optim: OptimConfig
 
 
-def run(cfg: DictConfig) -> None:
-    """Train in Hydra's run folder, or go on there; a kill leaves word of where that is."""
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Train in Hydra's run folder, or go on there; a kill leaves word of where that is.
+
+    Returns the numbers of metrics.json and those of the last look. TrialPruned where a study's
+    pruner ended the training.
+    """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    with run_folders.pointed_to(Path(cfg.paths.outputs), run_dir, active=is_first_process()):
-        train(cfg, run_dir)
+    first = is_first_process()
+    outputs = Path(cfg.paths.outputs)
+    with run_folders.pointed_to(outputs, run_dir, active=first), current_trial() as trial:
+        train(cfg, run_dir, trial)
+    found: dict[str, float] = agreed(_numbers(run_dir) if first else {})
+    if first and trial.is_of_study:
+        print(f"{trial.in_words(found)}; {run_dir}", flush=True)
+    return found
 
 
-def train(cfg: DictConfig, run_dir: Path) -> None:
-    """Train and evaluate in `run_dir`; a folder that is complete only shows its table again."""
+def _numbers(run_dir: Path) -> dict[str, float]:
+    done = runs.read_metrics(run_dir) or {"metrics": {}}
+    final = {k: float("nan") if v is None else v for k, v in done["metrics"].items()}
+    return final | last_look(run_dir)  # of both, what the study was told while it trained
+
+
+def train(cfg: DictConfig, run_dir: Path, trial: NullTrial | None = None) -> None:
+    """Train and evaluate in `run_dir`; a folder that is complete only shows its table again.
+
+    A `trial` is of this training alone: the stage it may begin with is nobody's.
+    """
+    trial = trial or NullTrial()
     begun = agreed((run_dir / runs.CONFIG).is_file())
     if begun and not cfg.resume:
         raise UsageError(
@@ -81,23 +99,25 @@ def train(cfg: DictConfig, run_dir: Path) -> None:
     done = agreed(runs.read_metrics(run_dir))
     if done is not None:
         runs.begin(cfg, run_dir)  # the folder of another configuration is an error, not a result
-        if is_first_process():
+        if is_first_process() and not trial.is_of_study:
             print(f"{run_dir} is complete already; task=evaluate measures it on other benchmarks.")
             show_again(done, run_dir)
         return
-    parts = _parts(cfg, run_dir)
+    trial.stay_pruned(run_dir)
+    parts = _parts(cfg, run_dir, trial)
+    trial.expect(run_dir, parts.trainer.epochs, look_metrics(cfg, parts.images))
     start = start_of(cfg, train)
     if start is not None:
         parts.seen.include(seen_by(start))
         stamps(cfg, parts.seen, parts.images)
-        fill(cfg, parts.model, start)
+        fill(cfg, parts.model, start, tell=not trial.is_of_study)
     runs.begin(cfg, run_dir)
     if is_first_process():
         parts.seen.save(run_dir)
     _train_and_evaluate(cfg, run_dir, parts)
 
 
-def _parts(cfg: DictConfig, run_dir: Path) -> Parts:
+def _parts(cfg: DictConfig, run_dir: Path, trial: NullTrial) -> Parts:
     """Build, check and try everything a user can get wrong: first what costs nothing."""
     _check_model(cfg)
     check_start(cfg)
@@ -118,15 +138,15 @@ def _parts(cfg: DictConfig, run_dir: Path) -> Parts:
     model.set_trainable(cfg.trainable.value)
     annealing_steps(optim.mask_annealing, 1, model.num_blocks)  # a pair for every block?
     _rehearse(cfg, model, losses)
-    images = build_image_sets(cfg)
-    pictures, contents = _training_images(cfg)
-    seen = record(contents, images)
+    images = build_image_sets(cfg, training=True)
+    pictures, contents = training_images(cfg)
+    seen = record(contents, images, cfg.tuned_on)
     if (run_dir / SEEN).is_file():  # of an earlier try, which may have seen others
         seen.include(SeenImages.load(run_dir))
     stamps(cfg, seen, images)
     training = TrainingSet(pictures, augmentation, exposure, cfg.data.num_classes, cfg.seed)
     training_loader(training, trainer.batch_size, 0, cfg.seed)  # enough images for a batch?
-    return Parts(model, losses, images, training, seen, trainer, optim)
+    return Parts(model, losses, images, training, seen, trial, trainer, optim)
 
 
 def _check_model(cfg: DictConfig) -> None:
@@ -157,34 +177,13 @@ def _rehearse(cfg: DictConfig, model: Any, losses: dict[str, Loss]) -> None:
             scorer(output)
 
 
-def _training_images(cfg: DictConfig) -> tuple[ImageSet, Contents | None]:
-    """data.train, read once, and what it holds; with data.cache in shared memory from then on.
-
-    Filled at once because decoding or drawing beside a training step slows both down; kept for
-    the next stage of this process, which mostly trains on the same images. With
-    evaluator.verify=false and no cache nothing is read, and so nothing is known of the contents.
-    """
-    key = json.dumps(runs.plain(cfg)["data"]["train"], sort_keys=True)
-    if key in _CACHED:
-        return _CACHED[key]
-    images: ImageSet = build(cfg.data.train, "data.train")
-    cached = SharedCache(images) if cfg.data.cache else None
-    if cached is not None and cached.is_on:
-        images = cached
-        contents: Contents | None = contents_cached(cached, cfg.data.name, cfg.trainer.num_workers)
-    else:
-        contents = contents_read(images, cfg.data.name) if cfg.evaluator.verify else None
-    _CACHED.clear()  # one set at a time: memory is for this job's images
-    if contents is not None:
-        _CACHED[key] = images, contents
-    return images, contents
-
-
 def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:
     seed_everything(cfg.seed)  # what was built or trained before must not shift the draws
     accelerator = make_accelerator(parts.trainer)
     try:
-        with open_tracker(cfg, run_dir, accelerator.is_main_process) as tracker:
+        with open_tracker(cfg, run_dir, accelerator.is_main_process, parts.trial) as tracker:
+            if accelerator.is_main_process and forget_pruning(run_dir):
+                tracker.set_tags({"optuna.state": "CONTINUED"})
             tracker.log_params(runs.flat(runs.essence(cfg)))
             detector = runs.make_detector(cfg, parts.model, accelerator.mixed_precision)
             if not agreed((run_dir / WEIGHTS).is_file()):
@@ -197,6 +196,8 @@ def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:
                 runs.fill(parts.model, run_dir)
                 parts.model.to(accelerator.device)
             _evaluate(cfg, run_dir, parts, accelerator, tracker)
+            if parts.trial.is_of_study:
+                tracker.set_tags({"optuna.state": "COMPLETE"})
     finally:
         forget_accelerator(accelerator)
 
@@ -204,6 +205,8 @@ def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:
 def _evaluate(cfg: DictConfig, run_dir: Path, parts: Parts, accelerator: Any, tracker: Any) -> None:
     accelerator.wait_for_everyone()  # images.json and the weights are the first process's
     seen, images = SeenImages.load(run_dir), parts.images
+    if not cfg.evaluator.known_classes:  # data.val was for looks
+        images = images._replace(validation=None)
     measurement = Measurement(cfg, run_dir, accelerator)
 
     def load() -> Detector:
@@ -217,22 +220,22 @@ def _evaluate(cfg: DictConfig, run_dir: Path, parts: Parts, accelerator: Any, tr
     if accelerator.is_main_process:
         told = {label: stamps(cfg, seen, images)}
         board = leaderboard_of(cfg, {model: (known, cells)}, images, told)
-        publish(cfg, board, [model], tracker, run_dir)
+        publish(cfg, board, [model], tracker, run_dir, shown=not parts.trial.is_of_study)
 
 
 def _trainer(
-    cfg: DictConfig, run_dir: Path, accelerator: Any, parts: Parts, tracker: Any, detector: Any
+    cfg: DictConfig, run_dir: Path, accelerator: Any, parts: Parts, tracker: Any, detector: Detector
 ) -> Trainer:
     def make_bar(total: int, start: int) -> AbstractContextManager[Any]:
         return progress(total, f"train {cfg.name}", start, enabled=accelerator.is_main_process)
 
-    def look(epoch: int) -> dict[str, float]:
-        return validate(detector, parts.images.validation, accelerator, settings.num_workers)
+    def after_look(metrics: dict[str, float], epoch: int) -> None:
+        parts.trial.look(metrics, epoch, trainer.progress.step)
 
     settings, folder = parts.trainer, run_dir / runs.STATES
     if states(folder) and accelerator.is_main_process:
         print(f"going on with {run_dir} from {states(folder)[-1].name}", flush=True)
-    return Trainer(
+    trainer = Trainer(
         accelerator=accelerator,
         model=parts.model,
         losses=parts.losses,
@@ -242,5 +245,8 @@ def _trainer(
         folder=folder,
         tracker=tracker,
         make_bar=make_bar,
-        validate=look,
+        validate=Looks(cfg, run_dir, detector, parts.images, accelerator),
+        after_look=after_look,
+        last_look=lambda: agreed(last_look(run_dir)),
     )
+    return trainer
