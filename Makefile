@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXPERIMENT ?= eim_oe
+SWEEP ?= eim_oe_tpe
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint bench ui clean
+.PHONY: help setup run sweep test test-all lint bench ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -15,6 +16,9 @@ setup: $(VENV)/.installed  ## make the virtual environment and install the packa
 
 run: $(VENV)/.installed  ## the main job on the embedded data: EXPERIMENT=eim_oe ARGS="seed=1"
 	$(BIN)/python -m eomt_exp +experiment=$(EXPERIMENT) $(ARGS)
+
+sweep: $(VENV)/.installed  ## a study of sweeps/: SWEEP=eim_oe_tpe ARGS="hydra.sweeper.n_trials=20"
+	$(BIN)/python -m eomt_exp -m +sweep=$(SWEEP) $(ARGS)
 
 test: $(VENV)/.installed-dev  ## lint and the tests, under five minutes
 	$(BIN)/ruff check .

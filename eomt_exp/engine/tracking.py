@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eomt_exp.engine.atomic import write_text
 from eomt_exp.engine.journal import FILE_NAME, Journal
@@ -30,6 +30,9 @@ from eomt_exp.engine.mlflow_store import (
 )
 from eomt_exp.engine.provenance import run_tags
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 log = logging.getLogger(__name__)
 
 RUN_ID_FILE = "mlflow_run_id"
@@ -43,6 +46,7 @@ class Tracker:
     """
 
     run_id: str | None = None  # MLflow's, None without MLflow
+    experiment_id: str | None = None
 
     def __init__(self, run_dir: str | Path | None = None) -> None:
         self.journal = Journal(Path(run_dir) / FILE_NAME) if run_dir is not None else None
@@ -57,6 +61,9 @@ class Tracker:
         trace: TracebackType | None,
     ) -> None:
         """Close the run; an exception goes on its way."""
+
+    def leave(self) -> None:
+        """Send everything but leave the run RUNNING, since another process goes on with it."""
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Flat settings of the run, `{"optim.lr": 1e-4}`."""
@@ -128,13 +135,18 @@ class MLflowTracker(Tracker):
         self._next_flush = self._retry_after = 0.0  # time.monotonic()
 
     def __enter__(self) -> MLflowTracker:
-        self._client, experiment_id, self.uri = open_store(
+        self._client, self.experiment_id, self.uri = open_store(
             self.uri, self.experiment, self.artifact_root
         )
         with explained(self.uri):
-            self._open_run(experiment_id)
+            self._open_run(self.experiment_id)
         self._next_flush = time.monotonic() + self.flush_seconds
         return self
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own, to look at other runs of the store."""
+        return self._client
 
     def _open_run(self, experiment_id: str) -> None:
         """Go on with the run named in the run's folder, or begin one and name it there."""
@@ -167,6 +179,11 @@ class MLflowTracker(Tracker):
             self.set_tags({"error": f"{type(error).__name__}: {error}"[:2000]})
         elif is_pruned(error):
             self.set_tags({"optuna.state": "PRUNED"})
+        self.leave()
+        self._attempt("end the run", lambda: self._client.set_terminated(self.run_id, status))
+
+    def leave(self) -> None:
+        """Send everything but leave the run RUNNING, since another process goes on with it."""
         self._retry_after = 0.0  # the last chance, whatever happened before
         self.flush()
         if self._buffer:
@@ -175,7 +192,6 @@ class MLflowTracker(Tracker):
                 len(self._buffer),
                 self.run_dir / FILE_NAME,
             )
-        self._attempt("end the run", lambda: self._client.set_terminated(self.run_id, status))
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log what the run has not got yet: MLflow raises on a changed value, so a resumed run

@@ -1,0 +1,1 @@
+"""Hydra's plugins of this suite, thin and quick to import: Hydra imports all on each start."""

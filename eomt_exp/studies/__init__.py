@@ -1,0 +1,1 @@
+"""Studies: what Optuna asks, tries and finds, behind Hydra's --multirun."""
