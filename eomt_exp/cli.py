@@ -39,6 +39,7 @@ EXPLAINED = (
     ("eomt_exp.engine.mlflow_store", "TrackingError"),
 )
 
+_stop_signals: list[int] = []  # that came since this command began
 _chosen: dict[tuple[str, str], str] = {}
 
 
@@ -68,8 +69,10 @@ def run_task(cfg: DictConfig) -> Any:
             _tell(status, error=error)
         if status == job_result.PRUNED:
             return None
+        if was_told_to_stop():
+            raise KeyboardInterrupt from error
         # Whoever suspects the code wants the exception itself.
-        if status != job_result.REFUSED or os.environ.get("EOMT_TRACEBACK"):
+        if not isinstance(error, explained_errors()) or os.environ.get("EOMT_TRACEBACK"):
             raise
         if _rank() == 0:
             _leave_no_empty_folder(Path(HydraConfig.get().runtime.output_dir))
@@ -81,8 +84,10 @@ def run_task(cfg: DictConfig) -> Any:
 
 def main() -> None:
     """Entry point of `python -m eomt_exp` and of the eomt-exp script."""
+    _stop_signals.clear()
     # SIGTERM ends like Ctrl-C: the run is closed as KILLED instead of staying RUNNING for ever.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     warnings.filterwarnings("ignore", message=".*provided to the Hydra.*")
     register()
     _prepare_ranks()
@@ -116,6 +121,19 @@ def _run(cfg: DictConfig) -> Any:
     return _task(str(cfg.task._target_))(cfg)
 
 
+def was_told_to_stop() -> bool:
+    """Whether Ctrl-C or SIGTERM came, whatever error has reached whoever asks.
+
+    They often go to loader workers too, whose death may be heard of last and hide the interrupt.
+    """
+    return bool(_stop_signals)
+
+
+def _stop(number: int, frame: Any) -> None:
+    _stop_signals.append(number)
+    raise KeyboardInterrupt
+
+
 def status_of(error: BaseException) -> str:
     """How a job ended that raised this: pruned, out_of_memory, refused or failed."""
     # By name: neither torch nor optuna need be loaded, and allocators raise more than one class.
@@ -124,6 +142,8 @@ def status_of(error: BaseException) -> str:
         return job_result.PRUNED
     if names & {"OutOfMemoryError", "MemoryError"} or "can't allocate memory" in str(error):
         return job_result.OUT_OF_MEMORY
+    if "TrainingError" in names:  # its values were tried, and another trial's may do
+        return job_result.FAILED
     return job_result.REFUSED if isinstance(error, explained_errors()) else job_result.FAILED
 
 

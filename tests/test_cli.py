@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 
 import eomt_exp
+from eomt_exp import cli
 from eomt_exp.contracts import VOID
 from eomt_exp.data.synthetic_roads import SyntheticBenchmark
+from eomt_exp.engine.mlflow_store import status_of
 from tests.command_line import SMALL, metrics_of, only_run, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -382,3 +384,24 @@ def test_two_processes_make_one_run(outputs: Path) -> None:
     pixels = single["synth_anomaly/uno/positives"] + single["synth_anomaly/uno/negatives"]
     images = SyntheticBenchmark("anomaly", length=6)
     assert pixels == sum((images[i].anomaly != VOID).sum() for i in range(6))
+
+
+def test_a_workers_death_does_not_hide_that_the_command_was_stopped(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def killed_with_its_workers(cfg: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise RuntimeError(
+                "DataLoader worker (pid 7) is killed by signal: Terminated."
+            ) from None
+
+    monkeypatch.setattr(cli, "_task", lambda target: killed_with_its_workers)
+    outcome = run(capfd, f"paths.outputs={tmp_path}")
+    assert outcome.code == cli.INTERRUPTED
+    assert "stopped" in outcome.err
+    assert status_of(
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+    ) == ("KILLED")

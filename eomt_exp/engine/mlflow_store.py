@@ -81,8 +81,9 @@ def status_of(error: BaseException | None) -> str:
     """MLflow's status of a run that ended with `error`."""
     if error is None or is_pruned(error):
         return "FINISHED"
-    # SIGTERM arrives as KeyboardInterrupt or SystemExit.
-    return "FAILED" if isinstance(error, Exception) else "KILLED"
+    # SIGTERM arrives as KeyboardInterrupt or SystemExit, or as the death of a loader's worker.
+    stopped = re.search(r"killed by signal: (Terminated|Interrupt)", str(error))
+    return "FAILED" if isinstance(error, Exception) and not stopped else "KILLED"
 
 
 def is_pruned(error: BaseException | None) -> bool:

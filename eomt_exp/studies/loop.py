@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 
-from eomt_exp.cli import status_of
+from eomt_exp.cli import status_of, was_told_to_stop
 from eomt_exp.studies.ledger import Ledger, Ticket
 from eomt_exp.studies.rules import Constraint
 from eomt_exp.studies.settings import StudyError
@@ -98,6 +98,8 @@ class Loop:
         return tickets
 
     def _settle(self, ticket: Ticket, job: JobReturn) -> None:
+        if was_told_to_stop():  # the job's own end is then no news of it
+            raise KeyboardInterrupt
         result = job._return_value
         if isinstance(result, BaseException):
             # Its frames hold the model, which must be gone before the next one comes.
