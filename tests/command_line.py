@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +44,8 @@ class Outcome(NamedTuple):
 @contextmanager
 def own_process_state(words: tuple[str, ...]) -> Iterator[None]:
     """sys.argv, handlers and signals as a command finds them, and as they were afterwards."""
-    argv, handler = sys.argv, signal.getsignal(signal.SIGTERM)
+    argv = sys.argv
+    on_signal = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     sys.argv = ["eomt_exp", *words]
@@ -51,21 +53,34 @@ def own_process_state(words: tuple[str, ...]) -> Iterator[None]:
         yield
     finally:
         sys.argv = argv
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in on_signal.items():
+            signal.signal(number, handler)
         root.handlers[:], root.level = handlers, level
 
 
 def run(capfd: pytest.CaptureFixture[str], *words: str) -> Outcome:
     """Run a command to its end."""
     capfd.readouterr()
-    code = 0
+    code = _code(words)
+    out, err = capfd.readouterr()
+    return Outcome(code, out, err)
+
+
+def run_aside(*words: str) -> Outcome:
+    """The same for a fixture of a whole module, which cannot have capfd."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = _code(words)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def _code(words: tuple[str, ...]) -> int:
     with own_process_state(words):
         try:
             cli.main()
         except SystemExit as ending:
-            code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    out, err = capfd.readouterr()
-    return Outcome(code, out, err)
+            return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    return 0
 
 
 def only_run(outputs: Path, experiment: str) -> Path:

@@ -116,10 +116,10 @@ class Loop:
         kind = kind_of(error)
         if kind == "refused" and not self.ledger.has_results:
             # The next ones would fare the same, and that can be known now.
-            self.ledger.refuse(ticket, str(error)[-_SHOWN:])
+            self.ledger.refuse(ticket, _shortened(str(error)))
             raise StudyError(f"the study ends with its first trial: {error}")
-        reason = f"{type(error).__name__}: {error}"
-        self.ledger.fail(ticket, reason[-_SHOWN:], retry=kind in _WORTH_A_RETRY)
+        reason = _shortened(f"{type(error).__name__}: {error}")
+        self.ledger.fail(ticket, reason, retry=kind in _WORTH_A_RETRY)
 
     def _complete(self, ticket: Ticket, result: Any) -> None:
         metrics = {str(k): float(v) for k, v in result.items()} if isinstance(result, dict) else {}
@@ -139,6 +139,11 @@ class Loop:
             # JSON has no NaN, and a storage may insist on that.
             attrs={"metrics": {k: v for k, v in metrics.items() if math.isfinite(v)}},
         )
+
+
+def _shortened(text: str) -> str:
+    """What happened stands first, and why in the last lines of a log."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 3]} … {text[-_SHOWN * 2 // 3 :]}"
 
 
 def kind_of(error: BaseException) -> str:

@@ -45,6 +45,9 @@ class Plan:
             self.settings.study += datetime.now().strftime("-%Y-%m-%d_%H-%M-%S")
         check_task(self.settings, self.cfg)
         make_pruner(self.settings.pruner, self.cfg.trainer.epochs)  # or each trial would complain
+        self.sampler = make_sampler(
+            self.settings.sampler, seed=self.settings.seed, space=self.space
+        )
         self._check_exam()
         self.folder = self._folder()
         self.constraints = parse_constraints(self.settings.constraints)
@@ -100,7 +103,7 @@ class Plan:
             study=given.study,
             objective=given.directions,
             n_trials=given.n_trials,
-            sampler=make_sampler(given.sampler, seed=given.seed, space=self.space),
+            sampler=self.sampler,
             facts=self.facts(),
             suggest=self.suggest,
             forbidden=self.forbidden,
