@@ -14,6 +14,8 @@ from optuna.trial import TrialState, create_trial
 from eomt_exp.studies import drawing
 from eomt_exp.studies.plots import draw
 
+pytestmark = pytest.mark.slow  # every test draws with plotly and matplotlib
+
 LR = FloatDistribution(1e-5, 1e-1, log=True)
 LOSSES = ("[mask_classification,isotropy_penalty]", "[mask_classification,outlier_margin]")
 LOSS = CategoricalDistribution(LOSSES)
@@ -157,7 +159,6 @@ def test_a_trial_that_breaks_a_constraint_is_not_the_best(tmp_path, monkeypatch)
     assert names == ["Trial0, complete", "Trial1, best", "Trial2, complete"]
 
 
-@pytest.mark.slow
 def test_several_objectives_have_a_front_and_pictures_of_each(tmp_path):
     study = optuna.create_study(directions=["maximize", "minimize"])
     for n in range(4):

@@ -20,6 +20,8 @@ from eomt_exp.engine.journal import read_journal
 from eomt_exp.engine.mlflow_store import TrackingError
 from eomt_exp.engine.study_run import NullStudyRun, StudyRun, compare_link
 
+pytestmark = pytest.mark.slow  # opens stores of MLflow
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
