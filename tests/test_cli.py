@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 
 import eomt_exp
@@ -399,7 +400,10 @@ def test_a_workers_death_does_not_hide_that_the_command_was_stopped(
             ) from None
 
     monkeypatch.setattr(cli, "_task", lambda target: killed_with_its_workers)
-    outcome = run(capfd, f"paths.outputs={tmp_path}")
+    try:
+        outcome = run(capfd, f"paths.outputs={tmp_path}")
+    finally:
+        HydraConfig.instance().cfg = None  # an interrupted Hydra leaves it behind
     assert outcome.code == cli.INTERRUPTED
     assert "stopped" in outcome.err
     assert status_of(

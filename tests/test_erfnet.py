@@ -311,6 +311,7 @@ def test_no_semantic_model_is_made_of_it(outputs: Path, capfd) -> None:
     assert last_line(outcome.err).startswith("error: ERFNet gives no masks to train on")
 
 
+@pytest.mark.slow
 def test_weights_are_evaluated_by_a_command(outputs: Path, tmp_path: Path, capfd) -> None:
     torch.manual_seed(0)
     weights = {f"module.{k}": v for k, v in randomised(9).state_dict().items()}

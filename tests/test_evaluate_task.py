@@ -55,6 +55,7 @@ def evaluate(capfd, *words: str):
     return run(capfd, "task=evaluate", *QUICK, *words)
 
 
+@pytest.mark.slow
 def test_models_times_benchmarks_resumed_cell_by_cell(trained: Path, outputs: Path, capfd) -> None:
     twin = outputs / "semantic" / "twin"
     shutil.copytree(trained, twin)
@@ -140,6 +141,7 @@ def test_a_label_is_a_plain_name(text: str, label: str) -> None:
     assert as_label(text, [label, f"{label}~2"]) == f"{label}~3"
 
 
+@pytest.mark.slow
 def test_a_protocol_changes_the_numbers_and_is_written_beside_them(
     trained: Path, outputs: Path, tmp_path: Path, capfd
 ) -> None:

@@ -156,6 +156,7 @@ def test_attention_spelled_out_equals_the_fused_one(masked: bool, monkeypatch) -
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_forward_is_one_graph(masked: bool, images: torch.Tensor) -> None:
     torch._dynamo.reset()

@@ -65,6 +65,7 @@ def test_a_scene_does_not_depend_on_order_or_on_the_length_of_the_set(scenes):
         assert np.array_equal(scene.labels, scenes[index].labels)
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_scene_and_the_same_outlier(scenes):
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
