@@ -22,9 +22,9 @@ from benchmarks.timing import Row, compare, console, machine, parser, positive, 
 from eomt_exp.backbones.pixel_encoder import IMAGENET_MEAN, IMAGENET_STD
 from eomt_exp.backbones.timm_vit import TimmViT
 from eomt_exp.contracts import Target
-from eomt_exp.engine.layouts import to_official
 from eomt_exp.losses.mask_classification import MaskClassification
 from eomt_exp.models.eomt import EoMT
+from eomt_exp.weights.formats import to_official
 
 CLASSES, MASKS, JOINT_BLOCKS = 19, 11, 3
 WANTED = {"forward, unmasked": 1.0, "forward, masked": 1.1, "training step, masked": 1.25}

@@ -36,7 +36,7 @@ EXPLAINED = (
     ("eomt_exp.contracts", "CheckpointError"),
     ("eomt_exp.build", "ConfigError"),
     ("eomt_exp.engine.trainer", "TrainingError"),
-    ("eomt_exp.engine.mlflow_store", "TrackingError"),
+    ("eomt_exp.tracking.store", "TrackingError"),
 )
 
 _stop_signals: list[int] = []  # that came since this command began

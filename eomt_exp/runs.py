@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from eomt_exp.build import ConfigError, build, build_all
 from eomt_exp.contracts import CheckpointError
-from eomt_exp.engine.atomic import write_text
 from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.loading import Report, load_checkpoint
-from eomt_exp.engine.weight_files import HUB, WEIGHTS, local_path
+from eomt_exp.files import write_text
 from eomt_exp.schema import Config
+from eomt_exp.weights.loading import Report, load_checkpoint
+from eomt_exp.weights.weight_files import HUB, WEIGHTS, local_path
 
 CONFIG = "config.yaml"
 METRICS = "metrics.json"

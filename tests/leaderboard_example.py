@@ -13,10 +13,11 @@ import numpy as np
 
 from eomt_exp.contracts import VOID
 from eomt_exp.data.synthetic_roads import SyntheticBenchmark
-from eomt_exp.engine.leaderboard import (
+from eomt_exp.engine.evaluation import Example
+from eomt_exp.evaluator.pixel import PixelCounts
+from eomt_exp.report.leaderboard import (
     Anchor,
     Comparison,
-    Example,
     Histogram,
     ImageRow,
     Leaderboard,
@@ -25,7 +26,6 @@ from eomt_exp.engine.leaderboard import (
     SizeRow,
     TnrRow,
 )
-from eomt_exp.evaluator.pixel import PixelCounts
 
 MODELS = ("eim_oe-0", "baseline-0")
 SCORERS = ("rba", "max_logit")

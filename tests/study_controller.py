@@ -16,9 +16,9 @@ if __name__ == "__main__":
 
 import optuna
 
-from eomt_exp.engine.optuna_store import open_storage
 from eomt_exp.studies.ledger import Ledger
 from eomt_exp.studies.samplers import make_sampler
+from eomt_exp.studies.storage import open_storage
 
 
 def suggest_float(trial: optuna.Trial) -> dict:

@@ -18,8 +18,8 @@ import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
-from eomt_exp.engine.journal import read_journal
-from eomt_exp.engine.optuna_store import open_storage
+from eomt_exp.studies.storage import open_storage
+from eomt_exp.tracking.metrics_file import read_journal
 from tests.command_line import SMALL, Outcome
 
 if TYPE_CHECKING:

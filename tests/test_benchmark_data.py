@@ -20,7 +20,7 @@ from PIL import Image
 from eomt_exp import cli
 from eomt_exp.build import build, build_all
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID, DataError, LabelledImage
-from eomt_exp.data.file_patterns import FilePattern, Match
+from eomt_exp.data.files.patterns import FilePattern, Match
 from eomt_exp.data.loader import image_loader
 from eomt_exp.paths import asset_dir
 

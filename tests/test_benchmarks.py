@@ -13,8 +13,8 @@ from rich.console import Console
 from benchmarks import bench_detector, bench_eomt, bench_optimizer, bench_training_data, timing
 from eomt_exp.backbones.timm_vit import TimmViT
 from eomt_exp.contracts import VOID, LabelledImage
-from eomt_exp.engine.layouts import to_official
 from eomt_exp.models.eomt import EoMT
+from eomt_exp.weights.formats import to_official
 
 CPU = torch.device("cpu")
 

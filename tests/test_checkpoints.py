@@ -19,8 +19,10 @@ from torch import Tensor
 from eomt_exp import runs
 from eomt_exp.backbones.timm_vit import TimmViT
 from eomt_exp.contracts import CheckpointError
-from eomt_exp.engine import weight_files
-from eomt_exp.engine.layouts import (
+from eomt_exp.heads.query_head import QueryHead
+from eomt_exp.models.eomt import EoMT
+from eomt_exp.weights import weight_files
+from eomt_exp.weights.formats import (
     HF_EOMT,
     HF_EOMT_DINOV3,
     LIGHTNING,
@@ -29,10 +31,8 @@ from eomt_exp.engine.layouts import (
     from_official,
     to_official,
 )
-from eomt_exp.engine.loading import load_checkpoint
-from eomt_exp.engine.weight_files import read_weights, save_weights
-from eomt_exp.heads.query_head import QueryHead
-from eomt_exp.models.eomt import EoMT
+from eomt_exp.weights.loading import load_checkpoint
+from eomt_exp.weights.weight_files import read_weights, save_weights
 from tests.command_line import SMALL, metrics_of, only_run, run
 
 SIZE = 64

@@ -19,7 +19,7 @@ import eomt_exp
 from eomt_exp import cli
 from eomt_exp.contracts import VOID
 from eomt_exp.data.synthetic_roads import SyntheticBenchmark
-from eomt_exp.engine.mlflow_store import status_of
+from eomt_exp.tracking.store import status_of
 from tests.command_line import SMALL, metrics_of, only_run, run
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -220,9 +220,9 @@ class TestBuild:
 
     def test_only_classes_of_the_rooms_are_called(self) -> None:
         for target in (
-            "eomt_exp.engine.provenance._git",  # a function that starts a process
-            "eomt_exp.engine.atomic.write_text",
-            "eomt_exp.data.image_files.decode_image",  # no class
+            "eomt_exp.tracking.provenance._git",  # a function that starts a process
+            "eomt_exp.files.write_text",
+            "eomt_exp.data.files.decode.decode_image",  # no class
             "eomt_exp.data.camvid.Path",  # a class, but not that module's
             "eomt_exp.scorers.msp.torch.load",
         ):

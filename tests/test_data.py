@@ -19,7 +19,7 @@ from eomt_exp.data.anomaly_folder import AnomalyFolder
 from eomt_exp.data.augmentation import Augmentation
 from eomt_exp.data.camvid import CamVid
 from eomt_exp.data.cutouts import colour_matched, soft_alpha
-from eomt_exp.data.file_tree import FileTree
+from eomt_exp.data.files.tree import FileTree
 from eomt_exp.data.loader import collate, image_loader, training_loader
 from eomt_exp.data.outlier_exposure import CutPaste
 from eomt_exp.data.outlier_folder import OutlierFolder

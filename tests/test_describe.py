@@ -13,7 +13,7 @@ from torch import nn
 from eomt_exp import cli, runs
 from eomt_exp.backbones.timm_vit import TimmViT
 from eomt_exp.contracts import Part
-from eomt_exp.engine.describe import Description, PartSum, describe, part_sums
+from eomt_exp.engine.model_summary import Description, PartSum, describe, part_sums
 from eomt_exp.models.eomt import EoMT
 from eomt_exp.paths import asset_dir
 from eomt_exp.tasks import describe as task

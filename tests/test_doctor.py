@@ -14,11 +14,11 @@ from PIL import Image, PngImagePlugin
 from eomt_exp import cli
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID, LabelledImage
 from eomt_exp.data.camvid import CamVid
-from eomt_exp.data.checkup import DRAWN, Survey, summary, survey, value_lines
-from eomt_exp.data.checkup_verdict import TRAPS, findings, verdict
-from eomt_exp.data.file_set import AnomalySet
-from eomt_exp.data.file_tree import FileTree
-from eomt_exp.data.paired_files import PairedFiles, pairs_by_stem
+from eomt_exp.data.checkup.survey import DRAWN, Survey, summary, survey, value_lines
+from eomt_exp.data.checkup.verdict import TRAPS, findings, verdict
+from eomt_exp.data.files.file_set import AnomalySet
+from eomt_exp.data.files.pairs import PairedFiles, pairs_by_stem
+from eomt_exp.data.files.tree import FileTree
 from eomt_exp.data.synthetic_roads import SyntheticBenchmark, SyntheticRoads
 from tests.command_line import Outcome, run
 

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from eomt_exp import runs
 from eomt_exp.contracts import CheckpointError, PixelOutput
-from eomt_exp.engine.describe import multiply_accumulates
-from eomt_exp.engine.layouts import ERFNET
-from eomt_exp.engine.loading import load_checkpoint
-from eomt_exp.engine.weight_files import save_weights
+from eomt_exp.engine.model_summary import multiply_accumulates
 from eomt_exp.models.erfnet import ERFNet
+from eomt_exp.weights.formats import ERFNET
+from eomt_exp.weights.loading import load_checkpoint
+from eomt_exp.weights.weight_files import save_weights
 from tests.command_line import metrics_of, only_run, run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -14,7 +14,6 @@ from sklearn.metrics import average_precision_score
 
 from eomt_exp.contracts import VOID, LabelledImage
 from eomt_exp.data.resized import Resized
-from eomt_exp.engine.cells import Cell, load_cell, save_cell
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.evaluation import (
     Measured,
@@ -22,14 +21,15 @@ from eomt_exp.engine.evaluation import (
     measure_benchmark,
     measure_known_classes,
 )
-from eomt_exp.engine.results import (
+from eomt_exp.engine.score_store import PREFIX, remove_left_over
+from eomt_exp.report.cells import Cell, load_cell, save_cell
+from eomt_exp.report.results import (
     SeededRun,
     compared,
     gathered_over_seeds,
     operating_thresholds,
     results_of,
 )
-from eomt_exp.engine.score_store import PREFIX, remove_left_over
 from eomt_exp.schema import Fpr95
 from tests.bright_anomalies import (
     BrightAnomalies,

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from eomt_exp.contracts import VOID
-from eomt_exp.engine.figures import HeatMapRow, curves_figure, heat_map_figure, training_figure
-from eomt_exp.engine.training_figure import smoothed
+from eomt_exp.report.figures import HeatMapRow, curves_figure, heat_map_figure, training_figure
+from eomt_exp.report.training_figure import smoothed
 
 
 def pixels(path) -> np.ndarray:
@@ -96,7 +96,7 @@ def test_curves_are_drawn_for_many_scorers_and_for_none_defined(tmp_path):
 def test_legend_numbers_agree_with_scikit_learn(is_reversed):
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    from eomt_exp.engine.figures import _areas
+    from eomt_exp.report.figures import _areas
 
     rng = np.random.default_rng(1)
     truth = rng.random(2000) < 0.1

@@ -15,12 +15,12 @@ import pytest
 from leaderboard_example import BENCHMARKS, MODELS, SCORERS, STAMP, leaderboard
 
 from eomt_exp.contracts import VOID
-from eomt_exp.engine.html.charts import MAX_POINTS, Line, histogram_chart, unit_chart
-from eomt_exp.engine.html.images import example_figures
-from eomt_exp.engine.html.report import write_report
-from eomt_exp.engine.html.tags import Html, tag
-from eomt_exp.engine.leaderboard import Histogram, ImageRow, Leaderboard
 from eomt_exp.evaluator.ranking import PixelCurves
+from eomt_exp.report.html.charts import MAX_POINTS, Line, histogram_chart, unit_chart
+from eomt_exp.report.html.document import write_report
+from eomt_exp.report.html.images import example_figures
+from eomt_exp.report.html.tags import Html, tag
+from eomt_exp.report.leaderboard import Histogram, ImageRow, Leaderboard
 
 VOID_TAGS = {"img", "meta"}
 INJECTED = '<script>alert("x")</script>'

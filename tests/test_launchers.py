@@ -81,7 +81,7 @@ def test_a_launcher_runs_two_trials_beside_each_other(outputs, launcher: str) ->
 SERVER = """
 import sys
 from optuna.storages import run_grpc_proxy_server
-from eomt_exp.engine.optuna_store import open_storage
+from eomt_exp.studies.storage import open_storage
 run_grpc_proxy_server(open_storage(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]))
 """
 

@@ -18,10 +18,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from eomt_exp.engine.optuna_store import open_storage
 from eomt_exp.processes import began
 from eomt_exp.studies.ledger import Ledger, Ticket
 from eomt_exp.studies.settings import StudyError
+from eomt_exp.studies.storage import open_storage
 from tests.study_controller import ledger_of
 
 CONTROLLER = Path(__file__).with_name("study_controller.py")
@@ -421,7 +421,7 @@ def test_a_line_torn_by_a_kill_does_not_spoil_the_journal(journal: str) -> None:
 def test_the_lock_of_a_dead_writer_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eomt_exp.engine.optuna_store._GRACE_SECONDS", 1)
+    monkeypatch.setattr("eomt_exp.studies.storage._GRACE_SECONDS", 1)
     monkeypatch.chdir(tmp_path)
     url = "journal://here/study.log"  # a relative one, whose lock would dangle
     open_storage(url)

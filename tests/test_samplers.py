@@ -13,11 +13,11 @@ import pytest
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-from eomt_exp.engine.optuna_store import make_pruner, open_storage, shown
 from eomt_exp.paths import asset_dir
 from eomt_exp.studies.ledger import Ledger
 from eomt_exp.studies.samplers import KINDS, make_sampler
 from eomt_exp.studies.settings import StudyError
+from eomt_exp.studies.storage import make_pruner, open_storage, shown
 
 SWEEPER = asset_dir("conf") / "hydra" / "sweeper"
 # These bring libraries with them that take seconds to import.
@@ -266,7 +266,7 @@ def test_a_study_may_live_behind_a_server(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     program = (
         "from optuna.storages import run_grpc_proxy_server as run\n"
-        "from eomt_exp.engine.optuna_store import open_storage\n"
+        "from eomt_exp.studies.storage import open_storage\n"
         f"run(open_storage('journal://{tmp_path}/study.log'), host='localhost', port={port})\n"
     )
     root = str(Path(__file__).resolve().parents[1])
@@ -296,6 +296,6 @@ def test_a_study_may_live_behind_a_server(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_away_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eomt_exp.engine.optuna_store._SERVER_SECONDS", 0.2)
+    monkeypatch.setattr("eomt_exp.studies.storage._SERVER_SECONDS", 0.2)
     with pytest.raises(ValueError, match="run_grpc_proxy_server"):
         open_storage("grpc://localhost:1")

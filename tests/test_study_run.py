@@ -15,10 +15,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from eomt_exp.engine.atomic import write_text
-from eomt_exp.engine.journal import read_journal
-from eomt_exp.engine.mlflow_store import TrackingError
-from eomt_exp.engine.study_run import NullStudyRun, StudyRun, compare_link
+from eomt_exp.files import write_text
+from eomt_exp.studies.parent_run import NullStudyRun, StudyRun, compare_link
+from eomt_exp.tracking.metrics_file import read_journal
+from eomt_exp.tracking.store import TrackingError
 
 pytestmark = pytest.mark.slow  # opens stores of MLflow
 

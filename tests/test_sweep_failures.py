@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from eomt_exp.engine.trial import PRUNED
 from eomt_exp.paths import asset_dir
+from eomt_exp.studies.trial import PRUNED
 from tests.command_line import run
 from tests.sweep_commands import (
     QUICK_STUDY,

@@ -19,12 +19,12 @@ from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from eomt_exp import cli
-from eomt_exp.engine.optuna_store import make_pruner
 from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.paths import asset_dir
 from eomt_exp.studies import record
 from eomt_exp.studies.plan import Plan
 from eomt_exp.studies.samplers import make_sampler
+from eomt_exp.studies.storage import make_pruner
 from tests.command_line import Outcome, metrics_of, only_run, run, run_aside
 from tests.sweep_commands import (
     QUICK_STUDY,

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from eomt_exp.contracts import VOID, LabelledImage
-from eomt_exp.data import synthetic_anomalies, synthetic_objects, synthetic_roads
-from eomt_exp.data.synthetic_anomalies import ANOMALY_FAMILIES, draw_anomaly
+from eomt_exp.data import synthetic_objects, synthetic_roads
+from eomt_exp.data.synthetic import anomalies as synthetic_anomalies
+from eomt_exp.data.synthetic.anomalies import ANOMALY_FAMILIES, draw_anomaly
 from eomt_exp.data.synthetic_objects import OUTLIER_FAMILIES, SyntheticOutliers
 from eomt_exp.data.synthetic_roads import SyntheticBenchmark, SyntheticRoads
 

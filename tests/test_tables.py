@@ -12,19 +12,19 @@ import pytest
 from leaderboard_example import BENCHMARKS, MODELS, NOTE, SCORERS, STAMP, leaderboard
 from rich.console import Console
 
-from eomt_exp.engine.anchors import anchors_for
-from eomt_exp.engine.html.tables import number
-from eomt_exp.engine.latex import escaped
-from eomt_exp.engine.leaderboard import Anchor, Leaderboard
-from eomt_exp.engine.metric_names import SEMANTIC
-from eomt_exp.engine.report import (
+from eomt_exp.report.html.tables import number
+from eomt_exp.report.latex import escaped
+from eomt_exp.report.leaderboard import Anchor, Leaderboard
+from eomt_exp.report.metric_names import SEMANTIC
+from eomt_exp.report.published import anchors_for
+from eomt_exp.report.terminal import (
     NUM_ANCHORS,
     anchors_table,
     print_report,
     results_table,
     seeds_table,
 )
-from eomt_exp.engine.tables import as_csv, as_latex, as_markdown
+from eomt_exp.report.text_tables import as_csv, as_latex, as_markdown
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from eomt_exp.engine.atomic import replacing, write_text
-from eomt_exp.engine.journal import Journal, read_journal
-from eomt_exp.engine.mlflow_store import TrackingError, clean_name, clean_value, sqlite_file
 from eomt_exp.engine.progress import progress
-from eomt_exp.engine.provenance import git_facts
-from eomt_exp.engine.report import print_report, results_table, write_metrics
-from eomt_exp.engine.tracking import MLflowTracker, NullTracker
+from eomt_exp.files import replacing, write_text
+from eomt_exp.report.terminal import print_report, results_table, write_metrics
+from eomt_exp.tracking.metrics_file import Journal, read_journal
+from eomt_exp.tracking.provenance import git_facts
+from eomt_exp.tracking.run import MLflowTracker, NullTracker
+from eomt_exp.tracking.store import TrackingError, clean_name, clean_value, sqlite_file
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_the_environment_names_the_store_and_nothing_is_printed(
 
 
 def test_the_trackers_import_is_light():
-    code = "import sys, eomt_exp.engine.tracking; print('mlflow' in sys.modules)"
+    code = "import sys, eomt_exp.tracking.run; print('mlflow' in sys.modules)"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

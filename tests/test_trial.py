@@ -16,9 +16,9 @@ from typing import Any
 import optuna
 import pytest
 
-from eomt_exp.engine import trial as module
-from eomt_exp.engine.optuna_store import open_storage
-from eomt_exp.engine.trial import (
+from eomt_exp.studies import trial as module
+from eomt_exp.studies.storage import open_storage
+from eomt_exp.studies.trial import (
     PRUNED,
     VARIABLE,
     NullTrial,
@@ -198,7 +198,7 @@ import os, sys
 from pathlib import Path
 from accelerate import PartialState
 PartialState(cpu=True)
-from eomt_exp.engine.trial import current_trial
+from eomt_exp.studies.trial import current_trial
 with current_trial() as trial:
     trial.expect(Path(sys.argv[1]), 5, ["val/ap"])
     try:

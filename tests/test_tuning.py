@@ -25,14 +25,14 @@ from eomt_exp.data.outlier_exposure import CutPaste
 from eomt_exp.data.pasted_objects import PastedObjects
 from eomt_exp.engine.checkpoint import states
 from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.journal import read_journal
 from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.engine.trial import PRUNED, Trial
-from eomt_exp.engine.weight_files import WEIGHTS
 from eomt_exp.paths import asset_dir
+from eomt_exp.studies.trial import PRUNED, Trial
 from eomt_exp.tasks.image_sets import ImageSets
 from eomt_exp.tasks.looks import Looks, last_look
 from eomt_exp.tasks.train import train
+from eomt_exp.tracking.metrics_file import read_journal
+from eomt_exp.weights.weight_files import WEIGHTS
 from tests.bright_anomalies import BrightnessNet, NegatedEvidence
 from tests.command_line import SMALL, metrics_of, run
 from tests.test_trial import HERE, Study

@@ -22,8 +22,8 @@ from transformers.models.eomt_dinov3.modeling_eomt_dinov3 import EomtDinov3ForUn
 
 from eomt_exp.backbones.timm_vit import TimmViT
 from eomt_exp.contracts import MaskOutput, Target
-from eomt_exp.engine.layouts import to_official
 from eomt_exp.models.eomt import EoMT
+from eomt_exp.weights.formats import to_official
 
 SIZE, WIDTH, DEPTH, HEADS, QUERIES, CLASSES, JOINT = 64, 48, 4, 3, 7, 5, 2
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

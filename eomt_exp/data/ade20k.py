@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from eomt_exp.contracts import VOID
-from eomt_exp.data.file_set import KnownClassSet
-from eomt_exp.data.paired_files import OnBroken, PairedFiles
-from eomt_exp.data.published_files import Part, find_part, pairs_of
+from eomt_exp.data.files.file_set import KnownClassSet
+from eomt_exp.data.files.pairs import OnBroken, PairedFiles
+from eomt_exp.data.files.published import Part, find_part, pairs_of
 
 # The first of the names each class has in objectInfo150.txt, in its order.
 CLASS_NAMES = (

@@ -10,10 +10,10 @@ import numpy as np
 
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID, DataError
 from eomt_exp.data.anomaly_layouts import Found, Layout
-from eomt_exp.data.file_set import AnomalySet, checked_component_sizes
-from eomt_exp.data.image_files import decode_labels
+from eomt_exp.data.files.decode import decode_labels
+from eomt_exp.data.files.file_set import AnomalySet, checked_component_sizes
+from eomt_exp.data.files.pairs import OnBroken, Pair, PairedFiles
 from eomt_exp.data.layout_search import Home, find_layout
-from eomt_exp.data.paired_files import OnBroken, Pair, PairedFiles
 
 # How the course hands its benchmarks out.
 _COURSE = {"course": Layout("images/{id}", "labels_masks/{id}.png")}

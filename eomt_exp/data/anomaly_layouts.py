@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 from eomt_exp.contracts import DataError
-from eomt_exp.data.file_patterns import FilePattern
-from eomt_exp.data.file_tree import FileTree
-from eomt_exp.data.paired_files import Pair, lone_labels
+from eomt_exp.data.files.pairs import Pair, lone_labels
+from eomt_exp.data.files.patterns import FilePattern
+from eomt_exp.data.files.tree import FileTree
 
 _log = logging.getLogger(__name__)
 

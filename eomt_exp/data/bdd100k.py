@@ -8,9 +8,9 @@ from typing import Literal
 
 from eomt_exp.contracts import VOID
 from eomt_exp.data.cityscapes import CLASS_CATEGORIES, CLASS_NAMES
-from eomt_exp.data.file_set import KnownClassSet
-from eomt_exp.data.paired_files import OnBroken, PairedFiles
-from eomt_exp.data.published_files import Part, find_part, pairs_of
+from eomt_exp.data.files.file_set import KnownClassSet
+from eomt_exp.data.files.pairs import OnBroken, PairedFiles
+from eomt_exp.data.files.published import Part, find_part, pairs_of
 
 _SPLITS = {"train": 7000, "val": 1000, "test": 2000}  # images of each, as published
 # As published, without the folder above, and as it was called at first.

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from eomt_exp.contracts import VOID
-from eomt_exp.data.file_set import KnownClassSet
-from eomt_exp.data.file_tree import FileTree
-from eomt_exp.data.image_files import existing_folder
-from eomt_exp.data.paired_files import OnBroken, PairedFiles, pairs_by_stem
+from eomt_exp.data.files.decode import existing_folder
+from eomt_exp.data.files.file_set import KnownClassSet
+from eomt_exp.data.files.pairs import OnBroken, PairedFiles, pairs_by_stem
+from eomt_exp.data.files.tree import FileTree
 
 CLASS_NAMES = (
     "sky", "building", "pole", "road", "pavement", "tree",

@@ -14,11 +14,11 @@ import numpy as np
 
 from eomt_exp.contracts import VOID, DataError
 from eomt_exp.data import coco_classes
-from eomt_exp.data.file_set import KnownClassSet
-from eomt_exp.data.file_tree import FileTree
-from eomt_exp.data.image_files import decode_image
-from eomt_exp.data.paired_files import OnBroken, Pair, PairedFiles
-from eomt_exp.data.published_files import Part, find_part
+from eomt_exp.data.files.decode import decode_image
+from eomt_exp.data.files.file_set import KnownClassSet
+from eomt_exp.data.files.pairs import OnBroken, Pair, PairedFiles
+from eomt_exp.data.files.published import Part, find_part
+from eomt_exp.data.files.tree import FileTree
 
 CLASS_NAMES = tuple(name for _, name in sorted(coco_classes.NAMES.items()))
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from eomt_exp.contracts import DataError
 from eomt_exp.data.anomaly_layouts import Found, Layout, Place, filled
-from eomt_exp.data.file_tree import FileTree
-from eomt_exp.data.image_files import existing_folder
+from eomt_exp.data.files.decode import existing_folder
+from eomt_exp.data.files.tree import FileTree
 
 _LISTED = 8  # folders of what was found instead; more would bury the message
 

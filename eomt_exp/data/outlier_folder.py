@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from eomt_exp.contracts import DataError
-from eomt_exp.data.image_files import existing_folder, natural_key, read_cutout
+from eomt_exp.data.files.decode import existing_folder, natural_key, read_cutout
 
 
 class OutlierFolder:

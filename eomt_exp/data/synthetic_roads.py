@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from eomt_exp.contracts import VOID, LabelledImage
-from eomt_exp.data.file_set import checked_component_sizes
-from eomt_exp.data.synthetic_anomalies import ANOMALY_FAMILIES, draw_anomaly
-from eomt_exp.data.synthetic_ground import Street, draw_camera, draw_street
-from eomt_exp.data.synthetic_layout import Guest, compose
-from eomt_exp.data.synthetic_light import draw_weather, finish
-from eomt_exp.data.synthetic_scene import CLASS_NAMES, FOREIGN, ROAD, Camera
+from eomt_exp.data.files.file_set import checked_component_sizes
+from eomt_exp.data.synthetic.anomalies import ANOMALY_FAMILIES, draw_anomaly
+from eomt_exp.data.synthetic.ground import Street, draw_camera, draw_street
+from eomt_exp.data.synthetic.layout import Guest, compose
+from eomt_exp.data.synthetic.light import draw_weather, finish
+from eomt_exp.data.synthetic.scene import CLASS_NAMES, FOREIGN, ROAD, Camera
 
 SPLITS = ("train", "val", "test")
 KINDS = ("anomaly", "obstacle")

@@ -19,7 +19,6 @@ from accelerate.utils import gather_object
 
 from eomt_exp.contracts import VOID, ImageSet, LabelledImage
 from eomt_exp.engine.detector import Detection, Detector
-from eomt_exp.engine.leaderboard import Example
 from eomt_exp.engine.score_store import ScoreStore
 from eomt_exp.evaluator.components import ComponentCounts
 from eomt_exp.evaluator.image_counts import ImageCounts
@@ -43,6 +42,18 @@ class Settings(NamedTuple):
     skip_empty: bool = False  # leave out images without anomaly
     components: tuple[int, int] | None = None  # smallest predicted and true one; None: no metrics
     num_examples: int = 0  # best and as many worst
+
+
+class Example(NamedTuple):
+    """One image to look at, no wider than 640 pixels."""
+
+    kind: str  # "best" or "worst" of its benchmark by AP, under the main scorer
+    name: str
+    ap: float
+    scorer: str
+    image: np.ndarray  # (h, w, 3) uint8 RGB
+    anomaly: np.ndarray  # (h, w) uint8: 0 normal, 1 anomaly, VOID
+    score: np.ndarray  # (h, w) float32
 
 
 @dataclass

@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from eomt_exp.engine.atomic import replacing, write_text
 from eomt_exp.evaluator.components import label_components
+from eomt_exp.files import replacing, write_text
 
 # The benchmark looks for the maps of a split under the name of the set it was cut from.
 SMIYC_FOLDERS = {

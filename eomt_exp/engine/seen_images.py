@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eomt_exp.contracts import ImageSet, LabelledImage, OutlierPool
-from eomt_exp.engine.atomic import write_text
+from eomt_exp.files import write_text
 
 FILE_NAME = "images.json"
 USES = ("training", "validation", "selection", "tuning", "mining")

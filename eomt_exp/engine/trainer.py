@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from eomt_exp.contracts import Batch, CheckpointError, Loss
 from eomt_exp.engine import checkpoint
 from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
-from eomt_exp.engine.tracking import Tracker
 from eomt_exp.schema import OptimConfig, TrainerConfig
+from eomt_exp.tracking.run import Tracker
 
 
 class TrainingError(RuntimeError):

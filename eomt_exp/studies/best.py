@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from eomt_exp.engine.atomic import write_text
+from eomt_exp.files import write_text
 
 FOLDER = "best"  # in the study's folder; what --config-dir is given
 _SEARCH_PATH = "hydra.searchpath"  # where the experiment itself may be found

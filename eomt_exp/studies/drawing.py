@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from optuna.distributions import CategoricalDistribution
 from optuna.study import Study, StudyDirection
 
-from eomt_exp.engine.atomic import replacing
+from eomt_exp.files import replacing
 from eomt_exp.studies.page import Panel
 
 DPI = 110

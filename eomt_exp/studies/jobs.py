@@ -9,11 +9,11 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import open_dict, read_write
 
-from eomt_exp.engine.optuna_store import kept_apart
 from eomt_exp.processes import this_process
 from eomt_exp.studies.ledger import Ticket
 from eomt_exp.studies.plan import Plan, quoted
 from eomt_exp.studies.settings import StudyError
+from eomt_exp.studies.storage import kept_apart
 
 _NAME_LENGTH = 120  # characters of a trial's name in MLflow
 

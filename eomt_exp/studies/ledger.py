@@ -22,12 +22,12 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from eomt_exp.engine.optuna_store import quiet_optuna
 from eomt_exp.studies.asking import Asker, NotThisOne
 from eomt_exp.studies.heartbeat import Heartbeat
 from eomt_exp.studies.row import Row
 from eomt_exp.studies.samplers import SpaceExhausted, point_key
 from eomt_exp.studies.settings import StudyError
+from eomt_exp.studies.storage import quiet_optuna
 from eomt_exp.studies.tally import difference, folder_of, was_never_run
 from eomt_exp.studies.trial_queue import TrialQueue
 

@@ -12,13 +12,13 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from eomt_exp import runs
-from eomt_exp.engine.optuna_store import make_pruner, open_storage
-from eomt_exp.engine.trial import LOOK_METRICS
 from eomt_exp.studies.ledger import Ledger
 from eomt_exp.studies.rules import parse_constraints
 from eomt_exp.studies.samplers import make_sampler
 from eomt_exp.studies.settings import StudyError, StudySettings, read_settings
 from eomt_exp.studies.space import read_space
+from eomt_exp.studies.storage import make_pruner, open_storage
+from eomt_exp.studies.trial import LOOK_METRICS
 
 JOURNAL = "study.log"
 # Where a parameter can stand that changes the images or numbers trials are judged by.

@@ -18,7 +18,7 @@ from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from eomt_exp.engine.atomic import write_text
+from eomt_exp.files import write_text
 from eomt_exp.studies.drawing import Plot, panel, png
 from eomt_exp.studies.page import page
 from eomt_exp.studies.table import short_names, shown

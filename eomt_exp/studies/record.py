@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial
 
 from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.engine.study_run import NullStudyRun, StudyRun, compare_link
 from eomt_exp.studies.best import command_of, keep_only, write_best
 from eomt_exp.studies.ledger import Ledger, Ticket
 from eomt_exp.studies.own_settings import own_settings
+from eomt_exp.studies.parent_run import NullStudyRun, StudyRun, compare_link
 from eomt_exp.studies.plan import Plan
 from eomt_exp.studies.plots import draw
 from eomt_exp.studies.row import Row

@@ -20,8 +20,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from eomt_exp.engine.optuna_store import quiet_optuna, refuse_unknown
 from eomt_exp.studies.settings import StudyError
+from eomt_exp.studies.storage import quiet_optuna, refuse_unknown
 
 _LARGEST_GRID = 1_000_000
 

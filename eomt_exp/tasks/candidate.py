@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 
 from eomt_exp import runs
 from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.results import SeededRun
 from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.engine.weight_files import sha256
+from eomt_exp.report.results import SeededRun
+from eomt_exp.weights.weight_files import sha256
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from eomt_exp import runs
-from eomt_exp.engine.describe import describe, print_description
+from eomt_exp.engine.model_summary import describe, print_description
 
 _NAMED = ("model", "backbone", "data", "anomaly_head")  # groups the table's title names
 _TAKEN_AS = {"backbone": "encoder", "anomaly_head": "anomaly_head"}  # keys of models made of parts

@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from eomt_exp.build import build
 from eomt_exp.cli import UsageError
 from eomt_exp.contracts import DataError, ImageSet
-from eomt_exp.data.checkup import Role, Survey, num_looks, summary, survey, value_lines
-from eomt_exp.data.checkup_finding import Finding
-from eomt_exp.data.checkup_verdict import findings, verdict
-from eomt_exp.engine.checkup_report import print_checkup, print_verdicts
+from eomt_exp.data.checkup.finding import Finding
+from eomt_exp.data.checkup.survey import Role, Survey, num_looks, summary, survey, value_lines
+from eomt_exp.data.checkup.verdict import findings, verdict
 from eomt_exp.engine.progress import progress
+from eomt_exp.report.checkup_report import print_checkup, print_verdicts
 from eomt_exp.tasks.describe import leave_no_folder
 
 BROKEN, NOT_GIVEN = "broken", "not given, not checked"

@@ -20,14 +20,14 @@ from eomt_exp.engine.device import (
     make_accelerator,
 )
 from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.engine.weight_files import HUB
+from eomt_exp.tasks.benchmark_exports import check_exports
 from eomt_exp.tasks.candidate import Candidate, as_label
-from eomt_exp.tasks.exports import check_exports
 from eomt_exp.tasks.image_sets import ImageSets, build_image_sets, stamps
 from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish
 from eomt_exp.tasks.start import check_start, fill, seen_by, start_of
 from eomt_exp.tasks.train import train
+from eomt_exp.weights.weight_files import HUB
 
 NO_MODEL = (
     "task=evaluate needs a trained model: add checkpoint=<run folder, file or hf://…>, or several "

@@ -16,12 +16,12 @@ from eomt_exp.contracts import ImageSet
 from eomt_exp.data.resized import Resized
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.evaluation import Settings, measure_benchmark, measure_known_classes, shard
-from eomt_exp.engine.journal import FILE_NAME as JOURNAL
-from eomt_exp.engine.journal import read_journal
-from eomt_exp.engine.trial import LOOK_METRICS
 from eomt_exp.schema import Fpr95, ProtocolConfig, ScoreType
+from eomt_exp.studies.trial import LOOK_METRICS
 from eomt_exp.tasks.image_sets import ImageSets
 from eomt_exp.tasks.measure import reader
+from eomt_exp.tracking.metrics_file import FILE_NAME as JOURNAL
+from eomt_exp.tracking.metrics_file import read_journal
 
 
 class Looks:

@@ -8,10 +8,10 @@ import torch
 from omegaconf import DictConfig
 
 from eomt_exp import runs
-from eomt_exp.engine.cells import Cell
-from eomt_exp.engine.leaderboard import Leaderboard
-from eomt_exp.engine.provenance import git_facts
+from eomt_exp.report.cells import Cell
+from eomt_exp.report.leaderboard import Leaderboard
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
+from eomt_exp.tracking.provenance import git_facts
 
 FEW = 10  # images
 DEFINITIONS = {

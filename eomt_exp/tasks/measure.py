@@ -14,18 +14,18 @@ from eomt_exp import runs
 from eomt_exp.contracts import ImageSet, LabelledImage
 from eomt_exp.data.loader import image_loader
 from eomt_exp.data.resized import Resized
-from eomt_exp.engine.atomic import write_text
-from eomt_exp.engine.cells import FORMAT, Cell, load_cell, save_cell
 from eomt_exp.engine.device import agreed, resolve_precision
 from eomt_exp.engine.evaluation import Settings, measure_benchmark, measure_known_classes, shard
 from eomt_exp.engine.progress import progress
-from eomt_exp.engine.provenance import git_facts
-from eomt_exp.engine.results import operating_thresholds, results_of
 from eomt_exp.engine.score_store import remove_left_over
+from eomt_exp.files import write_text
+from eomt_exp.report.cells import FORMAT, Cell, load_cell, save_cell
+from eomt_exp.report.results import operating_thresholds, results_of
 from eomt_exp.schema import EvaluatorConfig, ProtocolConfig, ScoreType
+from eomt_exp.tasks.benchmark_exports import exports_of
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
-from eomt_exp.tasks.exports import exports_of
 from eomt_exp.tasks.image_sets import VALIDATION, ImageSets, component_sizes
+from eomt_exp.tracking.provenance import git_facts
 
 CELLS = "cells"
 

@@ -10,24 +10,24 @@ from typing import Any
 from omegaconf import DictConfig
 
 from eomt_exp import runs
-from eomt_exp.engine.anchors import anchors_for
-from eomt_exp.engine.atomic import write_text
-from eomt_exp.engine.cells import Cell
-from eomt_exp.engine.figures import HeatMapRow, curves_figure, heat_map_figure, training_figure
-from eomt_exp.engine.html.report import write_report
-from eomt_exp.engine.journal import FILE_NAME as JOURNAL
-from eomt_exp.engine.journal import read_journal
-from eomt_exp.engine.leaderboard import Leaderboard
-from eomt_exp.engine.mlflow_store import TrackingError
-from eomt_exp.engine.report import print_report, write_metrics
-from eomt_exp.engine.results import compared, gathered_over_seeds
-from eomt_exp.engine.tables import as_csv, as_latex, as_markdown
-from eomt_exp.engine.tracking import MLflowTracker, NullTracker, Tracker
-from eomt_exp.engine.trial import NullTrial
+from eomt_exp.files import write_text
+from eomt_exp.report.cells import Cell
+from eomt_exp.report.figures import HeatMapRow, curves_figure, heat_map_figure, training_figure
+from eomt_exp.report.html.document import write_report
+from eomt_exp.report.leaderboard import Leaderboard
+from eomt_exp.report.published import anchors_for
+from eomt_exp.report.results import compared, gathered_over_seeds
+from eomt_exp.report.terminal import print_report, write_metrics
+from eomt_exp.report.text_tables import as_csv, as_latex, as_markdown
+from eomt_exp.studies.trial import NullTrial
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
 from eomt_exp.tasks.image_sets import ImageSets
 from eomt_exp.tasks.manifest import manifest_of, notes_on, saved_manifest
 from eomt_exp.tasks.measure import CELLS
+from eomt_exp.tracking.metrics_file import FILE_NAME as JOURNAL
+from eomt_exp.tracking.metrics_file import read_journal
+from eomt_exp.tracking.run import MLflowTracker, NullTracker, Tracker
+from eomt_exp.tracking.store import TrackingError
 
 _log = logging.getLogger(__name__)
 

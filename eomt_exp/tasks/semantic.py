@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from eomt_exp import runs
 from eomt_exp.engine.device import agreed, is_first_process
-from eomt_exp.engine.weight_files import WEIGHTS
+from eomt_exp.weights.weight_files import WEIGHTS
 
 # What a semantic EoMT shares with whatever begins with it; the rest is its own experiment's.
 _SHARED = (

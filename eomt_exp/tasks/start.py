@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from eomt_exp import runs
 from eomt_exp.cli import UsageError
 from eomt_exp.engine.device import is_first_process
-from eomt_exp.engine.loading import Report
 from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.engine.weight_files import HUB, weight_files
 from eomt_exp.tasks.semantic import find_or_train
+from eomt_exp.weights.loading import Report
+from eomt_exp.weights.weight_files import HUB, weight_files
 
 
 def check_start(cfg: DictConfig) -> None:

@@ -31,11 +31,10 @@ from eomt_exp.engine.progress import progress
 from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import SeenImages, verify
 from eomt_exp.engine.trainer import Trainer
-from eomt_exp.engine.trial import NullTrial, current_trial, forget_pruning
-from eomt_exp.engine.weight_files import WEIGHTS, save_weights
 from eomt_exp.schema import OptimConfig, TrainerConfig
+from eomt_exp.studies.trial import NullTrial, current_trial, forget_pruning
+from eomt_exp.tasks.benchmark_exports import check_exports
 from eomt_exp.tasks.candidate import Candidate, as_label
-from eomt_exp.tasks.exports import check_exports
 from eomt_exp.tasks.image_sets import (
     ImageSets,
     build_image_sets,
@@ -47,6 +46,7 @@ from eomt_exp.tasks.looks import Looks, last_look, look_metrics
 from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish, show_again
 from eomt_exp.tasks.start import check_start, fill, seen_by, start_of
+from eomt_exp.weights.weight_files import WEIGHTS, save_weights
 
 
 class Parts(NamedTuple):

@@ -1,0 +1,1 @@
+"""task=doctor: what is examined in a data set, and what counts as wrong."""

@@ -1,0 +1,74 @@
+"""What can be wrong with a data set, each met in the field, and whether it can be trusted.
+
+An error keeps the numbers from being computed or believed, a warning changes what they mean, a note
+is harmless here and worth knowing. Each trap is a function of its own in file_traps and
+label_traps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import get_args
+
+from eomt_exp.data.checkup import file_traps as files
+from eomt_exp.data.checkup import label_traps as labels
+from eomt_exp.data.checkup.finding import Finding, Severity, of_names
+from eomt_exp.data.checkup.survey import Survey
+
+TRAPS: tuple[Callable[[Survey], Finding | None], ...] = (
+    files.wrong_number,
+    files.broken_files,
+    files.other_sizes,
+    files.duplicates,
+    files.jpeg_named_png,
+    files.jpeg_labels,
+    files.gamma_chunk,
+    files.sixteen_bit_labels,
+    files.palette_labels,
+    files.two_label_folders,
+    files.course_spelling,
+    files.static_versions,
+    labels.unknown_values,
+    labels.without_anomaly,
+    labels.dummy_labels,
+    labels.nothing_counts,
+    labels.no_truth,
+    labels.void_counts_as_anomaly,
+)
+
+
+def findings(survey: Survey, others: Sequence[Survey] = ()) -> list[Finding]:
+    """Of one set by itself and beside others, worst first."""
+    found = [shared_images(other, survey) for other in others]
+    found += [trap(survey) for trap in TRAPS]
+    order = get_args(Severity)
+    return sorted((f for f in found if f is not None), key=lambda f: order.index(f.severity))
+
+
+def verdict(found: Iterable[Finding]) -> str:
+    """ "broken", "warnings" or "ok"; notes change nothing."""
+    severities = {finding.severity for finding in found}
+    return "broken" if "error" in severities else "warnings" if "warning" in severities else "ok"
+
+
+def shared_images(one: Survey, other: Survey) -> Finding | None:
+    """Pictures with equal pixels in both sets; a leak where the one is trained on.
+
+    Copies that were compressed or resized anew have other pixels and are not found.
+    """
+    known = {image.picture: image.name for image in one.images if image.picture}
+    pairs = [
+        f"{image.name} = {known[image.picture]}" for image in other.images if image.picture in known
+    ]
+    what = f"images that are also in {one.key}"
+    if one.role == "train":
+        advice = (
+            "A leak: what was trained on would be measured on, and no such number can be believed. "
+            "Take them out of one of the two."
+        )
+        return of_names("leak", "error", pairs, what, advice)
+    advice = (
+        "Choose nothing (threshold, checkpoint) on the one if you report the other, and do not "
+        "count the two as independent results."
+    )
+    return of_names("shared_images", "warning", pairs, what, advice)

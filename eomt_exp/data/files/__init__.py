@@ -1,0 +1,1 @@
+"""Finding, pairing and decoding the files of a data set."""

@@ -1,0 +1,102 @@
+"""One model on one benchmark, finished and on disk: an evaluation that was killed skips it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from eomt_exp.engine.evaluation import Example
+from eomt_exp.evaluator.image_counts import ImageCounts
+from eomt_exp.evaluator.ranking import PixelCurves
+from eomt_exp.files import replacing
+from eomt_exp.report.leaderboard import Histogram, ImageRow, Result, SizeRow, TnrRow
+
+FORMAT = 1  # raise it when the files or the meaning of a number change
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Cell:
+    """What one benchmark came to under one model."""
+
+    depends_on: dict[str, Any]  # all that could change the numbers, as JSON knows it
+    results: list[Result]  # a scorer each
+    images: dict[str, ImageCounts]  # by scorer, for comparisons with other models
+    examples: list[Example]
+    facts: dict[str, Any]  # for the manifest: images, those left out, their hash
+
+
+def save_cell(path: Path, cell: Cell) -> None:
+    """At one stroke, as an archive of arrays and one JSON text: nothing in it can run."""
+    arrays: dict[str, np.ndarray] = {}
+    results = []
+    for i, result in enumerate(cell.results):
+        arrays |= {f"result{i}/curve/{k}": v for k, v in result.curves._asdict().items()}
+        arrays |= {f"result{i}/histogram/{k}": v for k, v in result.histogram._asdict().items()}
+        state = cell.images[result.scorer].state_dict()
+        arrays |= {f"result{i}/images/{k}": v.numpy() for k, v in state.items()}
+        plain = {**vars(result), "curves": None, "histogram": None}
+        results.append({**plain, "images": [*map(list, result.images)]})
+    examples = []
+    for i, example in enumerate(cell.examples):
+        arrays |= {f"example{i}/{k}": getattr(example, k) for k in ("image", "anomaly", "score")}
+        examples.append([example.kind, example.name, example.ap, example.scorer])
+    text = json.dumps(
+        {
+            "depends_on": cell.depends_on,
+            "facts": cell.facts,
+            "results": results,
+            "examples": examples,
+        }
+    )
+    arrays["json"] = np.frombuffer(text.encode(), np.uint8)
+    with replacing(path) as scratch, scratch.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def load_cell(path: Path, depends_on: dict[str, Any]) -> Cell | None:
+    """The finished cell, or None where there is none that these settings could have made."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return _read(dict(file), depends_on)
+    except Exception as error:  # flipped bytes surface as zlib's, zipfile's or tokenize's errors
+        _log.warning("%s cannot be read (%s); it is measured again.", path, error)
+        return None
+
+
+def _read(arrays: dict[str, np.ndarray], depends_on: dict[str, Any]) -> Cell | None:
+    content = json.loads(arrays["json"].tobytes().decode())
+    if content["depends_on"] != depends_on:
+        return None
+    results, images = [], {}
+    for i, plain in enumerate(content["results"]):
+        curves = {k: arrays[f"result{i}/curve/{k}"] for k in PixelCurves._fields}
+        bins = {k: arrays[f"result{i}/histogram/{k}"] for k in Histogram._fields}
+        plain["curves"], plain["histogram"] = PixelCurves(**curves), Histogram(**bins)
+        plain["images"] = [ImageRow(*row) for row in plain["images"]]
+        plain["tnr"] = [TnrRow(*row) for row in plain["tnr"]]
+        plain["sizes"] = [SizeRow(*row) for row in plain["sizes"]]
+        plain["intervals"] = {k: tuple(pair) for k, pair in plain["intervals"].items()}
+        results.append(Result(**plain))
+        prefix = f"result{i}/images/"
+        state = {
+            k.removeprefix(prefix): torch.from_numpy(v)
+            for k, v in arrays.items()
+            if k.startswith(prefix)
+        }
+        images[results[-1].scorer] = ImageCounts()
+        images[results[-1].scorer].load_state_dict(state)
+    examples = [
+        Example(*words, *(arrays[f"example{i}/{k}"] for k in ("image", "anomaly", "score")))
+        for i, words in enumerate(content["examples"])
+    ]
+    return Cell(depends_on, results, images, examples, content["facts"])

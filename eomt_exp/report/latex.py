@@ -1,0 +1,146 @@
+"""A leaderboard as a LaTeX table in the manner of papers: booktabs, percent, the best in bold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from eomt_exp.report.leaderboard import Leaderboard, Result
+from eomt_exp.report.metric_names import UNDEFINED, best, metric
+
+COLUMNS = ("ap", "fpr95")
+WHERE_MEASURED = ("siou", "ppv", "component_f1")
+SPECIAL = {
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "τ": r"$\tau$",
+    "\N{EN DASH}": "--",
+    "\N{EM DASH}": "---",
+    "…": r"\ldots{}",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "·": r"$\cdot$",
+}
+UP, DOWN = r"$\uparrow$", r"$\downarrow$"
+
+
+def as_latex(board: Leaderboard) -> str:
+    r"""A table environment for a document with \usepackage{booktabs}; it needs nothing else.
+
+    Methods down, benchmarks across, in percent with one decimal; intervals are in the CSV.
+    Stamps stand under the table, marked in the caption, so that they are printed with it; notes
+    follow them.
+    """
+    columns = [(name, key) for name in board.benchmarks for key in _keys(board, name)]
+    cells = {(r.model, r.scorer, r.benchmark): r for r in board.results}
+    methods = list(dict.fromkeys((r.model, r.scorer) for r in board.results))
+    rows = [
+        " & ".join(
+            [
+                escaped(f"{model} {scorer}" if len(board.models) > 1 else scorer),
+                *(_cell(board, cells.get((model, scorer, name)), key) for name, key in columns),
+            ]
+        )
+        for model, scorer in methods
+    ]
+    seeds = _seed_rows(board, columns)
+    mark = r"$^{\dagger}$" if board.stamps else ""
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escaped(_caption(board))}{mark}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+        r"\toprule",
+        *_heads(board, columns),
+        r"\midrule",
+        *(rf"{row} \\" for row in rows),
+        *([r"\midrule", *(rf"{row} \\" for row in seeds)] if seeds else []),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(_below(f"{mark} {escaped(stamp)}") for stamp in board.stamps),
+        *(_below(escaped(note)) for note in board.notes),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _below(text: str) -> str:
+    return rf"\par\smallskip{{\footnotesize {text}}}"
+
+
+def _seed_rows(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> list[str]:
+    """Experiments that are there with several seeds: mean and sample standard deviation."""
+    found = {(r.experiment, r.scorer, r.benchmark, r.metric): r for r in board.over_seeds}
+    rows = []
+    for experiment, scorer in dict.fromkeys((r.experiment, r.scorer) for r in board.over_seeds):
+        there = [found.get((experiment, scorer, name, key)) for name, key in columns]
+        if not any(there):
+            continue
+        cells = [
+            "--" if r is None else rf"{100 * r.mean:.1f} $\pm$ {100 * r.std:.1f}" for r in there
+        ]
+        count = max(len(r.seeds) for r in there if r is not None)
+        rows.append(" & ".join([escaped(f"{experiment} {scorer}, {count} seeds"), *cells]))
+    return rows
+
+
+def _caption(board: Leaderboard) -> str:
+    return f"{board.title} (protocol: {board.protocol})" if board.protocol else board.title
+
+
+def escaped(text: str) -> str:
+    """Text that LaTeX prints as it is; letters outside Latin become a question mark."""
+    return "".join(SPECIAL.get(mark) or _printable(mark) for mark in " ".join(text.split()))
+
+
+def _printable(mark: str) -> str:
+    """What inputenc's utf8 knows without further packages."""
+    is_latin = mark.isalpha() and ord(mark) < 0x180
+    return mark if mark.isascii() or is_latin else "?"
+
+
+def _keys(board: Leaderboard, benchmark: str) -> list[str]:
+    found = {key for r in board.results if r.benchmark == benchmark for key in r.metrics}
+    return [*COLUMNS, *(key for key in WHERE_MEASURED if key in found)]
+
+
+def _heads(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> list[str]:
+    """Benchmarks over their metrics, with a rule from the first to the last column of each."""
+    names, rules, start = [], [], 2  # column 1 is the method's
+    for benchmark in board.benchmarks:
+        width = len(_keys(board, benchmark))
+        names.append(rf"\multicolumn{{{width}}}{{c}}{{{escaped(benchmark)}}}")
+        rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
+        start += width
+    arrows = [
+        f"{metric(key).heading} {UP if metric(key).better > 0 else DOWN}" for _, key in columns
+    ]
+    return [
+        rf"{' & '.join(['', *names])} \\",
+        "".join(rules),
+        rf"{' & '.join(['method', *arrows])} \\",
+    ]
+
+
+def _cell(board: Leaderboard, result: Result | None, key: str) -> str:
+    """0.8123 -> 81.2, bold where no other method on this benchmark reads better."""
+    value = result.metrics.get(key) if result else None
+    if result is None or value is None:
+        return "--"
+    if math.isnan(value):
+        return UNDEFINED
+    rivals = [r.metrics.get(key) for r in board.results if r.benchmark == result.benchmark]
+    winner = best(key, rivals)
+    text = _percent(value)
+    return rf"\textbf{{{text}}}" if winner is not None and text == _percent(winner) else text
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"

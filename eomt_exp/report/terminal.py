@@ -1,0 +1,260 @@
+"""The end of a run in words: a table of results, and where its files are."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eomt_exp.files import write_text
+from eomt_exp.report.leaderboard import Anchor, OverSeeds
+from eomt_exp.report.metric_names import (
+    UNDEFINED,
+    best,
+    is_best,
+    metric,
+    ordered,
+    shown,
+    shown_interval,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+ALWAYS = ("ap", "fpr95", "auroc")
+WHERE_MEASURED = ("f1_star", "siou", "ppv", "component_f1")
+LOG_WIDTH = 300  # columns where there is no terminal: rich takes 80 and cuts numbers off
+NUM_ANCHORS = 6  # shown of each benchmark: the terminal is for our own numbers
+
+
+def results_table(
+    metrics: Mapping[str, float | None],
+    title: str | None = None,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> Table:
+    """Benchmarks and scorers down, metrics across, as fractions; the best one has a star.
+
+    Reads "<benchmark>/<scorer>/<metric>" keys; "<set>/miou" becomes the line below the table.
+    NaN, and the None it becomes in metrics.json, read "undefined". `intervals` has the same keys;
+    AP shows its own.
+    """
+    from rich.markup import escape
+
+    cells = _cells(metrics)
+    there = {key for row in cells.values() for key in row}
+    names = [*ALWAYS, *(key for key in WHERE_MEASURED if key in there)]
+    table = _empty_table(title, ["benchmark", "scorer"], names)
+    caption = escape(_semantic(metrics) or "") or None
+    table.caption, table.caption_justify, table.caption_style = caption, "left", ""
+    previous = None
+    for (benchmark, scorer), row in cells.items():
+        if previous not in (None, benchmark):
+            table.add_section()
+        rivals = [other for (name, _), other in cells.items() if name == benchmark]
+        values = [
+            _cell(key, row.get(key), best(key, [other.get(key) for other in rivals]))
+            for key in names
+        ]
+        interval = (intervals or {}).get(f"{benchmark}/{scorer}/ap")
+        if interval is not None and not math.isnan(row.get("ap", math.nan)):
+            values[0] += f" {escape(shown_interval('ap', *interval))}"
+        table.add_row("" if benchmark == previous else escape(benchmark), escape(scorer), *values)
+        previous = benchmark
+    return table
+
+
+def anchors_table(anchors: Sequence[Anchor]) -> Table:
+    """Published numbers, of each benchmark the first NUM_ANCHORS.
+
+    Notes below say the protocol and source of each; the last one counts what is left out.
+    """
+    from rich.markup import escape
+
+    groups: dict[str, list[Anchor]] = {}
+    for anchor in anchors:
+        groups.setdefault(anchor.benchmark, []).append(anchor)
+    chosen = [anchor for group in groups.values() for anchor in group[:NUM_ANCHORS]]
+    remarks = list(dict.fromkeys(_remark(anchor) for anchor in chosen))
+    names = ordered(key for anchor in chosen for key in anchor.values)
+    table = _empty_table("published", ["benchmark", "method"], names)
+    table.add_column("note", justify="right", no_wrap=True)
+    previous = None
+    for anchor in chosen:
+        if previous not in (None, anchor.benchmark):
+            table.add_section()
+        values = [_cell(key, anchor.values.get(key), None) for key in names]
+        name = "" if anchor.benchmark == previous else escape(anchor.benchmark)
+        table.add_row(name, escape(anchor.method), *values, str(remarks.index(_remark(anchor)) + 1))
+        previous = anchor.benchmark
+    notes = [f"{index}  {escape(remark)}" for index, remark in enumerate(remarks, 1)]
+    if more := len(anchors) - len(chosen):
+        notes.append(f"and {more} more in report.html")
+    table.caption, table.caption_justify, table.caption_style = "\n".join(notes), "left", ""
+    return table
+
+
+def seeds_table(seeds: Sequence[OverSeeds]) -> Table:
+    """Mean and sample standard deviation where an experiment is there with several seeds."""
+    from rich.markup import escape
+
+    names = ordered(row.metric for row in seeds)
+    table = _empty_table("over seeds", ["benchmark", "method", "seeds"], names)
+    rows: dict[tuple[str, str], dict[str, OverSeeds]] = {}
+    for row in seeds:
+        rows.setdefault((row.benchmark, f"{row.experiment} {row.scorer}"), {})[row.metric] = row
+    for (benchmark, method), found in rows.items():
+        values = [
+            f"{shown(key, found[key].mean)} ± {shown(key, found[key].std)}" if key in found else "-"
+            for key in names
+        ]
+        counts = str(max(len(row.seeds) for row in found.values()))
+        table.add_row(escape(benchmark), escape(method), counts, *values)
+    return table
+
+
+def print_report(
+    metrics: Mapping[str, float | None],
+    run_dir: str | Path,
+    figures: Sequence[Path] = (),
+    console: Console | None = None,
+    checkpoint: str | Path | None = None,
+    *,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    stamps: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    anchors: Sequence[Anchor] = (),
+    seeds: Sequence[OverSeeds] = (),
+) -> None:
+    """Stamps in red, the tables, then each file that is there, a path a line and never broken.
+
+    `intervals`, `stamps` and `notes` as in a Leaderboard, the first keyed like `metrics`.
+    """
+    from rich.console import Console
+
+    if console is None:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = LOG_WIDTH
+    for stamp in stamps:
+        console.print(f"! {stamp}", style="bold red", markup=False, soft_wrap=True)
+    for note in notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    if any(key.count("/") == 2 for key in metrics):
+        _print_table(console, metrics, intervals)
+    elif line := _semantic(metrics):
+        console.print(line, markup=False)
+    if seeds:
+        console.print(seeds_table(seeds))
+    if anchors:
+        console.print(anchors_table(anchors))
+    _print_files(console, Path(run_dir), figures, checkpoint)
+
+
+def _print_table(
+    console: Console,
+    metrics: Mapping[str, float | None],
+    intervals: Mapping[str, tuple[float, float]] | None,
+) -> None:
+    """With intervals and all metrics where they fit, on a narrow screen AP, FPR95 and AUROC."""
+    from rich.measure import Measurement
+
+    few = {k: value for k, value in metrics.items() if k.rpartition("/")[2] not in WHERE_MEASURED}
+    tables = [results_table(metrics, intervals=intervals), results_table(metrics)]
+    wide = console.options.update(width=LOG_WIDTH)
+    for table in tables:
+        if Measurement.get(console, wide, table).maximum <= console.width:
+            console.print(table)
+            return
+    console.print(results_table(few))
+    if len(few) < len(metrics):
+        console.print("more metrics where there is room, and in metrics.json", soft_wrap=True)
+
+
+def _print_files(
+    console: Console, run_dir: Path, figures: Sequence[Path], checkpoint: str | Path | None
+) -> None:
+    files = {
+        "metrics": run_dir / "metrics.json",
+        "report": run_dir / "report.html",
+        "exports": run_dir / "exports",
+        "checkpoint": checkpoint or run_dir / "model.safetensors",
+    }
+    lines = [(label, Path(path)) for label, path in files.items() if Path(path).exists()]
+    lines += [("figure", Path(path)) for path in figures]
+    for label, path in [("run", run_dir), *lines]:
+        console.print(f"{label:<11}{path}", markup=False, soft_wrap=True)
+    console.print("compare with other runs: make ui", markup=False, soft_wrap=True)
+
+
+def write_metrics(
+    path: str | Path, metrics: Mapping[str, float], manifest: Mapping[str, object]
+) -> None:
+    """metrics.json, {"metrics": ..., "manifest": ...}, at one stroke; NaN and inf become null."""
+    content = _plain({"metrics": metrics, "manifest": manifest})
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: object) -> object:
+    """Only what JSON knows; numpy and torch scalars by their item(), others by their text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _cells(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[str, float]]:
+    """(benchmark, scorer) to its metrics, in the order they came, benchmarks kept together."""
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for key, value in metrics.items():
+        parts = key.split("/")
+        if len(parts) == 3 and parts[2] in (*ALWAYS, *WHERE_MEASURED):
+            rows.setdefault((parts[0], parts[1]), {})[parts[2]] = _number(value)
+    order = list(dict.fromkeys(benchmark for benchmark, _ in rows))
+    return dict(sorted(rows.items(), key=lambda item: order.index(item[0][0])))
+
+
+def _empty_table(title: str | None, labels: Sequence[str], keys: Sequence[str]) -> Table:
+    """Columns without rows; thin rules and stars need no colour, for reports land in logs.
+
+    Where there is no room, names are folded: a number is never cut off for them.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for label in labels:
+        table.add_column(label, overflow="fold")
+    for key in keys:
+        table.add_column(metric(key).heading, justify="right", no_wrap=True)
+    return table
+
+
+def _remark(anchor: Anchor) -> str:
+    return "; ".join(part for part in (anchor.protocol, anchor.source) if part)
+
+
+def _cell(key: str, value: float | None, winner: float | None) -> str:
+    if value is None:
+        return "- "
+    text = shown(key, value)
+    return f"[bold]{text}*[/bold]" if is_best(key, value, winner) else f"{text} "
+
+
+def _number(value: float | None) -> float:
+    """The null of a metrics.json that was read back is the NaN it was."""
+    return math.nan if value is None else float(value)
+
+
+def _semantic(metrics: Mapping[str, float | None]) -> str | None:
+    """ "semantic: val/miou 0.712" of every "<set>/miou", or None."""
+    found = {key: _number(value) for key, value in metrics.items() if key.endswith("/miou")}
+    texts = [f"{key} {UNDEFINED if math.isnan(v) else f'{v:.3f}'}" for key, v in found.items()]
+    return f"semantic: {', '.join(texts)}" if texts else None

@@ -1,0 +1,264 @@
+"""What a run leaves behind while it runs: MLflow's record, and metrics.jsonl in any case.
+
+Metrics are buffered, since one `log_metric` on sqlite costs 15 ms and a batch of a thousand 90.
+The trainer calls `flush()` *before* it saves a checkpoint and `rewind(step)` after it has loaded
+one: metrics.jsonl then has each step once. MLflow cannot forget a point, so a step that a killed
+try had flushed after its last checkpoint stands there twice, with two times.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from eomt_exp.files import write_text
+from eomt_exp.tracking.metrics_file import FILE_NAME, Journal
+from eomt_exp.tracking.provenance import run_tags
+from eomt_exp.tracking.store import (
+    MAX_TAG,
+    clean_name,
+    clean_value,
+    explained,
+    find_run,
+    is_pruned,
+    open_store,
+    status_of,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+RUN_ID_FILE = "mlflow_run_id"
+RETRY_SECONDS = 60.0  # how long a store that failed is left alone
+
+
+class Tracker:
+    """What the engine asks of a tracker, and the least it does: keep the journal of `run_dir`.
+
+    Used as a context manager around the run; everything else may be called only inside it.
+    """
+
+    run_id: str | None = None  # MLflow's, None without MLflow
+    experiment_id: str | None = None
+
+    def __init__(self, run_dir: str | Path | None = None) -> None:
+        self.journal = Journal(Path(run_dir) / FILE_NAME) if run_dir is not None else None
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the run; an exception goes on its way."""
+
+    def leave(self) -> None:
+        """Send everything but leave the run RUNNING, since another process goes on with it."""
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Flat settings of the run, `{"optim.lr": 1e-4}`."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Numbers of one step; NaN is allowed."""
+        if self.journal is not None:
+            self.journal.write(metrics, step)
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`, since a resumed run will do it again."""
+        if self.journal is not None:
+            self.journal.rewind(step)
+
+    def flush(self) -> None:
+        """Send what is buffered."""
+
+    def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
+        """Copy a file under the artifact folder `folder`."""
+
+    def log_text(self, text: str, file: str) -> None:
+        """Store text under the artifact path `file`."""
+
+    def log_dict(self, content: Mapping[str, object], file: str) -> None:
+        """Store JSON under the artifact path `file`."""
+        self.log_text(json.dumps(content, indent=2, default=str), file)
+
+    def set_tags(self, tags: Mapping[str, object]) -> None:
+        """Add or change tags."""
+
+
+class NullTracker(Tracker):
+    """Runs without MLflow (`tracking=none`), or keeps nothing when it gets no `run_dir`.
+
+    The latter is for every rank but the first.
+    """
+
+
+class MLflowTracker(Tracker):
+    """One MLflow run as a context manager, opened anew or, after a killed try, gone on with.
+
+    Opening fails loudly (TrackingError); after that a store that is away costs warnings only,
+    never the training: metrics wait in the buffer and stand in the journal. A client of its own
+    instead of MLflow's global active run, so that no run can leak into the next one.
+    """
+
+    def __init__(
+        self,
+        *,
+        uri: str,
+        experiment: str,
+        run_name: str,
+        run_dir: str | Path,
+        artifact_root: str | Path,
+        parent_run_id: str | None = None,
+        tags: Mapping[str, object] | None = None,
+        flush_seconds: float = 10.0,
+        flush_size: int = 500,
+    ) -> None:
+        super().__init__(run_dir)
+        self.uri, self.experiment, self.run_name = uri, experiment, run_name
+        self.run_dir, self.artifact_root = Path(run_dir), artifact_root
+        self.parent_run_id, self.tags = parent_run_id, dict(tags or {})
+        self.flush_seconds, self.flush_size = flush_seconds, flush_size
+        self.run_id: str = ""  # until the run is open
+        self.is_resumed = False
+        self._params: dict[str, str] = {}  # those the run has already
+        self._buffer: list[tuple[str, float, int, int]] = []  # name, value, ms since 1970, step
+        self._next_flush = self._retry_after = 0.0  # time.monotonic()
+
+    def __enter__(self) -> MLflowTracker:
+        self._client, self.experiment_id, self.uri = open_store(
+            self.uri, self.experiment, self.artifact_root
+        )
+        with explained(self.uri):
+            self._open_run(self.experiment_id)
+        self._next_flush = time.monotonic() + self.flush_seconds
+        return self
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's own, to look at other runs of the store."""
+        return self._client
+
+    def _open_run(self, experiment_id: str) -> None:
+        """Go on with the run named in the run's folder, or begin one and name it there."""
+        file = self.run_dir / RUN_ID_FILE
+        run_id = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+        earlier = find_run(self._client, run_id) if run_id else None
+        if run_id and earlier is None:
+            log.warning("MLflow has lost run %s of %s; a new one begins.", run_id, self.run_dir)
+        tags = _text_tags({**run_tags(self.run_dir, self.parent_run_id), **self.tags})
+        self.is_resumed = earlier is not None
+        if earlier is None:
+            run = self._client.create_run(experiment_id, tags=tags, run_name=self.run_name)
+            self.run_id = run.info.run_id
+            write_text(file, self.run_id + "\n")
+            return
+        self.run_id, self._params = run_id, dict(earlier.data.params)
+        self._client.update_run(run_id, status="RUNNING")
+        if "error" in earlier.data.tags:
+            self._client.delete_tag(run_id, "error")
+        self.set_tags(tags)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        status = status_of(error)
+        if status == "FAILED":
+            self.set_tags({"error": f"{type(error).__name__}: {error}"[:2000]})
+        elif is_pruned(error):
+            self.set_tags({"optuna.state": "PRUNED"})
+        self.leave()
+        self._attempt("end the run", lambda: self._client.set_terminated(self.run_id, status))
+
+    def leave(self) -> None:
+        """Send everything but leave the run RUNNING, since another process goes on with it."""
+        self._retry_after = 0.0  # the last chance, whatever happened before
+        self.flush()
+        if self._buffer:
+            log.warning(
+                "%d metrics never reached MLflow; see %s",
+                len(self._buffer),
+                self.run_dir / FILE_NAME,
+            )
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log what the run has not got yet: MLflow raises on a changed value, so a resumed run
+        keeps the first one. Values above 6000 characters end in `[cut]`."""
+        from mlflow.entities import Param
+
+        new = {clean_name(name): clean_value(value) for name, value in params.items()}
+        new = {name: value for name, value in new.items() if name not in self._params}
+        entries = [Param(name, value) for name, value in new.items()]
+        if self._attempt("log params", lambda: self._log_batch(params=entries)):
+            self._params.update(new)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Journal at once, MLflow when `flush_seconds` or `flush_size` is reached."""
+        super().log_metrics(metrics, step)
+        now = int(time.time() * 1000)
+        for name, value in metrics.items():
+            self._buffer.append((clean_name(name), float(value), now, int(step)))
+        if len(self._buffer) >= self.flush_size or time.monotonic() >= self._next_flush:
+            self.flush()
+
+    def rewind(self, step: int) -> None:
+        """Drop later steps from the journal and from what MLflow has not got yet."""
+        super().rewind(step)
+        self._buffer = [entry for entry in self._buffer if entry[3] <= step]
+
+    def flush(self) -> None:
+        """Send the buffer; a store that just failed is left alone for a minute."""
+        from mlflow.entities import Metric
+
+        if not self._buffer or time.monotonic() < self._retry_after:
+            return
+        entries = [Metric(*entry) for entry in self._buffer]
+        if self._attempt("log metrics", lambda: self._log_batch(metrics=entries)):
+            self._buffer.clear()
+            self._next_flush = time.monotonic() + self.flush_seconds
+        else:
+            self._retry_after = time.monotonic() + RETRY_SECONDS
+
+    def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
+        """Copy a file under the artifact folder `folder`."""
+        path = str(path)
+        self._attempt(f"log {path}", lambda: self._client.log_artifact(self.run_id, path, folder))
+
+    def log_text(self, text: str, file: str) -> None:
+        """Store text as the artifact `file`."""
+        self._attempt(f"log {file}", lambda: self._client.log_text(self.run_id, text, file))
+
+    def set_tags(self, tags: Mapping[str, object]) -> None:
+        """Add or change tags."""
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(name, value) for name, value in _text_tags(tags).items()]
+        self._attempt("set tags", lambda: self._log_batch(tags=entries))
+
+    def _log_batch(self, **entries: Any) -> None:
+        self._client.log_batch(self.run_id, **entries)
+
+    def _attempt(self, what: str, action: Callable[[], object]) -> bool:
+        """Whether the store took it; a store that did not is worth a warning, not a run."""
+        try:
+            action()
+        except Exception as error:
+            log.warning("MLflow could not %s (%s: %s)", what, type(error).__name__, error)
+            return False
+        return True
+
+
+def _text_tags(tags: Mapping[str, object]) -> dict[str, str]:
+    return {clean_name(name): clean_value(value, MAX_TAG) for name, value in tags.items()}

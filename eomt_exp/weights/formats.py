@@ -1,0 +1,119 @@
+"""Public layouts of EoMT's and ERFNet's weights: recognised by names, brought to ours, and back.
+
+Our names are the official code's. Nothing here reads a file or knows a model.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from eomt_exp.contracts import CheckpointError
+from eomt_exp.weights import hugging_face
+from eomt_exp.weights.hugging_face import BACKBONE, State
+
+OFFICIAL = "official EoMT"
+OFFICIAL_DINOV3 = "official EoMT with Hugging Face's DINOv3"
+LIGHTNING = "Lightning checkpoint of the official EoMT"
+HF_EOMT = "Hugging Face EoMT"
+HF_EOMT_DINOV3 = "Hugging Face EoMT-DINOv3"
+TIMM_BACKBONE = "backbone only, timm"
+HF_BACKBONE = "backbone only, Hugging Face"
+ERFNET = "official ERFNet"
+LAYOUTS = (
+    *(OFFICIAL, OFFICIAL_DINOV3, LIGHTNING, HF_EOMT, HF_EOMT_DINOV3),
+    *(TIMM_BACKBONE, HF_BACKBONE, ERFNET),
+)
+BACKBONE_ONLY = (TIMM_BACKBONE, HF_BACKBONE)
+
+NO_OBJECT_WEIGHT = 0.1  # in the official class loss, which keeps its weights among the model's
+
+# Of the loss, of the pre-training task, or constants that every model computes for itself.
+_OUTSIDE_EOMT = re.compile(r"^criterion\.")
+_OUTSIDE_BACKBONE = re.compile(r"^(?:head|head_dist|attn_pool|classifier|pooler)\.")
+_OUTSIDE_ERFNET = re.compile(r"^encoder\.output_conv\.")  # the encoder was trained alone first
+
+
+def to_official(state: State) -> tuple[State, str]:
+    """The same weights under the names of our models, and the name of the layout they came in.
+
+    Weights of the training loss and of pre-training heads are left out; names that the layout does
+    not have stay as they are, for the caller to complain about. Raises CheckpointError where
+    nothing is recognised, or where a DINOv3 has a key bias, which timm's lacks.
+    """
+    state = {_plain(name): value for name, value in state.items()}
+    in_lightning = any(name.startswith("network.") for name in state)
+    state = {name.removeprefix("network."): value for name, value in state.items()}
+    layout = _layout(state)
+    outside = _outside(layout)
+    state = {name: value for name, value in state.items() if not outside.search(name)}
+    if layout == TIMM_BACKBONE:
+        state = {BACKBONE + name: value for name, value in state.items()}
+    elif layout == OFFICIAL_DINOV3:
+        trunk = {k.removeprefix(BACKBONE): v for k, v in state.items() if k.startswith(BACKBONE)}
+        state = {k: v for k, v in state.items() if not k.startswith(BACKBONE)}
+        state |= hugging_face.from_backbone(trunk)
+    elif layout == HF_BACKBONE:
+        state = hugging_face.from_backbone(state)
+    elif layout in (HF_EOMT, HF_EOMT_DINOV3):
+        state = hugging_face.from_eomt(state)
+    elif layout == ERFNET:
+        state = _with_counters(state)
+    return state, LIGHTNING if in_lightning and layout == OFFICIAL else layout
+
+
+def from_official(state: State, layout: str) -> State:
+    """The inverse, for LIGHTNING, HF_EOMT (a DINOv2-like ViT) and HF_EOMT_DINOV3 (DINOv3).
+
+    With the class weights of the official loss, which their programs expect. Raises CheckpointError
+    for weights that the layout has no place for.
+    """
+    empty_weight = torch.ones(len(state["class_head.weight"]))
+    empty_weight[-1] = NO_OBJECT_WEIGHT
+    if layout == LIGHTNING:
+        named = {f"network.{name}": value for name, value in state.items()}
+    elif layout in (HF_EOMT, HF_EOMT_DINOV3):
+        named = hugging_face.to_eomt(state, rotary=layout == HF_EOMT_DINOV3)
+    else:
+        allowed = ", ".join((LIGHTNING, HF_EOMT, HF_EOMT_DINOV3))
+        raise CheckpointError(f"weights can be written as {allowed}; got {layout!r}.")
+    return named | {"criterion.empty_weight": empty_weight}
+
+
+def _plain(name: str) -> str:
+    """Without what torch.compile and DistributedDataParallel put into names."""
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
+def _outside(layout: str) -> re.Pattern[str]:
+    if layout == ERFNET:
+        return _OUTSIDE_ERFNET
+    return _OUTSIDE_BACKBONE if layout in BACKBONE_ONLY else _OUTSIDE_EOMT
+
+
+def _with_counters(state: State) -> State:
+    """BatchNorm counts its batches since PyTorch 0.4.1; the official file is of 2017."""
+    stem = ".running_var"
+    norms = [name.removesuffix(stem) for name in state if name.endswith(stem)]
+    return {f"{norm}.num_batches_tracked": torch.tensor(0) for norm in norms} | state
+
+
+def _layout(state: State) -> str:
+    names = state.keys()
+    if {"encoder.initial_block.conv.weight", "decoder.output_conv.weight"} <= names:
+        return ERFNET
+    if {"q.weight", "class_head.weight"} <= names:
+        is_split = any(hugging_face.SPLIT_QUERY.match(name) for name in names)
+        return OFFICIAL_DINOV3 if is_split else OFFICIAL
+    if {"query.weight", "class_predictor.weight"} <= names:
+        has_places = "embeddings.position_embeddings.weight" in names
+        return HF_EOMT if has_places else HF_EOMT_DINOV3
+    if {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= names:
+        return TIMM_BACKBONE
+    if "embeddings.cls_token" in names:
+        return HF_BACKBONE
+    raise CheckpointError(
+        f"these weights have none of the known layouts ({'; '.join(LAYOUTS)}); "
+        f"they begin with {', '.join(list(names)[:5]) or 'nothing: there are none'}."
+    )

@@ -1,0 +1,233 @@
+"""Files of weights: ours, published ones, and those of the Hugging Face hub; never unpickled.
+
+safetensors files hold tensors and nothing else. PyTorch's own are pickles: they are read with
+`weights_only`, which builds tensors and plain containers and refuses whatever asks for more.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from eomt_exp.contracts import CheckpointError
+from eomt_exp.files import replacing
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights in several files
+IN_A_FOLDER = (WEIGHTS, INDEX, "pytorch_model.bin")  # looked for in this order
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+# The whole name is typed: the official notebook makes one from a logger's name, which the configs
+# of shorter and longer schedules share, so that the weights of the longer ones are never found.
+HUB = "hf://"
+_HUB_WORDS = re.compile(
+    r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/@\s]+))?(?:/(?P<file>[^@\s]+))?"
+)
+_MANY = 1 << 22  # bytes read at once
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """All parameters and buffers as one safetensors file."""
+    with replacing(path) as scratch:
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, scratch
+        )
+
+
+def read_weights(where: str | Path) -> dict[str, Tensor]:
+    """All tensors of a file, of a folder, or of hf://owner/name[@revision][/file], on the CPU.
+
+    Raises CheckpointError, naming the file, for one that is missing, cut off, no file of weights,
+    or holds anything but tensors.
+    """
+    state: dict[str, Tensor] = {}
+    for path in weight_files(where):
+        state |= _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
+    return state
+
+
+def weight_files(where: str | Path) -> list[Path]:
+    """The local files that `where` stands for, downloaded if need be; read by nobody yet."""
+    text = str(where)
+    path = _downloaded(text) if text.startswith(HUB) else Path(text)
+    if path.is_dir():
+        return _in_folder(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"no weights at {path}; give a run folder, a file "
+            f"({', '.join(('.safetensors', *PICKLED))}), a folder with {WEIGHTS}, "
+            "or hf://owner/name."
+        )
+    if path.suffix not in (".safetensors", *PICKLED):
+        raise CheckpointError(
+            f"{path} is no file of weights by its name, which must end in "
+            f"{', '.join(('.safetensors', *PICKLED))}."
+        )
+    return [path]
+
+
+def local_path(where: str | Path) -> Path:
+    """The one local file that `where` stands for."""
+    files = weight_files(where)
+    if len(files) > 1:
+        raise CheckpointError(f"{where} is {len(files)} files; weights in one file are needed.")
+    return files[0]
+
+
+def sha256(where: str | Path) -> str:
+    """Of the content of the files, one after the other."""
+    digest = hashlib.sha256()
+    for path in weight_files(where):
+        with path.open("rb") as file:
+            while chunk := file.read(_MANY):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    name = next((name for name in IN_A_FOLDER if (folder / name).is_file()), None)
+    if name is None:
+        raise CheckpointError(f"{folder} holds no weights: none of {', '.join(IN_A_FOLDER)}.")
+    if name != INDEX:
+        return [folder / name]
+    files = [folder / part for part in _parts(folder / INDEX)]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise CheckpointError(f"{folder / INDEX} names {missing[0]}, which is not there.")
+    return files
+
+
+def _parts(index: Path) -> list[str]:
+    """Names of the files that an index lists; plain names, so that none can lead elsewhere."""
+    try:
+        names = sorted({*json.loads(index.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is no index of weights ({error!r}).") from error
+    wrong = [name for name in names if not re.fullmatch(r"[\w.-]+\.safetensors", str(name))]
+    if wrong or not names:
+        raise CheckpointError(f"{index} must name .safetensors files beside it, not {wrong[:1]}.")
+    return names
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no whole safetensors file ({error}).") from error
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strange pickles, which are refused right after
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except Exception as error:  # whatever a broken file makes torch's reader stumble over
+        raise _unreadable(path, error) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{path} holds no weights by name, but a {type(content).__name__}.")
+    foreign = [f"{k!r}: {type(v).__name__}" for k, v in content.items() if not _is_weight(k, v)]
+    if foreign:
+        raise CheckpointError(
+            f"{path} holds {len(foreign)} entries that are no weights ({', '.join(foreign[:3])}); "
+            f"save its weights alone, as a dictionary of tensors or under the key state_dict."
+        )
+    return content
+
+
+def _is_weight(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor)
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """What torch's advice would be, but for its first: to unpickle the file after all."""
+    try:
+        wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # no zip file, or not a whole one
+        wanted = []
+    if wanted:
+        return CheckpointError(
+            f"{path} holds more than weights: it asks for {', '.join(wanted[:3])}, and no code is "
+            "taken from a file. If you trust whoever wrote it, convert it once: "
+            f"python -c \"import torch; w = torch.load('{path}', 'cpu', weights_only=False); "
+            "w = w.state_dict() if hasattr(w, 'state_dict') else w.get('state_dict', w); "
+            f"torch.save(w, '{path.with_suffix('')}-weights.pt')\""
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        reason = "it is no file of torch.save, or asks for code to be run"
+    else:
+        first = (str(error).splitlines() or [""])[0]
+        # Not the advice that torch has for TorchScript: to unpickle it after all.
+        first = "a TorchScript archive" if "TorchScript" in first else first.split(". This")[0]
+        reason = f"{type(error).__name__}: {first}"
+    return CheckpointError(f"{path} is no whole file of PyTorch weights ({reason}).")
+
+
+@functools.cache
+def _downloaded(words: str) -> Path:
+    """The file, or the folder with the files, of a hub id; from the local cache if it is there."""
+    match = _HUB_WORDS.fullmatch(words)
+    name = match["file"] if match else None
+    if match is None or (name and not _is_allowed(name)):
+        raise CheckpointError(
+            f"{words} must be hf://owner/name, hf://owner/name@revision or hf://owner/name/file, "
+            f"the file one of {', '.join(('.safetensors', '.bin'))}."
+        )
+    if name:
+        return _fetched(match, name)
+    unreached = None
+    for name in IN_A_FOLDER:
+        try:
+            path = _fetched(match, name, optional=True)
+        except CheckpointError as error:  # offline, another one may be in the cache
+            path, unreached = None, unreached or error
+        if path is not None:
+            break
+    else:
+        raise unreached or CheckpointError(
+            f"{words} has no weights: none of {', '.join(IN_A_FOLDER)}."
+        )
+    if name == INDEX:
+        for part in _parts(path):
+            _fetched(match, part)
+    return path.parent
+
+
+def _is_allowed(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix in (".safetensors", ".bin") and ".." not in path.parts
+
+
+def _fetched(match: re.Match[str], name: str, optional: bool = False) -> Any:
+    """The local path of one file of a repository; None for an optional one that is not there."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(match["repo"], name, revision=match["revision"]))
+    except Exception as error:  # its HTTP library's errors are none of ours to list
+        # Not there, as opposed to not reachable, which is a kind of that to the hub.
+        absent = isinstance(error, EntryNotFoundError)
+        if optional and absent and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{match.string}: {name} could not be downloaded ({reason}). Check the id, or fetch "
+            "the file with a browser and type /path/to/file.safetensors instead."
+        ) from error
