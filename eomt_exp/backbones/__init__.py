@@ -1,1 +1,1 @@
-"""Image to tokens."""
+"""Backbones turn an image into tokens, or into a pyramid of 2-D maps."""

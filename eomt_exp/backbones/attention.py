@@ -1,4 +1,4 @@
-"""Scaled dot-product attention as EoMT needs it: only the queries' rows are ever masked.
+"""Compute scaled dot-product attention as EoMT needs it: only the queries' rows are ever masked.
 
 A mask over all rows of (N, N) costs memory and, on GPUs, the fast kernel; queries come first, so
 their Q rows are computed with the mask and the others without, to the same result.
@@ -17,12 +17,28 @@ from torch.nn import functional as F
 PLAIN_TOKENS_HALF, PLAIN_TOKENS_FLOAT = 1536, 512
 
 
+def split_heads(rows: Tensor, heads: int) -> Tensor:
+    """(B, N, heads * d) -> (B, heads, N, d)."""
+    return rows.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def split_qkv(together: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, N, 3 * heads * d) -> query, key and value, each (B, heads, N, d)."""
+    query, key, value = together.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    return query, key, value
+
+
+def merge_heads(heads: Tensor) -> Tensor:
+    """(B, heads, N, d) -> (B, N, heads * d)."""
+    return heads.transpose(1, 2).flatten(2)
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None, dropout: float = 0.0
 ) -> Tensor:
     """(B, heads, N, d) each -> (B, heads, N, d).
 
-    keep (B, 1, Q, N) bool says what the first Q rows may attend to, None that nothing is masked.
+    keep (B, 1, Q, N) bool says what the first Q rows may attend to; with None nothing is masked.
     """
     if keep is None:
         return _attend(query, key, value, None, dropout)
@@ -44,7 +60,7 @@ def _attend(
 
 
 def _plain_is_faster(query: Tensor, key: Tensor) -> bool:
-    """Not for long sequences, whose (N, N) scores would leave the caches and fill the memory."""
+    """Return False for long sequences, whose (N, N) scores would leave the caches."""
     if query.device.type != "cpu":
         return False
     if query.dtype in (torch.bfloat16, torch.float16):

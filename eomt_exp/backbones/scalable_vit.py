@@ -1,10 +1,10 @@
-"""ScalableViT (Yang et al., ECCV 2022) of vit-pytorch as an encoder of 2-D maps.
+"""Run vit-pytorch's ScalableViT (Yang et al., ECCV 2022) as an encoder of 2-D maps.
 
-Layers and names are vit-pytorch's; what is ours is the walk through them: every stage's map is
-handed out, the last stage runs block by block so that queries can join, and images may have any
+Layers and names are vit-pytorch's; what is ours is the forward pass through them: it returns every
+stage's map, runs the last stage block by block so that queries can join, and takes images of any
 size of whole cells. One block is what the library computes (not what its loop's names say):
 scalable self-attention (keys and values on a reduced map), feed-forward, a depth-wise convolution
-in a stage's first block that tells each cell its place (PEG), feed-forward, and self-attention
+in a stage's first block that encodes each cell's position (PEG), feed-forward, and self-attention
 within windows. The library's pooled classification head is dropped but for its LayerNorm.
 """
 
@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eomt_exp.backbones.attention import attend
+from eomt_exp.backbones.attention import attend, merge_heads, split_heads, split_qkv
 from eomt_exp.backbones.pixel_encoder import PixelEncoder
 from eomt_exp.backbones.vit_pytorch_extra import vit_pytorch
+from eomt_exp.contracts import UserError
 
 _FIRST_STRIDE = 4  # of the library's patch embedding; each stage doubles it
 
 
 class ScalableViT(PixelEncoder):
-    """A `SpatialBackbone`: stages at strides 4, 8, 16 … with widths doubling up to `embed_dim`.
+    """Wraps vit-pytorch's as a `SpatialBackbone`: strides 4, 8, 16 …, widths up to `embed_dim`.
 
     Lists have one number per stage. `reduction` divides the sides of the map that scalable
     attention takes keys from, `window` is the side of the windows in cells (None: the whole map).
@@ -51,7 +52,7 @@ class ScalableViT(PixelEncoder):
         )
         _check_lists(depth=depth, heads=heads, reduction=reduction, window=window)
         if embed_dim % shrink:
-            raise ValueError(
+            raise UserError(
                 f"backbone.embed_dim must be a multiple of {shrink} with {len(depth)} stages, "
                 f"got {embed_dim}; try {max(1, round(embed_dim / shrink)) * shrink}."
             )
@@ -74,20 +75,20 @@ class ScalableViT(PixelEncoder):
 
     @property
     def stages(self) -> list[nn.ModuleList]:
-        """The blocks of each stage; what closes a stage belongs to its last block."""
-        found = []
+        """Return the blocks of each stage; what closes a stage belongs to its last block."""
+        stages = []
         for transformer, downsample in self.backbone.layers:
             *blocks, last = transformer.layers
-            found.append(
+            stages.append(
                 nn.ModuleList([*blocks, nn.ModuleList([last, transformer.norm, downsample])])
             )
-        return found
+        return stages
 
     def pyramid(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) RGB in [0, 1] -> one (B, C, h, w) map per stage, finest first.
 
-        The last is the one its stage begins with. Sides are multiples of the last stride; else
-        ValueError.
+        The last is the one its stage begins with. Raises UserError unless sides are multiples of
+        the last stride.
         """
         normed = self.normalised(images)
         cells = self.backbone.to_patches(normed.contiguous(memory_format=torch.channels_last))
@@ -101,17 +102,17 @@ class ScalableViT(PixelEncoder):
         return (*maps, self._precise(cells))
 
     def block(self, index: int, cells: Tensor) -> Tensor:
-        """One block of the last stage, (B, D, h, w) to the same."""
+        """Run one block of the last stage, (B, D, h, w) -> (B, D, h, w)."""
         layers = self.backbone.layers[-1][0].layers[index]
         rows = self._block(len(self.widths) - 1, layers, cells.permute(0, 2, 3, 1))
         return rows.permute(0, 3, 1, 2)
 
     def _precise(self, cells: Tensor) -> Tensor:
-        """In the weights' precision: a convolution under autocast would make all sums half ones."""
+        """Return to the weights' precision: after autocast's convolution all sums would be half."""
         return cells.to(torch.promote_types(cells.dtype, self.norm.weight.dtype))
 
     def _block(self, stage: int, layers: nn.ModuleList, rows: Tensor) -> Tensor:
-        """(B, h, w, C): channels last, where 1 x 1 convolutions are plain matrix products."""
+        """(B, h, w, C) -> the same: channels last, where 1 x 1 convolutions are matrix products."""
         parts: list[Any] = list(layers)
         ssa, first_ff, peg, second_ff, iwsa = parts
         rows = rows + _scalable(ssa, rows, self._reduction[stage])
@@ -123,19 +124,19 @@ class ScalableViT(PixelEncoder):
 
 
 def _scalable(layer: Any, rows: Tensor, reduction: int) -> Tensor:
-    """SSA: every cell attends to a map whose sides are `reduction` times shorter."""
+    """Let every cell attend to a map whose sides are `reduction` times shorter (SSA)."""
     rows = _norm(layer.norm, rows)
     query = _pointwise(rows, layer.to_q).flatten(1, 2)
     # A strided convolution without overlap is a matrix product on patches.
     patches = _tiles(_extended(rows, reduction, reduction), reduction, reduction).flatten(3)
     pair = _pointwise(patches, layer.to_k, layer.to_v).flatten(1, 2)
-    query, key, value = (_split(part, layer.heads) for part in (query, *pair.chunk(2, dim=-1)))
-    taken = _merged(attend(query, key, value, None)).view(*rows.shape[:3], -1)
+    query, key, value = (split_heads(part, layer.heads) for part in (query, *pair.chunk(2, dim=-1)))
+    taken = merge_heads(attend(query, key, value, None)).view(*rows.shape[:3], -1)
     return _pointwise(taken, layer.to_out[0])
 
 
 def _windowed(layer: Any, rows: Tensor, window: int | None) -> Tensor:
-    """IWSA: attention within windows, plus a convolution of the values that joins them."""
+    """Attend within windows, and add a convolution of the values that joins them (IWSA)."""
     height, width = rows.shape[1:3]
     tall, wide = window or height, window or width
     rows = _extended(_norm(layer.norm, rows), tall, wide)
@@ -143,26 +144,26 @@ def _windowed(layer: Any, rows: Tensor, window: int | None) -> Tensor:
     values = together.chunk(3, dim=-1)[2].permute(0, 3, 1, 2)
     local = layer.local_interactive_module(values).permute(0, 2, 3, 1)
     tiles = _tiles(together, tall, wide)  # (B, y, x, tall * wide, 3 * heads * d)
-    query, key, value = (_split(part, layer.heads) for part in tiles.flatten(0, 2).chunk(3, dim=-1))
-    taken = _merged(attend(query, key, value, None))
+    query, key, value = split_qkv(tiles.flatten(0, 2), layer.heads)
+    taken = merge_heads(attend(query, key, value, None))
     back = taken.view(*tiles.shape[:3], tall, wide, -1).transpose(2, 3).reshape(local.shape)
     return _pointwise((back + local)[:, :height, :width], layer.to_out[0])
 
 
 def _feed_forward(layer: Any, rows: Tensor) -> Tensor:
-    norm, widen, gelu, _, narrow, _ = layer.net  # the others: dropout, which is never asked for
+    norm, widen, gelu, _, narrow, _ = layer.net  # the others: dropout, which is always 0
     return _pointwise(gelu(_pointwise(_norm(norm, rows), widen)), narrow)
 
 
 def _norm(norm: Any, rows: Tensor) -> Tensor:
-    """The library's ChanLayerNorm on (B, h, w, C)."""
+    """Apply the library's ChanLayerNorm to (B, h, w, C)."""
     return F.layer_norm(rows, rows.shape[-1:], norm.g.flatten(), norm.b.flatten(), norm.eps)
 
 
 def _pointwise(rows: Tensor, *convs: Any) -> Tensor:
-    """(B, h, w, C) through convolutions whose kernel is their stride, outputs side by side.
+    """Apply convolutions whose kernel is their stride to (B, h, w, C), outputs side by side.
 
-    Kernels larger than 1 x 1 find the cells of each patch in C. Only a single one may have a bias.
+    Kernels larger than 1 x 1 read the cells of each patch in C. Only a single one may have a bias.
     """
     weights = [conv.weight.permute(0, 2, 3, 1).flatten(1) for conv in convs]
     return F.linear(rows, torch.cat(weights) if len(convs) > 1 else weights[0], convs[0].bias)
@@ -175,18 +176,8 @@ def _tiles(rows: Tensor, tall: int, wide: int) -> Tensor:
     return tiles.transpose(2, 3).flatten(3, 4)
 
 
-def _split(rows: Tensor, heads: int) -> Tensor:
-    """(B, N, heads * d) -> (B, heads, N, d)."""
-    return rows.unflatten(2, (heads, -1)).transpose(1, 2)
-
-
-def _merged(heads: Tensor) -> Tensor:
-    """(B, heads, N, d) -> (B, N, heads * d)."""
-    return heads.transpose(1, 2).flatten(2)
-
-
 def _extended(rows: Tensor, tall: int, wide: int) -> Tensor:
-    """(B, h, w, C) with copies of its rim below and right of it, up to whole tiles."""
+    """Pad (B, h, w, C) below and on the right with copies of its rim, up to whole tiles."""
     below, right = -rows.shape[1] % tall, -rows.shape[2] % wide
     if not below and not right:
         return rows
@@ -195,13 +186,13 @@ def _extended(rows: Tensor, tall: int, wide: int) -> Tensor:
 
 
 def _check_lists(**lists: list[Any]) -> None:
-    """Raise ValueError unless all lists have one positive number per stage."""
+    """Raise UserError unless all lists have one positive number per stage."""
     given = ", ".join(f"{name}={list(numbers)}" for name, numbers in lists.items())
     if len({len(numbers) for numbers in lists.values()}) != 1 or not lists["depth"]:
-        raise ValueError(f"backbone=scalable_vit needs one number per stage, got {given}.")
+        raise UserError(f"backbone=scalable_vit needs one number per stage, got {given}.")
     for name, numbers in lists.items():
         for number in numbers:
             if number is None and name == "window":
                 continue
             if not isinstance(number, int) or number < 1:
-                raise ValueError(f"backbone.{name} must hold whole numbers from 1, got {given}.")
+                raise UserError(f"backbone.{name} must hold whole numbers from 1, got {given}.")

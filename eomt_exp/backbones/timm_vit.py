@@ -1,8 +1,8 @@
-"""A plain ViT of timm as EoMT's encoder: DINOv2, DINOv3, DeiT, or any other by name.
+"""Run a plain ViT of timm as EoMT's encoder: DINOv2, DINOv3, DeiT, or any other by name.
 
-Weights, names and every layer are timm's; what is ours is the walk through them, because queries
-join half-way, masks concern only them, and images may have any size. The module is called
-`encoder` and its ViT `backbone` in the official state dict, and so they are here.
+Weights, names and every layer are timm's; what is ours is the forward pass, because queries join
+half-way, masks concern only them, and images may have any size. The module is called `encoder` and
+its ViT `backbone` in the official state dict, and so they are here.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from timm.models import deit, eva, vision_transformer
 from torch import Tensor, nn
 
 from eomt_exp.backbones.pixel_encoder import PixelEncoder
-from eomt_exp.backbones.timm_attention import walk
-from eomt_exp.contracts import CheckpointError, Tokens
+from eomt_exp.backbones.timm_attention import run_block
+from eomt_exp.contracts import CheckpointError, Tokens, UserError
 
 _TAKE = "Take a VisionTransformer or a DINOv3 (…_qkvb), such as backbone=dinov2_small."
 # Exact types: a sub-class may compute something else under the same names, and the official code,
-# which asks `hasattr`, drops the residual of a block that knows neither of two names.
+# which uses `hasattr`, drops the residual of a block that has neither of two attributes.
 _MODELS = (vision_transformer.VisionTransformer, deit.VisionTransformerDistilled, eva.Eva)
 _BLOCKS = (vision_transformer.Block, eva.EvaBlock)
 _ATTENTION = (vision_transformer.Attention, eva.EvaAttention)
 
 
 class TimmViT(PixelEncoder):
-    """A `Backbone` around timm's VisionTransformer or its rotary sister Eva (DINOv3).
+    """Wraps timm's VisionTransformer or Eva, its rotary counterpart (DINOv3), as a `Backbone`.
 
     `weights` is a safetensors file with timm's key names; positions (and the patch kernel) are
     resampled to `image_size` and `patch_size` while loading. `pretrained` downloads timm's own
@@ -75,12 +75,10 @@ class TimmViT(PixelEncoder):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """timm's blocks."""
         return self.backbone.blocks
 
     @property
     def norm(self) -> nn.Module:
-        """The ViT's last LayerNorm."""
         return self.backbone.norm
 
     def embed(self, images: Tensor) -> Tokens:
@@ -96,8 +94,8 @@ class TimmViT(PixelEncoder):
     def block(
         self, index: int, tokens: Tensor, positions: Tensor | None, keep: Tensor | None
     ) -> Tensor:
-        """One block of timm, as its own forward has it, but for the mask and the rotation."""
-        return walk(self.backbone.blocks[index], tokens, positions, keep)
+        """Run one block of timm, as its own forward does but for the mask and the rotation."""
+        return run_block(self.backbone.blocks[index], tokens, positions, keep)
 
     def _with_prefix(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, h*w, D) patches -> (B, P + h*w, D) with positions, interpolated where needed."""
@@ -108,19 +106,19 @@ class TimmViT(PixelEncoder):
             if token is not None
         ]
         tokens = patches
-        places = vit.pos_embed
-        if places is not None and grid != tuple(vit.patch_embed.grid_size):
-            places = resample_abs_pos_embed(
-                places,
+        pos_embed = vit.pos_embed
+        if pos_embed is not None and grid != tuple(vit.patch_embed.grid_size):
+            pos_embed = resample_abs_pos_embed(
+                pos_embed,
                 new_size=list(grid),
                 old_size=list(vit.patch_embed.grid_size),
                 num_prefix_tokens=0 if vit.no_embed_class else vit.num_prefix_tokens,
             )
-        if places is not None and vit.no_embed_class:
-            tokens = tokens + places
+        if pos_embed is not None and vit.no_embed_class:
+            tokens = tokens + pos_embed
         tokens = torch.cat([*prefix, tokens], dim=1)
-        if places is not None and not vit.no_embed_class:
-            tokens = tokens + places
+        if pos_embed is not None and not vit.no_embed_class:
+            tokens = tokens + pos_embed
         return vit.norm_pre(vit.pos_drop(tokens))
 
     def _load(self, path: Path) -> None:
@@ -147,27 +145,27 @@ class TimmViT(PixelEncoder):
     def adapted(
         self, state: dict[str, Tensor], trained_size: tuple[int, int] | None = None
     ) -> dict[str, Tensor]:
-        """Weights with timm's names -> the same, positions and patch kernel in this ViT's sizes.
+        """Return weights with timm's names, positions and patch kernel resized to fit this ViT.
 
         Positions by antialiased bicubic interpolation, the kernel by FlexiViT's pseudo-inverse.
         `trained_size` is the (H, W) of the images they were trained on; where it is not known, the
-        positions are taken for a square of them, and ValueError says that they are none.
+        positions are taken for a square grid. Raises UserError where they cannot be one.
         """
         vit = self.backbone
         is_eva = isinstance(vit, eva.Eva)
         module = eva if is_eva else vision_transformer
-        places = state.get("pos_embed")
+        pos_embed = state.get("pos_embed")
         prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-        if places is not None and trained_size is not None:
+        if pos_embed is not None and trained_size is not None:
             kernel = state["patch_embed.proj.weight"].shape[-2:]
             trained = [side // step for side, step in zip(trained_size, kernel, strict=True)]
             grid = list(vit.patch_embed.grid_size)
-            places = resample_abs_pos_embed(places, grid, trained, prefix)
+            pos_embed = resample_abs_pos_embed(pos_embed, grid, trained, prefix)
             # Not for timm, which would take them for a square if their number is the usual one.
             state = {name: value for name, value in state.items() if name != "pos_embed"}
-            return module.checkpoint_filter_fn(state, vit) | {"pos_embed": places}
-        if places is not None and vit.pos_embed is not None:
-            _check_square(places.shape[1] - prefix, vit.pos_embed.shape[1] - prefix)
+            return module.checkpoint_filter_fn(state, vit) | {"pos_embed": pos_embed}
+        if pos_embed is not None and vit.pos_embed is not None:
+            _check_square(pos_embed.shape[1] - prefix, vit.pos_embed.shape[1] - prefix)
         state = module.checkpoint_filter_fn(state, vit)
         if "norm.weight" in state:
             return {k: v for k, v in state.items() if not k.startswith("fc_norm.")}
@@ -175,35 +173,35 @@ class TimmViT(PixelEncoder):
 
 
 def _check_square(count: int, own: int) -> None:
-    """Raise ValueError for positions that are neither as many as this ViT has nor a square."""
+    """Raise UserError for positions that are neither as many as this ViT has nor a square."""
     # One more is the class token's, which some files of pre-trained weights keep there.
     if count != own and math.isqrt(count) ** 2 != count and math.isqrt(count - 1) ** 2 != count - 1:
-        raise ValueError(
+        raise UserError(
             f"{count} positions are no square, and only a run folder says which rows they form"
         )
 
 
 def _created(name: str, embed_dim: int, pretrained: bool, arguments: dict[str, Any]) -> Any:
-    """timm's model without a classifier; a ValueError or CheckpointError says what cannot be."""
+    """Build timm's model without a classifier; UserError or CheckpointError says why it fails."""
     if not timm.is_model(name):
-        raise ValueError(
+        raise UserError(
             f"timm {timm.__version__} has no model {name!r}; timm.list_models('*vit*') lists what "
             "backbone.name can be."
         )
     try:
-        # Where a download follows, all that is wrong with the arguments is to be said before it.
+        # Where a download follows, errors in the arguments are to be raised before it.
         with torch.device("meta") if pretrained else nullcontext():
             vit = timm.create_model(name, **arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         why = f"{type(error).__name__}: {error}"
         message = f"backbone {name} cannot be built by timm with {arguments} ({why}). {_TAKE}"
-        raise ValueError(message) from error
+        raise UserError(message) from error
     _check_supported(name, vit)
     if getattr(getattr(vit, "rope", None), "feat_shape", None) is not None:
         # As built, its angles are those of one grid and no other.
         return _created(name, embed_dim, pretrained, arguments | {"dynamic_img_size": True})
     if vit.embed_dim != embed_dim:
-        raise ValueError(
+        raise UserError(
             f"backbone {name} is {vit.embed_dim} wide, got embed_dim={embed_dim}; "
             f"set backbone.embed_dim={vit.embed_dim}."
         )
@@ -230,25 +228,25 @@ def _without_head(vit: Any) -> Any:
 
 
 def _check_supported(name: str, vit: Any) -> None:
-    """Raise ValueError, by name, for a model that is no plain ViT as EoMT needs it."""
+    """Raise UserError, by name, for a model that is no plain ViT as EoMT needs it."""
     embedding = getattr(vit, "patch_embed", None)
     if type(vit) not in _MODELS or type(embedding) is not PatchEmbed:
-        raise ValueError(
+        raise UserError(
             f"backbone {name} is timm's {type(vit).__name__} with {type(embedding).__name__}, "
             f"no plain ViT whose blocks can carry queries. {_TAKE}"
         )
     for block in vit.blocks:
         attn = getattr(block, "attn", None)
         if type(block) not in _BLOCKS or type(attn) not in _ATTENTION:
-            raise ValueError(
+            raise UserError(
                 f"backbone {name} has blocks of timm's {type(block).__name__} with "
                 f"{type(attn).__name__}; only Block and EvaBlock are supported. {_TAKE}"
             )
         if getattr(attn, "gate", None) is not None:
-            raise ValueError(f"backbone {name} has gated attention, which is not supported.")
+            raise UserError(f"backbone {name} has gated attention, which is not supported.")
     if getattr(vit, "rope_mixed", False):
-        raise ValueError(f"backbone {name} has a rotation per block, which is not supported.")
+        raise UserError(f"backbone {name} has a rotation per block, which is not supported.")
     if not isinstance(vit.patch_drop, (nn.Identity, NoneType)):
-        raise ValueError(f"backbone {name}: patch_drop_rate must be 0, EoMT needs every patch.")
+        raise UserError(f"backbone {name}: patch_drop_rate must be 0, EoMT needs every patch.")
     if isinstance(vit.norm, nn.Identity) and isinstance(vit.fc_norm, nn.Identity):
-        raise ValueError(f"backbone {name} has no last norm, which EoMT predicts through. {_TAKE}")
+        raise UserError(f"backbone {name} has no last norm, which EoMT predicts through. {_TAKE}")

@@ -1,5 +1,5 @@
-"""Files, or a renderer, to batches.
+"""Turns files, or what a renderer draws, into batches.
 
-A room of the package, not the official top-level `datasets`, which hides Hugging Face's from all
-that is imported after it.
+It is no top-level `datasets`, as in the official EoMT: that hides Hugging Face's from all that is
+imported after it.
 """

@@ -1,4 +1,4 @@
-"""ADE20K (Zhou et al., CVPR 2017) of the scene parsing challenge: 150 classes of all places."""
+"""Reads ADE20K (Zhou et al., CVPR 2017) of the scene parsing challenge: 150 classes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from eomt_exp.contracts import VOID
-from eomt_exp.data.files.file_set import KnownClassSet
-from eomt_exp.data.files.pairs import OnBroken, PairedFiles
-from eomt_exp.data.files.published import Part, find_part, pairs_of
+from eomt_exp.data.files.file_set import KnownClassSet, published_size
+from eomt_exp.data.files.pairs import OnBroken
+from eomt_exp.data.files.published import find_subfolder, paired_files
 
 # The first of the names each class has in objectInfo150.txt, in its order.
 CLASS_NAMES = (
@@ -37,7 +37,7 @@ _SPLITS = {"train": 20210, "val": 2000}  # images of each, as published
 
 
 class ADE20K(KnownClassSet):
-    """Images of one split, of many sizes. Label 0 (none of the 150) is VOID, 1..150 are 0..149."""
+    """Reads one split, of many sizes; label 0 (none of the 150) is VOID, 1..150 are 0..149."""
 
     num_classes = len(CLASS_NAMES)
     class_names = CLASS_NAMES
@@ -49,18 +49,14 @@ class ADE20K(KnownClassSet):
         on_broken: OnBroken = "error",
     ) -> None:
         """`root` is ADEChallengeData2016, as a folder or a zip, or a folder that holds either."""
-        if split not in _SPLITS:
-            raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}.")
-        images, labels = _part(root, "images", split), _part(root, "annotations", split)
-        pairs = pairs_of(images, ".jpg", labels, ".png")
+        self.expected_images = published_size(_SPLITS, split)
+        below = (f"{kind}/{_FOLDERS[split]}" for kind in ("images", "annotations"))
+        images, labels = (
+            find_subfolder(root, "ade20k", [folder, f"{_ROOT}/{folder}"], [f"{_ROOT}.zip"])
+            for folder in below
+        )
         super().__init__(
-            PairedFiles(images.tree, labels.tree, pairs, on_broken, option="data"),
+            paired_files(images, ".jpg", labels, ".png", on_broken),
             {0: VOID} | {index + 1: index for index in range(self.num_classes)},
             f"Point to the annotations of {_ROOT}: those of the full ADE20K are others.",
         )
-        self.expected_images = _SPLITS[split]
-
-
-def _part(root: str | Path | None, kind: str, split: str) -> Part:
-    folder = f"{kind}/{_FOLDERS[split]}"
-    return find_part(root, "ade20k", [folder, f"{_ROOT}/{folder}"], [f"{_ROOT}.zip"])

@@ -1,4 +1,4 @@
-"""Anomaly benchmarks of image files: one class for all; conf/benchmark/ says how they differ."""
+"""Reads anomaly benchmarks of image files by one class; conf/benchmark/ says how they differ."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from eomt_exp.contracts import ANOMALY, NORMAL, VOID, DataError
+from eomt_exp.contracts import ANOMALY, NORMAL, VOID, DataError, UserError
 from eomt_exp.data.anomaly_layouts import Found, Layout
 from eomt_exp.data.files.decode import decode_labels
-from eomt_exp.data.files.file_set import AnomalySet, checked_component_sizes
+from eomt_exp.data.files.file_set import AnomalySet, checked_component_sizes, published_size
 from eomt_exp.data.files.pairs import OnBroken, Pair, PairedFiles
-from eomt_exp.data.layout_search import Home, find_layout
+from eomt_exp.data.layout_search import SearchPaths, find_layout
 
 # How the course hands its benchmarks out.
 _COURSE = {"course": Layout("images/{id}", "labels_masks/{id}.png")}
 
 
 class AnomalyFolder(AnomalySet):
-    """Photographs with anomalies; which label value means what is said by three lists.
+    """Reads photographs with anomalies; three lists say which label value means what.
 
     Images without any anomaly stay: leaving them out, as the usual script does, lifts the AP of
     Fishyscapes Static by 24 points.
@@ -50,20 +50,22 @@ class AnomalyFolder(AnomalySet):
 
         The first of `layouts` that fits is taken, in `root` (a folder or zip) or in what is called
         one of `folders` there; with a `collection`, `root` is paths.<collection> and holds several
-        benchmarks, so that only such a folder will do. `images_root`: a second place for images.
+        benchmarks, so that only such a folder will do. `images_root` is searched for images too.
         `split` and `labels` fill {split} and {labels} in layouts. known_objects=False leaves out
         images whose names begin with one of `known_object_names`, `only_with_anomalies` those
         without one (it reads all label maps; False: of a set that is such a choice, take all).
         Label values: numbers, or "2-200" for a range. `expected_images` may be given by split.
-        ValueError, DataError: what is wrong and what to type.
+        UserError, DataError: what is wrong and what to type.
         """
         option = f"benchmark.{name}"
         table = _value_table(anomaly_values, normal_values, void_values)
-        expected = _of_split(expected_images, split, option)
+        expected = expected_images
+        if isinstance(expected, Mapping):
+            expected = published_size(expected, split, f"{option}.split")
         options = {k: v for k, v in (("split", split), ("labels", labels)) if v is not None}
-        places = folders if collection else ["", *folders]
-        home = Home(root, images_root, places, collection or name, option)
-        found = find_layout(layouts or _COURSE, home, options)
+        searched = folders if collection else ["", *folders]
+        paths = SearchPaths(root, images_root, searched, collection or name, option)
+        found = find_layout(layouts or _COURSE, paths, options)
         if not known_objects:
             known, expected = tuple(known_object_names), None
             found = found._replace(pairs=[p for p in found.pairs if not p.name.startswith(known)])
@@ -72,32 +74,22 @@ class AnomalyFolder(AnomalySet):
         if only_with_anomalies:
             found = found._replace(pairs=_with_anomalies(found, table))
         files = PairedFiles(found.images, found.labels, found.pairs, on_broken, option=option)
-        mend = f"Add them to {option}.anomaly_values, .normal_values or .void_values."
-        super().__init__(files, table, mend)
+        advice = f"Add them to {option}.anomaly_values, .normal_values or .void_values."
+        super().__init__(files, table, advice)
         self.expected_images = expected
         self.component_sizes = checked_component_sizes(component_sizes)
 
 
-def _of_split(
-    expected: int | Mapping[str, int] | None, split: str | None, option: str
-) -> int | None:
-    """How many images the split has; its keys are the splits there are."""
-    if not isinstance(expected, Mapping):
-        return expected
-    if split is None or split not in expected:
-        raise ValueError(f"{option}.split must be one of {', '.join(expected)}, got {split!r}.")
-    return expected[split]
-
-
 def _with_anomalies(found: Found, table: Mapping[int, int]) -> list[Pair]:
-    """The pairs whose label map holds an anomaly; what cannot be read stays, to be named later."""
+    """Keep the pairs whose label map holds an anomaly, and those not readable, for the error."""
     values = [value for value, ours in table.items() if ours == ANOMALY]
 
     def has_one(pair: Pair) -> bool:
         if pair.labels is None:
             return False
         try:
-            stored = decode_labels(found.labels.read(pair.labels), found.labels.place(pair.labels))
+            data, location = found.labels.read(pair.labels), found.labels.location(pair.labels)
+            stored = decode_labels(data, location)
         except DataError:
             return True
         return bool(np.isin(stored, values).any())
@@ -110,25 +102,25 @@ def _with_anomalies(found: Found, table: Mapping[int, int]) -> list[Pair]:
 def _value_table(
     anomaly: Sequence[int | str], normal: Sequence[int | str], void: Sequence[int | str]
 ) -> dict[int, int]:
-    """Label value of the files -> 0, 1 or VOID; ValueError for a value with two meanings."""
+    """Map each label value of the files to 0, 1 or VOID; UserError for one with two meanings."""
     table: dict[int, int] = {}
     meanings = {"normal": (NORMAL, normal), "anomaly": (ANOMALY, anomaly), "void": (VOID, void)}
     for meaning, (ours, values) in meanings.items():
         for value in (v for entry in values for v in _span(entry, meaning)):
             if not 0 <= value <= 255:
-                raise ValueError(f"{meaning}_values must lie in 0..255, got {value}.")
+                raise UserError(f"{meaning}_values must lie in 0..255, got {value}.")
             if value in table:
-                raise ValueError(f"{meaning}_values holds {value}, which has a meaning already.")
+                raise UserError(f"{meaning}_values holds {value}, which has a meaning already.")
             table[value] = ours
     if not anomaly:
-        raise ValueError("anomaly_values is empty; give at least one label value, such as [1].")
+        raise UserError("anomaly_values is empty; give at least one label value, such as [1].")
     return table
 
 
 def _span(entry: int | str, meaning: str) -> range:
-    """One value, or "2-200": 2 to 200."""
+    """Read one value, or "2-200" as 2 to 200."""
     first, _, last = str(entry).partition("-")
     try:
         return range(int(first), int(last or first) + 1)
     except ValueError:
-        raise ValueError(f"{meaning}_values takes 7 or '2-200', got {entry!r}.") from None
+        raise UserError(f"{meaning}_values takes 7 or '2-200', got {entry!r}.") from None

@@ -1,4 +1,4 @@
-"""A layout a benchmark comes in: which image goes with which label map, seen from their names."""
+"""Pairs images and label maps by their names, in the layout that a benchmark comes in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
-from eomt_exp.contracts import DataError
+from eomt_exp.contracts import DataError, UserError
 from eomt_exp.data.files.pairs import Pair, lone_labels
 from eomt_exp.data.files.patterns import FilePattern
 from eomt_exp.data.files.tree import FileTree
@@ -17,21 +17,21 @@ from eomt_exp.data.files.tree import FileTree
 _log = logging.getLogger(__name__)
 
 
-class Place:
-    """Where to look: a folder or an archive."""
+class SearchTree:
+    """Lists the files of a folder or an archive that is searched."""
 
     def __init__(self, tree: FileTree, name: str = "") -> None:
-        """`name`: "" for what the user pointed at; an archive inside it counts as a folder."""
+        """`name` is "" for what the user pointed at; an archive inside it counts as a folder."""
         self.tree, self.name = tree, name
 
     @cached_property
     def files(self) -> list[str]:
-        """All images and label maps, listed once: several patterns are held against them."""
+        """Lists all images and label maps once: several patterns are held against them."""
         return self.tree.files()
 
 
 class Found(NamedTuple):
-    """The images of a benchmark and where they and their label maps are."""
+    """Holds the images of a benchmark and where they and their label maps are."""
 
     images: FileTree
     labels: FileTree
@@ -39,8 +39,8 @@ class Found(NamedTuple):
     lack: str = ""  # why there are none although images fit, for messages
 
 
-class _Files(NamedTuple):
-    """What fits a pattern, in one folder of one tree."""
+class _Matches(NamedTuple):
+    """Holds what fits a pattern, in one folder of one tree."""
 
     tree: FileTree
     base: str
@@ -48,7 +48,7 @@ class _Files(NamedTuple):
 
 
 class Layout:
-    """Where images and label maps lie, as two FilePatterns; {split} and {labels} are options."""
+    """Says where images and label maps lie, by two FilePatterns; {split}, {labels} are options."""
 
     def __init__(
         self,
@@ -60,15 +60,14 @@ class Layout:
         leave: Mapping[str, Sequence[str]] | None = None,
         published: Sequence[str] = ("",),
     ) -> None:
-        """`every`: images, and each of the two must have its partner, or labels, and there may be
-        images without.
+        """`every` is images where none may lack its label map, or labels where images may.
 
-        `only`: the options this layout has (split: validation). `take` and `leave`: split -> how
-        the names of its images begin, or must not. `published`: how the names begin whose truth
-        is; other images may lack label maps.
+        No label map may lack its image. `only`: the options this layout has (split: validation).
+        `take` and `leave`: split -> how the names of its images begin, or must not. `published`:
+        how the names begin whose truth is; other images may lack label maps.
         """
         if every not in ("images", "labels"):
-            raise ValueError(f"every must be images or labels, got {every!r}.")
+            raise UserError(f"every must be images or labels, got {every!r}.")
         self.images, self.labels, self.every = images, labels, every
         self._only, self._take, self._leave = dict(only or {}), dict(take or {}), dict(leave or {})
         self._published = tuple(published)
@@ -76,61 +75,61 @@ class Layout:
             FilePattern(text)
 
     def describe(self, options: Mapping[str, str]) -> str:
-        """For messages: the two patterns, and the options it is bound to."""
+        """Write the two patterns, and the options it is bound to, for messages."""
         bound = "".join(f" (only {key}={value})" for key, value in self._only.items())
         return filled(f"{self.images} with {self.labels}{bound}", options)
 
     def find(
         self,
-        images_in: Sequence[Place],
-        labels_in: Sequence[Place],
+        images_in: Sequence[SearchTree],
+        labels_in: Sequence[SearchTree],
         folders: Sequence[str],
         options: Mapping[str, str],
     ) -> Found | None:
-        """The pairs, from the first of `folders` ("": the place itself) that has them.
+        """Return the pairs, from the first of `folders` ("": the tree itself) that has them.
 
         None where no image fits, no pairs where images do and more does not. DataError where two
         label maps fit one image.
         """
-        if not self._has(options):
+        if not self._accepts(options):
             return None
-        images = _files(filled(self.images, options), images_in, folders)
+        images = _matches(filled(self.images, options), images_in, folders)
         if images is None:
             return None
-        labels = _files(filled(self.labels, options), labels_in, folders, near=images)
+        labels = _matches(filled(self.labels, options), labels_in, folders, near=images)
         found = Found(images.tree, (labels or images).tree, [])
-        if labels is None or not self._meet(images, labels):
+        if labels is None or not self._have_a_pair(images, labels):
             return found._replace(lack=self._without_labels(images, options))
         pairs = self._pairs(images, labels, options)
-        folder = images.tree.place(images.base.rstrip("/"))
+        folder = images.tree.location(images.base.rstrip("/"))
         none = "" if pairs else f"{folder} has this layout, but no image of the split asked for."
         return found._replace(pairs=pairs, lack=none)
 
-    def _has(self, options: Mapping[str, str]) -> bool:
+    def _accepts(self, options: Mapping[str, str]) -> bool:
         if any(options.get(key) != value for key, value in self._only.items()):
             return False
         # Labels other than the usual ones must be asked for in the pattern, or they are not there.
         return options.get("labels", "labels") == "labels" or "{labels}" in self.labels
 
-    def _meet(self, images: _Files, labels: _Files) -> bool:
-        """Whether an image has a label map, of whatever split: else it is another benchmark."""
+    def _have_a_pair(self, images: _Matches, labels: _Matches) -> bool:
+        """Return whether an image of any split has a label map: else it is another benchmark."""
         return any(key in labels.by_key and self._is_published(key) for key in images.by_key)
 
-    def _without_labels(self, images: _Files, options: Mapping[str, str]) -> str:
+    def _without_labels(self, images: _Matches, options: Mapping[str, str]) -> str:
         first = next(iter(images.by_key.values()))[0]
         begin = " or ".join(filter(None, self._published))
         which = f" whose name begins with {begin}" if begin else ""
         return (
-            f"{len(images.by_key)} images such as {images.tree.place(first)} are there, but of none"
-            f"{which} the label map {filled(self.labels, options)}."
+            f"{len(images.by_key)} images such as {images.tree.location(first)} are there, but of "
+            f"none{which} the label map {filled(self.labels, options)}."
         )
 
-    def _pairs(self, images: _Files, labels: _Files, options: Mapping[str, str]) -> list[Pair]:
+    def _pairs(self, images: _Matches, labels: _Matches, options: Mapping[str, str]) -> list[Pair]:
         truths = labels.by_key
         names = list(truths)
         if self.every == "images":
             names = [*images.by_key, *lone_labels(truths, images.by_key)]
-        keys = [key for key in names if self._is_of(key, options.get("split", ""))]
+        keys = [key for key in names if self._is_in_split(key, options.get("split", ""))]
         pictures = _without_copies(images)
         image, label = (FilePattern(filled(t, options)) for t in (self.images, self.labels))
         pairs = []
@@ -142,7 +141,7 @@ class Layout:
             pairs += [Pair(file, truth, key) for file in files]
         return pairs
 
-    def _is_of(self, key: str, split: str) -> bool:
+    def _is_in_split(self, key: str, split: str) -> bool:
         name = PurePosixPath(key).name
         taken = name.startswith(tuple(self._take.get(split, ("",))))
         return taken and not name.startswith(tuple(self._leave.get(split, ())))
@@ -152,33 +151,33 @@ class Layout:
 
 
 def filled(text: str, options: Mapping[str, str]) -> str:
-    """The text with {split} and the like replaced by what was chosen."""
+    """Replace {split} and the like in a text by what was chosen."""
     for key, value in options.items():
         text = text.replace(f"{{{key}}}", value)
     return text
 
 
-def _files(
-    text: str, places: Iterable[Place], folders: Sequence[str], near: _Files | None = None
-) -> _Files | None:
-    """What fits the pattern in the best folder: the one of `near`, else the first of `folders`."""
+def _matches(
+    text: str, trees: Iterable[SearchTree], folders: Sequence[str], near: _Matches | None = None
+) -> _Matches | None:
+    """Find what fits the pattern in the folder of `near`, else in the first of `folders`."""
     pattern, best, best_rank = FilePattern(text), None, (True, len(folders))
-    for place in places:
+    for searched in trees:
         found: dict[str, dict[str, list[str]]] = {}
-        for file in place.files:
+        for file in searched.files:
             if (match := pattern.match(file)) is not None:
                 found.setdefault(match.base, {}).setdefault(match.key, []).append(file)
         for base, by_key in found.items():
-            name = (PurePosixPath(base).name or place.name).lower()
-            is_far = near is None or (place.tree.root, base) != (near.tree.root, near.base)
+            name = (PurePosixPath(base).name or searched.name).lower()
+            is_far = near is None or (searched.tree.root, base) != (near.tree.root, near.base)
             rank = (is_far, folders.index(name) if name in folders else len(folders))
             if name in folders and rank < best_rank:
-                best, best_rank = _Files(place.tree, base, by_key), rank
+                best, best_rank = _Matches(searched.tree, base, by_key), rank
     return best
 
 
-def _without_copies(images: _Files) -> dict[str, list[str]]:
-    """One file a key: where somebody converted a few images, those of the others' kind.
+def _without_copies(images: _Matches) -> dict[str, list[str]]:
+    """Keep one file a key: where somebody converted a few images, those of the usual kind.
 
     Two stay where neither kind is the usual one; that is an error further on.
     """
@@ -191,7 +190,7 @@ def _without_copies(images: _Files) -> dict[str, list[str]]:
     if left:
         _log.warning(
             "%d images are there twice, in two formats; left out are %s and such.",
-            len(left), images.tree.place(left[0]),
+            len(left), images.tree.location(left[0]),
         )  # fmt: skip
     return chosen
 
@@ -202,6 +201,6 @@ def _kind(file: str) -> str:
 
 def _only_one(tree: FileTree, key: str, labels: list[str]) -> str | None:
     if len(labels) > 1:
-        first, second = (tree.place(file) for file in labels[:2])
+        first, second = (tree.location(file) for file in labels[:2])
         raise DataError(f"Both {first} and {second} are label maps of {key}; keep one of the two.")
     return labels[0] if labels else None

@@ -1,7 +1,7 @@
-"""What a training image goes through: scale, crop and flip first, colour last, all from a seed.
+"""Augments training images: scale, crop and flip first, colour last, all from a seed.
 
-Two steps, because objects are pasted in between: they stand in the final frame, and share its
-light and noise with everything else in it.
+There are two steps because objects are pasted in between: they stand in the final frame, and share
+its light and noise with everything else in it.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from eomt_exp.contracts import VOID, LabelledImage
+from eomt_exp.contracts import VOID, LabelledImage, UserError
 
 
 class ScaledCrop(A.DualTransform):
-    """A window of `size`, taken after scaling to `scale` times the size that just covers it.
+    """Cuts a window of `size` after scaling to `scale` times the size that just covers it.
 
     Cropping first and resizing the window once is the same picture for less work. Below scale 1
     the frame is filled up with black that is VOID in every label map.
     """
 
     def __init__(
-        self, size: tuple[int, int], scale: tuple[float, float], random_place: bool
+        self, size: tuple[int, int], scale: tuple[float, float], random_crop: bool
     ) -> None:
         super().__init__(p=1.0)
-        self.size, self.scale, self.random_place = size, scale, random_place
+        self.size, self.scale, self.random_crop = size, scale, random_crop
 
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """The window in pixels of the source: first row, first column, height, width."""
+        """Draw the window in pixels of the source: first row, first column, height, width."""
         source = params["shape"][:2]
         cover = max(self.size[0] / source[0], self.size[1] / source[1])
         factor = cover * self.py_random.uniform(*self.scale)
@@ -46,21 +46,21 @@ class ScaledCrop(A.DualTransform):
         return {"window": (row, column, height, width)}
 
     def _start(self, slack: int) -> int:
-        """Where the window begins; slack is negative when the window is larger than the source."""
-        place = self.py_random.random() if self.random_place else 0.5
-        return min(int(place * (abs(slack) + 1)), abs(slack)) * (1 if slack >= 0 else -1)
+        """Draw where the window begins; slack is negative when it is larger than the source."""
+        share = self.py_random.random() if self.random_crop else 0.5
+        return min(int(share * (abs(slack) + 1)), abs(slack)) * (1 if slack >= 0 else -1)
 
     def apply(
         self, img: np.ndarray, window: tuple[int, int, int, int], **params: Any
     ) -> np.ndarray:
-        """(h, w, 3) uint8 -> (H, W, 3) uint8."""
+        """Cut (H, W, 3) uint8 out of (h, w, 3) uint8."""
         shrinks = window[2] > self.size[0]
         return self._cut(img, window, 0, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
     def apply_to_mask(
         self, mask: np.ndarray, window: tuple[int, int, int, int], **params: Any
     ) -> np.ndarray:
-        """(h, w) uint8 -> (H, W) uint8; each value is one of the source, or VOID."""
+        """Cut (H, W) uint8 out of (h, w) uint8; each value is one of the source, or VOID."""
         # NEAREST (not EXACT) would sit half a pixel off the image's own grid.
         return self._cut(mask, window, VOID, cv2.INTER_NEAREST_EXACT)
 
@@ -81,7 +81,7 @@ class ScaledCrop(A.DualTransform):
 
 
 class Augmentation:
-    """Random framing and random colour, each a function of the image and one integer seed."""
+    """Frames and colours at random, each a function of the image and one integer seed."""
 
     def __init__(
         self,
@@ -100,12 +100,12 @@ class Augmentation:
 
         `flip`, `blur` and `noise` are probabilities; `brightness`, `contrast` and `saturation` say
         by what share a factor may leave 1, `hue` how far the colour circle may turn (0.5 = half).
-        ValueError for what cannot work.
+        UserError for what cannot work.
         """
         self.image_size = _checked_size(image_size)
-        place = ScaledCrop(self.image_size, _checked_range("scale", scale), random_crop)
+        crop = ScaledCrop(self.image_size, _checked_range("scale", scale), random_crop)
         self._frame = A.Compose(
-            [place, A.HorizontalFlip(p=_probability("flip", flip))],
+            [crop, A.HorizontalFlip(p=_probability("flip", flip))],
             additional_targets={"labels": "mask", "anomaly": "mask"},
         )
         jitter = A.ColorJitter(
@@ -120,13 +120,13 @@ class Augmentation:
         self._colour = A.Compose([jitter, soften, grain])
 
     def geometric(self, image: LabelledImage, seed: int) -> LabelledImage:
-        """Scaled, cropped and flipped to image_size; labels and anomaly follow by nearest pixel."""
+        """Scale, crop and flip to image_size; labels and anomaly follow by nearest pixel."""
         _seed_each(self._frame, seed)
         moved = self._frame(image=image.image, labels=image.labels, anomaly=image.anomaly)
         return LabelledImage(moved["image"], moved["labels"], moved["anomaly"], image.name)
 
     def photometric(self, image: LabelledImage, seed: int) -> LabelledImage:
-        """Other colours, blur and noise; labels and anomaly are the same arrays as before."""
+        """Change colours, blur and add noise; labels and anomaly are the same arrays as before."""
         _seed_each(self._colour, seed)
         return image._replace(image=self._colour(image=image.image)["image"])
 
@@ -135,7 +135,7 @@ def _seed_each(compose: A.Compose, seed: int) -> None:
     """Seed every transform on its own.
 
     Compose.set_random_seed gives one seed to all of them, and then their first draws agree: blur
-    and noise would always come together, and a flip would tell the scale.
+    and noise would always come together, and a flip would determine the scale.
     """
     compose.set_random_seed(seed)
     seeds = np.random.SeedSequence(seed).generate_state(len(compose.transforms))
@@ -145,29 +145,29 @@ def _seed_each(compose: A.Compose, seed: int) -> None:
 
 def _checked_size(image_size: Sequence[int]) -> tuple[int, int]:
     if len(image_size) != 2 or min(image_size) < 1:
-        raise ValueError(f"image_size must be [height, width] in pixels, got {list(image_size)}.")
+        raise UserError(f"image_size must be [height, width] in pixels, got {list(image_size)}.")
     return int(image_size[0]), int(image_size[1])
 
 
 def _checked_range(name: str, limits: Sequence[float]) -> tuple[float, float]:
     if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
-        raise ValueError(f"{name} must be [lowest, highest], both above 0, got {list(limits)}.")
+        raise UserError(f"{name} must be [lowest, highest], both above 0, got {list(limits)}.")
     return float(limits[0]), float(limits[1])
 
 
 def _probability(name: str, value: float) -> float:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} is a probability from 0 to 1, got {value}.")
+        raise UserError(f"{name} is a probability from 0 to 1, got {value}.")
     return value
 
 
 def _around_one(name: str, strength: float) -> tuple[float, float]:
     if not 0 <= strength < 1:
-        raise ValueError(f"{name} must lie between 0 and 1 (1 excluded), got {strength}.")
+        raise UserError(f"{name} must lie between 0 and 1 (1 excluded), got {strength}.")
     return 1 - strength, 1 + strength
 
 
 def _around_zero(name: str, strength: float) -> tuple[float, float]:
     if not 0 <= strength <= 0.5:
-        raise ValueError(f"{name} must lie between 0 and 0.5, got {strength}.")
+        raise UserError(f"{name} must lie between 0 and 0.5, got {strength}.")
     return -strength, strength

@@ -1,4 +1,4 @@
-"""CamVid (Brostow et al., 2009) in the SegNet split: 11 known classes, seen from a car."""
+"""Reads CamVid (Brostow et al., 2009) in the SegNet split: 11 known classes, seen from a car."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from eomt_exp.contracts import VOID
 from eomt_exp.data.files.decode import existing_folder
-from eomt_exp.data.files.file_set import KnownClassSet
+from eomt_exp.data.files.file_set import KnownClassSet, published_size
 from eomt_exp.data.files.pairs import OnBroken, PairedFiles, pairs_by_stem
 from eomt_exp.data.files.tree import FileTree
 
@@ -21,9 +21,9 @@ _SPLITS = {"train": 367, "val": 101, "test": 233}  # images of each, as publishe
 
 
 class CamVid(KnownClassSet):
-    """Images of one split, in folders {train,val,test} and labels in {train,val,test}annot.
+    """Reads one split, 480x360, in folders {train,val,test} and {train,val,test}annot.
 
-    480x360. Label values 0..10 are the classes, 11 (unlabelled) becomes VOID.
+    Label values 0..10 are the classes, 11 (unlabelled) becomes VOID.
     """
 
     num_classes = len(CLASS_NAMES)
@@ -35,12 +35,10 @@ class CamVid(KnownClassSet):
         split: Literal["train", "val", "test"],
         on_broken: OnBroken = "error",
     ) -> None:
-        if split not in _SPLITS:
-            raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}.")
+        self.expected_images = published_size(_SPLITS, split)
         tree = FileTree(existing_folder(root, option="data=camvid", key="camvid", zips=True))
         pairs = pairs_by_stem(tree, split, tree, f"{split}annot")
         super().__init__(
             PairedFiles(tree, tree, pairs, on_broken, option="data"),
             {value: value for value in range(self.num_classes)} | {_UNLABELLED: VOID},
         )
-        self.expected_images = _SPLITS[split]

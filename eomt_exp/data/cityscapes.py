@@ -1,4 +1,4 @@
-"""Cityscapes (Cordts et al., CVPR 2016): the 19 known classes of the road-scene benchmarks."""
+"""Reads Cityscapes (Cordts et al., CVPR 2016): the 19 known classes of the road benchmarks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from eomt_exp.contracts import VOID
-from eomt_exp.data.files.file_set import KnownClassSet
-from eomt_exp.data.files.pairs import OnBroken, PairedFiles
-from eomt_exp.data.files.published import Part, find_part, pairs_of
+from eomt_exp.data.files.file_set import KnownClassSet, published_size
+from eomt_exp.data.files.pairs import OnBroken
+from eomt_exp.data.files.published import Subfolder, find_subfolder, paired_files
 
 CLASS_NAMES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
@@ -31,7 +31,7 @@ _IMAGE, _LABELS = "_leftImg8bit.png", "_gtFine_labelIds.png"
 
 
 class Cityscapes(KnownClassSet):
-    """The finely annotated images of one split, 2048x1024, from folders or the official archives.
+    """Reads the finely annotated images of one split, 2048x1024, from folders or the archives.
 
     Of the 34 label ids, 19 are classes and the others VOID. The test split comes without labels:
     what its label files hold are place-holders.
@@ -48,24 +48,16 @@ class Cityscapes(KnownClassSet):
         on_broken: OnBroken = "error",
     ) -> None:
         """`root` holds leftImg8bit/ and gtFine/, or the zips that begin so, or one of each."""
-        if split not in _SPLITS:
-            raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}.")
-        images = _part(root, f"leftImg8bit/{split}")
-        labels = None if split == "test" else _part(root, f"gtFine/{split}")
+        self.expected_images = published_size(_SPLITS, split)
+
+        def split_of(kind: str) -> Subfolder:
+            archive = f"{kind}_trainvaltest.zip"
+            return find_subfolder(root, "cityscapes", [f"{kind}/{split}"], [archive])
+
+        images = split_of("leftImg8bit")
+        labels = None if split == "test" else split_of("gtFine")
         super().__init__(
-            PairedFiles(
-                images.tree,
-                (labels or images).tree,
-                pairs_of(images, _IMAGE, labels, _LABELS),
-                on_broken,
-                option="data",
-            ),
+            paired_files(images, _IMAGE, labels, _LABELS, on_broken),
             _MEANING,
             "Point to the *_gtFine_labelIds.png files as published.",
         )
-        self.expected_images = _SPLITS[split]
-
-
-def _part(root: str | Path | None, folder: str) -> Part:
-    archive = f"{folder.split('/')[0]}_trainvaltest.zip"
-    return find_part(root, "cityscapes", [folder], [archive])

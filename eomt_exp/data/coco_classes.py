@@ -1,4 +1,4 @@
-"""The 133 classes of COCO panoptic 2017, by the ids its files call them."""
+"""Lists the 133 classes of COCO panoptic 2017 by the ids its files call them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO panoptic 2017 (Kirillov et al., CVPR 2019) as semantic classes: things and stuff alike.
+"""Reads COCO panoptic 2017 (Kirillov et al., CVPR 2019) as semantic classes, things and stuff.
 
 Its label pictures hold an id of each segment, as a colour; a JSON file says which class a segment
 has.
@@ -15,9 +15,9 @@ import numpy as np
 from eomt_exp.contracts import VOID, DataError
 from eomt_exp.data import coco_classes
 from eomt_exp.data.files.decode import decode_image
-from eomt_exp.data.files.file_set import KnownClassSet
+from eomt_exp.data.files.file_set import KnownClassSet, published_size
 from eomt_exp.data.files.pairs import OnBroken, Pair, PairedFiles
-from eomt_exp.data.files.published import Part, find_part
+from eomt_exp.data.files.published import find_subfolder
 from eomt_exp.data.files.tree import FileTree
 
 CLASS_NAMES = tuple(name for _, name in sorted(coco_classes.NAMES.items()))
@@ -28,7 +28,7 @@ _UNZIP = "Of panoptic_annotations_trainval2017.zip, unzip at least the outer lay
 
 
 class CocoPanoptic(KnownClassSet):
-    """Images of one split, about 640x480. Class 0..132 in the order of COCO's category ids.
+    """Reads one split, about 640x480; classes 0..132 follow the order of COCO's category ids.
 
     VOID are pixels without a segment and crowds, whose single members nobody told apart.
     """
@@ -46,24 +46,25 @@ class CocoPanoptic(KnownClassSet):
 
         In annotations/ are panoptic_train2017.json and panoptic_train2017/ or its zip.
         """
-        if split not in _SPLITS:
-            raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}.")
-        images = _image_part(root, f"{split}2017")
-        labels = _label_part(root, f"panoptic_{split}2017")
-        segments = Segments(_json_file(Path(str(root)).expanduser(), f"panoptic_{split}2017.json"))
+        self.expected_images = published_size(_SPLITS, split)
+        name = f"panoptic_{split}2017"
+        images = find_subfolder(root, "coco", [f"{split}2017", f"images/{split}2017"])
+        # The inner archive must be a file of its own: read through the outer one, each picture
+        # would cost unpacking all that lie before it.
+        labels = find_subfolder(root, "coco", [f"annotations/{name}", name], hint=_UNZIP)
+        segments = Segments(_json_file(Path(str(root)).expanduser(), f"{name}.json"))
         pairs = [
-            Pair(images.inside(f"{name}.jpg"), labels.inside(f"{name}.png"), name)
-            for name in segments.names
+            Pair(images.inside(f"{stem}.jpg"), labels.inside(f"{stem}.png"), stem)
+            for stem in segments.names
         ]
         super().__init__(
             _PanopticFiles(images.tree, labels.tree, pairs, on_broken, segments),
             {index: index for index in range(self.num_classes)} | {VOID: VOID},
         )
-        self.expected_images = _SPLITS[split]
 
 
 class Segments:
-    """Which class each segment of each picture has.
+    """Knows which class each segment of each picture has.
 
     Kept as arrays: over a million segments as Python objects would be a gigabyte, and every worker
     would come to own a copy of it.
@@ -83,11 +84,11 @@ class Segments:
 
     @property
     def names(self) -> list[str]:
-        """Of the pictures, without the ending, in the order of the file."""
+        """List the pictures without the ending, in the order of the file."""
         return list(self._index)
 
-    def classes(self, name: str, colours: np.ndarray, place: str) -> np.ndarray:
-        """(H, W, 3) uint8 colours -> (H, W) uint8 classes or VOID; id = R + 256 G + 65536 B.
+    def classes(self, name: str, colours: np.ndarray, location: str) -> np.ndarray:
+        """Turn (H, W, 3) uint8 colours into (H, W) uint8 classes or VOID; id = R + 256 G + 65536 B.
 
         DataError lists ids the JSON file says nothing about.
         """
@@ -100,12 +101,12 @@ class Segments:
         strange = ids[slot] != values
         if strange.any():
             listed = ", ".join(str(value) for value in np.unique(values[strange])[:5])
-            raise DataError(f"{place} shows segments {listed}, which {self.path.name} lacks.")
+            raise DataError(f"{location} shows segments {listed}, which {self.path.name} lacks.")
         return classes[slot]
 
 
 class _PanopticFiles(PairedFiles):
-    """Label pictures in colour; what is read of them are classes."""
+    """Reads the coloured label pictures as classes."""
 
     def __init__(
         self,
@@ -118,20 +119,8 @@ class _PanopticFiles(PairedFiles):
         self._segments = segments  # first: on_broken="skip" reads all files at once
         super().__init__(images, labels, pairs, on_broken, option="data")
 
-    def _decoded_labels(self, pair: Pair, data: bytes, place: str) -> np.ndarray:
-        return self._segments.classes(pair.name, decode_image(data, place), place)
-
-
-def _image_part(root: str | Path | None, folder: str) -> Part:
-    places = [folder, f"images/{folder}"]
-    return find_part(root, "coco", places, [f"{place}.zip" for place in places])
-
-
-def _label_part(root: str | Path | None, folder: str) -> Part:
-    # The inner archive must be a file of its own: read through the outer one, each picture would
-    # cost unpacking all that lie before it.
-    places = [f"annotations/{folder}", folder]
-    return find_part(root, "coco", places, [f"{place}.zip" for place in places], _UNZIP)
+    def _decoded_labels(self, pair: Pair, data: bytes, location: str) -> np.ndarray:
+        return self._segments.classes(pair.name, decode_image(data, location), location)
 
 
 def _json_file(root: Path, name: str) -> Path:
@@ -142,7 +131,7 @@ def _json_file(root: Path, name: str) -> Path:
 
 
 def _pictures(path: Path) -> list[tuple[str, np.ndarray]]:
-    """File name and segments (S, 3) int64 (id, category, crowd or not) of each label picture."""
+    """Read name and segments (S, 3) int64 (id, category, crowd or not) of each label picture."""
     try:
         with path.open(encoding="utf-8") as file:
             content = json.load(file, object_hook=_compact)
@@ -158,7 +147,7 @@ def _pictures(path: Path) -> list[tuple[str, np.ndarray]]:
 
 
 def _compact(entry: dict[str, Any]) -> Any:
-    """Each object of the JSON once it is parsed: 400 MB of text never become dicts at once."""
+    """Shorten an object of the JSON as it is parsed: 400 MB of text never become dicts at once."""
     if "category_id" in entry:
         return entry["id"], entry["category_id"], entry.get("iscrowd", 0)
     if "segments_info" in entry:

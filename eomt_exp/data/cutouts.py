@@ -1,4 +1,4 @@
-"""One cut-out on its way into a picture: varied, scaled, its edge softened, its colour eased."""
+"""Prepares a cut-out for pasting: varies it, scales it, softens its edge, matches its colour."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Patch(NamedTuple):
-    """An object at its final size, ready to be blended."""
+    """Holds an object at its final size, ready to be blended."""
 
     colours: np.ndarray  # (h, w, 3) float32 RGB in [0, 255]
     mask: np.ndarray  # (h, w) bool, the object; touches all four sides
@@ -19,9 +19,9 @@ class Patch(NamedTuple):
 def vary(
     rgba: np.ndarray, rng: np.random.Generator, flip: bool, rotation: float, brightness: float
 ) -> np.ndarray:
-    """(h, w, 4) uint8 -> (h', w', 4) float32 with colours multiplied by alpha.
+    """Turn (h, w, 4) uint8 into (h', w', 4) float32 with colours multiplied by alpha.
 
-    Flipped half of the time, turned by up to `rotation` degrees either way and lightened or
+    It is flipped half of the time, turned by up to `rotation` degrees either way and lightened or
     darkened by up to the share `brightness`. The draws are the same in number whatever the options.
     """
     mirrored, angle, light = rng.random() < 0.5, rng.uniform(-1, 1), rng.uniform(-1, 1)
@@ -34,8 +34,8 @@ def vary(
 
 
 def scaled(varied: np.ndarray, longer_side: int) -> Patch | None:
-    """The object with its longer side at about `longer_side` pixels; None if nothing is left."""
-    varied = varied[_extent(varied[..., 3] > 0.5)]
+    """Scale the longer side of the object to about `longer_side`; None if nothing is left."""
+    varied = varied[extent(varied[..., 3] > 0.5)]
     height, width = varied.shape[:2]
     if not height or not width:
         return None
@@ -44,15 +44,15 @@ def scaled(varied: np.ndarray, longer_side: int) -> Patch | None:
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     resized = cv2.resize(varied, size, interpolation=method)
     mask = resized[..., 3] > 0.5
-    extent = _extent(mask)  # thin ends may have faded under one half
-    resized, mask = resized[extent], mask[extent]
+    box = extent(mask)  # thin ends may have faded under one half
+    resized, mask = resized[box], mask[box]
     if not mask.any():
         return None
     return Patch(resized[..., :3] / np.maximum(resized[..., 3:], 1e-6), mask)
 
 
 def padded(patch: Patch, margin: int) -> Patch:
-    """Room for the soft edge; out there every pixel takes the colour of the nearest object pixel.
+    """Add a margin for the soft edge, where pixels take the colour of the nearest object pixel.
 
     Without that the edge would fade through whatever the PNG holds under alpha 0, often black.
     """
@@ -67,7 +67,7 @@ def padded(patch: Patch, margin: int) -> Patch:
 
 
 def soft_alpha(mask: np.ndarray, feather: float) -> np.ndarray:
-    """(h, w) bool -> (h, w) float32: a ramp of `feather` pixels on either side of the outline.
+    """Return (h, w) float32 that ramps over `feather` pixels on either side of the outline.
 
     It crosses 0.5 on the outline, so alpha > 0.5 is the mask whatever the feather, and pixels
     deeper than `feather` are solid. On thin objects the ramp narrows, so that they stay solid too.
@@ -100,8 +100,8 @@ def colour_matched(
     return np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), 0, 1) * np.float32(255)
 
 
-def _extent(mask: np.ndarray) -> tuple[slice, slice]:
-    """The smallest box around the mask; an empty one where the mask is empty."""
+def extent(mask: np.ndarray) -> tuple[slice, slice]:
+    """Return the smallest box around the mask; an empty one where the mask is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return slice(0, 0), slice(0, 0)
@@ -109,7 +109,7 @@ def _extent(mask: np.ndarray) -> tuple[slice, slice]:
 
 
 def _rotated(varied: np.ndarray, degrees: float) -> np.ndarray:
-    """Turned about its middle on a canvas that holds all of it."""
+    """Rotate about the middle, on a canvas that holds all of it."""
     height, width = varied.shape[:2]
     turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
     cosine, sine = abs(turn[0, 0]), abs(turn[0, 1])

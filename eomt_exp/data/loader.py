@@ -1,4 +1,4 @@
-"""Samples to batches and image sets to streams, without touching the global random generator."""
+"""Batches samples and streams image sets without touching the global random generator."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from eomt_exp.contracts import Batch, ImageSet, LabelledImage, Sample
+from eomt_exp.contracts import Batch, ImageSet, LabelledImage, Sample, UserError
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples of one size -> Batch; targets stay a list, each has its own number of masks."""
+    """Stack samples of one size; targets stay a list, each has its own number of masks."""
     images, targets, names = zip(*samples, strict=True)
     return Batch(torch.stack(images), list(targets), list(names))
 
@@ -21,7 +21,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def training_loader(
     dataset: Dataset[Sample], batch_size: int, num_workers: int, seed: int
 ) -> DataLoader[Batch]:
-    """Shuffled batches of exactly batch_size; ValueError when there are too few images for one.
+    """Yield shuffled batches of exactly batch_size; UserError for too few images to fill one.
 
     Order and worker seeds each have a generator of their own. From the global one each new
     iterator would draw, and a resumed run would part from the first; from a common one the order
@@ -30,7 +30,7 @@ def training_loader(
     count = len(dataset)  # type: ignore[arg-type]
     order = torch.Generator().manual_seed(seed)
     if count < batch_size:
-        raise ValueError(
+        raise UserError(
             f"batch_size={batch_size} is more than the {count} training images, and incomplete "
             f"batches are dropped: nothing would be trained. Type trainer.batch_size={count} "
             "or less."
@@ -47,7 +47,7 @@ def training_loader(
 
 
 def image_loader(images: ImageSet, num_workers: int) -> Iterator[LabelledImage]:
-    """Every image once, in order; with workers the next ones are decoded in the background."""
+    """Yield every image once, in order; workers decode the next ones in the background."""
     loader: DataLoader[LabelledImage] = DataLoader(
         images,  # type: ignore[arg-type]
         batch_size=None,
@@ -72,7 +72,7 @@ def _worker_options(num_workers: int, persistent: bool = True) -> dict[str, Any]
 
 
 def _one_thread(worker: int) -> None:
-    """Parallel by processes alone: threads in every worker would fight over the same cores."""
+    """Leave parallelism to the processes: threads in each would fight over the same cores."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)  # for spawned workers; in forked ones it is 1 already
 

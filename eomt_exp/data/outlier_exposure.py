@@ -1,4 +1,4 @@
-"""Outlier exposure by cut and paste: objects that do not belong, set into known road scenes.
+"""Exposes training to outliers by cut and paste: sets foreign objects into known road scenes.
 
 The parts follow AnomalyMix (PEBAL, Tian et al., ECCV 2022) and what came after it: four target
 policies are in use (EAM ignores, UNO adds a class, others leave no-object), and soft edges, colour
@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from eomt_exp.contracts import ANOMALY, VOID, LabelledImage, OutlierPool
+from eomt_exp.contracts import ANOMALY, VOID, LabelledImage, OutlierPool, UserError
 from eomt_exp.data.cutouts import Patch, colour_matched, padded, scaled, soft_alpha, vary
 
 _ATTEMPTS = 10  # spots tried for one object before the image goes without it
@@ -24,7 +24,7 @@ _TARGETS = ("ignore", "outlier_class", "no_object")
 
 
 class _Scene(NamedTuple):
-    """Writable arrays of one picture; they change with each object."""
+    """Holds the writable arrays of one picture; they change with each object."""
 
     image: np.ndarray  # (H, W, 3) uint8
     labels: np.ndarray  # (H, W) uint8
@@ -37,7 +37,7 @@ class CutPaste:
 
     Pasted pixels get anomaly 1. Their label is K under target="outlier_class", VOID otherwise:
     "ignore" also takes them out of the mask losses, "no_object" leaves them in, as pixels that no
-    mask may cover. ValueError for numbers that cannot work.
+    mask may cover. UserError for numbers that cannot work.
     """
 
     pool: OutlierPool
@@ -65,38 +65,38 @@ class CutPaste:
         for name in ("paste_probability", "min_support", "colour_match", "brightness"):
             _check_share(name, getattr(self, name))
         if not 1 <= self.min_objects <= self.max_objects:
-            raise ValueError(
+            raise UserError(
                 "min_objects must be at least 1 and not over max_objects, got "
                 f"min_objects={self.min_objects}, max_objects={self.max_objects}; "
                 "outlier_exposure=none pastes nothing."
             )
         if not 0 < self.min_scale <= self.max_scale:
-            raise ValueError(
+            raise UserError(
                 "min_scale must be above 0 and not over max_scale, got "
                 f"min_scale={self.min_scale}, max_scale={self.max_scale}."
             )
         if self.feather < 0 or self.rotation < 0:
-            raise ValueError(
+            raise UserError(
                 f"feather and rotation must be 0 or more, got feather={self.feather}, "
                 f"rotation={self.rotation}."
             )
         if self.placement == "road" and not self.road_classes:
-            raise ValueError("placement=road needs road_classes, the label ids to stand on.")
+            raise UserError("placement=road needs road_classes, the label ids to stand on.")
         if len(self.pool) == 0:
-            raise ValueError("The pool has no objects; outlier_exposure=none pastes nothing.")
+            raise UserError("The pool has no objects; outlier_exposure=none pastes nothing.")
 
     @property
     def ignores_outliers(self) -> bool:
-        """Whether the mask losses leave pasted pixels out."""
+        """Return whether the mask losses leave pasted pixels out."""
         return self.target == "ignore"
 
     @property
     def adds_class(self) -> bool:
-        """Whether pasted pixels are a class of their own, one more output of the class head."""
+        """Return whether pasted pixels are one more class, one more output of the class head."""
         return self.target == "outlier_class"
 
     def __call__(self, image: LabelledImage, rng: np.random.Generator) -> LabelledImage:
-        """The image with objects in it, or as it came; the arrays handed in are not written to."""
+        """Return the image with objects, or as it came; the arrays handed in are not written to."""
         if rng.random() >= self.paste_probability:
             return image
         scene = _Scene(np.array(image.image), np.array(image.labels), np.array(image.anomaly))
@@ -126,7 +126,7 @@ class CutPaste:
             return
 
     def _draw_foot(self, road: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
-        """(row, column) of the point an object stands on; None without any road to stand on."""
+        """Draw (row, column) of the point an object stands on; None without road to stand on."""
         if self.placement == "anywhere":
             return int(rng.integers(road.shape[0])), int(rng.integers(road.shape[1]))
         spots = np.flatnonzero(road)
@@ -160,7 +160,7 @@ class CutPaste:
 
 
 def _corner(mask: np.ndarray, foot: tuple[int, int]) -> tuple[int, int]:
-    """Top left of the box whose lowest object pixel, the middle one, lies on the foot point."""
+    """Return the top left of the box whose lowest object pixel, the middle one, is at `foot`."""
     lowest = np.flatnonzero(mask[-1])
     return foot[0] - mask.shape[0] + 1, foot[1] - int(lowest[len(lowest) // 2])
 
@@ -168,7 +168,7 @@ def _corner(mask: np.ndarray, foot: tuple[int, int]) -> tuple[int, int]:
 def _moved_inside(
     corner: tuple[int, int], size: tuple[int, ...], frame: tuple[int, ...]
 ) -> tuple[int, int]:
-    """The nearest corner with the box inside; a box too large sticks out below or to the right."""
+    """Move the corner until the box is inside; one too large sticks out below or to the right."""
     row, column = (
         max(min(start, whole - part), 0)
         for start, part, whole in zip(corner, size, frame, strict=True)
@@ -177,7 +177,7 @@ def _moved_inside(
 
 
 def _support(mask: np.ndarray, corner: tuple[int, int], road: np.ndarray) -> float:
-    """Share of the object's foot that lies on road; what hangs out of the image does not."""
+    """Return the share of the object's foot on road; what hangs out of the image is not on it."""
     height = max(round(_FOOT_SHARE * mask.shape[0]), 1)
     rows, columns = mask[-height:].nonzero()
     rows, columns = rows + corner[0] + mask.shape[0] - height, columns + corner[1]
@@ -188,7 +188,7 @@ def _support(mask: np.ndarray, corner: tuple[int, int], road: np.ndarray) -> flo
 def _overlap(
     corner: tuple[int, int], size: tuple[int, ...], scene: _Scene
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The part of a box that lies in the image: in image coordinates, and in the box's own."""
+    """Return the part of a box inside the image, in image coordinates and in the box's own."""
     there, here = [], []
     for start, part, whole in zip(corner, size, scene.labels.shape, strict=True):
         first, last = max(start, 0), min(start + part, whole)
@@ -199,9 +199,9 @@ def _overlap(
 
 def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
 
 
 def _check_share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie between 0 and 1, got {value}.")
+        raise UserError(f"{name} must lie between 0 and 1, got {value}.")

@@ -1,4 +1,4 @@
-"""Known scenes with objects pasted in, as an anomaly set to tune by.
+"""Pastes objects into known scenes, as an anomaly set to tune by.
 
 Real anomaly sets are few and are the test; a choice of hyper-parameters wants anomalies too. As in
 outlier exposure objects are cut and pasted, here into scenes that nobody trains on; the truth is
@@ -12,56 +12,56 @@ from typing import Any
 
 import numpy as np
 
-from eomt_exp.contracts import ImageSet, LabelledImage
+from eomt_exp.contracts import ImageSet, LabelledImage, UserError
 from eomt_exp.data.outlier_exposure import CutPaste
 
 
 class PastedObjects:
-    """An image set in front of another: every image with objects in it, always the same ones.
+    """Pastes objects into every image of another set, always the same ones.
 
-    What is pasted is a function of the seed and the place of the scene in its set, so that `length`
+    What is pasted is a function of the seed and the index of the scene in its set, so that `length`
     changes which scenes there are and never what they show.
     """
 
     def __init__(
         self, images: ImageSet | None, paste: CutPaste, seed: int = 0, length: int | None = None
     ) -> None:
-        """`length` scenes, spread evenly; None for all. ValueError for more than there are."""
+        """`length` scenes are taken, spread evenly; None: all. UserError for more than exist."""
         if images is None:
-            raise ValueError(
+            raise UserError(
                 "PastedObjects has no scenes to paste into: data.val is null. Type another "
                 "data=…, or take a set of its own: benchmark@tuning=road_anomaly, say."
             )
         if seed < 0:
-            raise ValueError(f"Got seed={seed}; allowed is 0 or more.")
+            raise UserError(f"Got seed={seed}; allowed is 0 or more.")
         if length is not None and not 1 <= length <= len(images):
-            raise ValueError(
+            raise UserError(
                 f"Got length={length}; allowed are 1 to {len(images)}, the scenes there are, "
                 "or null for all."
             )
         self.num_classes, self.class_names = images.num_classes, images.class_names
         self._images, self._paste, self._seed = images, paste, seed
         count = len(images) if length is None else length
-        self._places = [place * len(images) // count for place in range(count)]
+        self._indices = [position * len(images) // count for position in range(count)]
 
     @property
     def reads_files(self) -> bool:
-        """Whether the scenes are files: then they are read when asked for, not kept in memory."""
+        """Return whether the scenes are files: they are read when asked for, not kept in memory."""
         return bool(getattr(self._images, "reads_files", False))
 
-    def places(self, index: int) -> Any:
-        """Where a scene of files lies, as its own set says it."""
+    def locations(self, index: int) -> Any:
+        """Say where a scene of files lies, as its own set does."""
         scenes: Any = self._images
-        return scenes.places(self._places[index])
+        return scenes.locations(self._indices[index])
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        """image (H, W, 3) RGB; anomaly (H, W) is 1 where an object covers it; labels VOID there."""
+        """Return image (H, W, 3) RGB; where an object covers it, anomaly is 1 and labels VOID."""
         if not 0 <= index < len(self):
             raise IndexError(f"Got image {index} of {len(self)}; 0 to {len(self) - 1} exist.")
-        place = self._places[index]
-        rng = np.random.default_rng([self._seed, zlib.crc32(b"pasted objects"), place])
-        item = self._paste(self._images[place], rng)
+        scene = self._indices[index]
+        rng = np.random.default_rng([self._seed, zlib.crc32(b"pasted objects"), scene])
+        item = self._paste(self._images[scene], rng)
         return item._replace(name=f"pasted/{item.name}")

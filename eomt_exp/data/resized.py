@@ -1,4 +1,4 @@
-"""Images and labels squeezed to one size, for protocols that measure at the model's own."""
+"""Squeezes images and labels to one size, for protocols that measure at the model's own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from eomt_exp.contracts import ImageSet, LabelledImage
 
 
 class Resized:
-    """An image set in front of another: pictures bilinear (Pillow's, which averages what it
-    shrinks), labels by the nearest pixel. The aspect ratio is not kept."""
+    """Resizes another image set: pictures bilinear (Pillow's, which averages what it shrinks),
+    labels by the nearest pixel. The aspect ratio is not kept."""
 
     def __init__(self, images: ImageSet, size: tuple[int, int]) -> None:
         """`size` is (H, W)."""
@@ -22,7 +22,7 @@ class Resized:
         return len(self._images)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        """The image in the given size."""
+        """Return the image in the given size."""
         item = self._images[index]
         picture = Image.fromarray(item.image).resize(self._size, Image.Resampling.BILINEAR)
         return LabelledImage(

@@ -20,12 +20,12 @@ _log = logging.getLogger(__name__)
 
 
 class SharedCache:
-    """An image set in front of another: the first access decodes, later ones copy nothing.
+    """Caches another image set: the first access decodes, later ones copy nothing.
 
-    Room for every image is taken at construction, in the size of the first one; an image of
+    Memory for every image is taken at construction, in the size of the first one; an image of
     another size is decoded each time. Works across forked and spawned workers. Where shared memory
     is too small the cache stays off and says so, for writing past its end kills a worker without a
-    word. What it hands out must not be written to.
+    message. What it hands out must not be written to.
     """
 
     def __init__(self, images: ImageSet) -> None:
@@ -36,7 +36,7 @@ class SharedCache:
         first = np.asarray(images[0].image)
         count, (height, width) = len(images), first.shape[:2]
         needed = count * (height * width * 5 + _NAME_BYTES + 1)
-        self.is_on = _has_room(needed)
+        self.is_on = _fits(needed)
         if not self.is_on:
             return
         self._pixels = _shared(count, height, width, 3)
@@ -49,7 +49,7 @@ class SharedCache:
         return len(self._images)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        """The image as the set behind gives it."""
+        """Return the image as the cached set gives it."""
         if not self.is_on:
             return self._images[index]
         if self._is_filled[index]:
@@ -77,11 +77,11 @@ class SharedCache:
 
 
 def _shared(*shape: int) -> torch.Tensor:
-    """Zeros in memory that every worker sees."""
+    """Allocate zeros in memory that every worker sees."""
     return torch.zeros(shape, dtype=torch.uint8).share_memory_()
 
 
-def _has_room(needed: int) -> bool:
+def _fits(needed: int) -> bool:
     if not _SHARED_MEMORY.is_dir():
         return True  # not Linux: shared memory is ordinary memory or a file there
     free = shutil.disk_usage(_SHARED_MEMORY).free

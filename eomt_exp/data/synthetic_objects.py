@@ -1,21 +1,22 @@
-"""The outliers of the embedded data: a pool of drawn objects to paste into training images."""
+"""Draws the outliers of the embedded data, a pool of objects to paste into training images."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from eomt_exp.contracts import UserError
 from eomt_exp.data.synthetic.objects import OUTLIER_FAMILIES, draw_blob
 from eomt_exp.data.synthetic.textures import Bytes
 
 
 class SyntheticOutliers:
-    """The pool of outliers to paste into training images: `length` blobs, drawn when asked for."""
+    """Offers `length` blobs to paste into training images, drawn when asked for."""
 
     families = OUTLIER_FAMILIES
 
     def __init__(self, length: int = 512, seed: int = 0, size: int = 96) -> None:
         if length < 1 or seed < 0 or size < 8:
-            raise ValueError(
+            raise UserError(
                 f"Got length={length}, seed={seed}, size={size}; "
                 "allowed are length >= 1, seed >= 0 and size >= 8 pixels."
             )
@@ -25,7 +26,7 @@ class SyntheticOutliers:
         return self.length
 
     def __getitem__(self, index: int) -> Bytes:
-        """(h, w, 4) uint8 RGBA, alpha 255 on the object; depends on (seed, index) and size only."""
+        """Return (h, w, 4) uint8 RGBA, alpha 255 on the object, from seed, index and size only."""
         if not 0 <= index < self.length:
             raise IndexError(f"Got outlier {index} of {self.length}; 0 to {self.length - 1} exist.")
         return draw_blob(np.random.default_rng([self.seed, 0x0B10B, index]), self.size)

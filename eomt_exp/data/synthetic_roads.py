@@ -1,4 +1,4 @@
-"""Procedural road scenes, the data set the suite carries with it, and the two benchmarks on it.
+"""Draws road scenes, the data set the suite carries with it, and the two benchmarks on it.
 
 A scene is a function of (seed, split, index) alone: whoever draws it, in whatever order, sees the
 same one. The anomalies come from families of objects that training never shows.
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eomt_exp.contracts import VOID, LabelledImage
+from eomt_exp.contracts import VOID, LabelledImage, UserError
 from eomt_exp.data.files.file_set import checked_component_sizes
 from eomt_exp.data.synthetic.anomalies import ANOMALY_FAMILIES, draw_anomaly
 from eomt_exp.data.synthetic.ground import Street, draw_camera, draw_street
-from eomt_exp.data.synthetic.layout import Guest, compose
+from eomt_exp.data.synthetic.layout import PlacedAnomaly, compose
 from eomt_exp.data.synthetic.light import draw_weather, finish
 from eomt_exp.data.synthetic.scene import CLASS_NAMES, FOREIGN, ROAD, Camera
 
@@ -24,7 +24,7 @@ KINDS = ("anomaly", "obstacle")
 
 
 class SyntheticRoads:
-    """Street scenes with exact labels of nine classes and nothing anomalous in them."""
+    """Draws street scenes with exact labels of nine classes and nothing anomalous in them."""
 
     num_classes = len(CLASS_NAMES)
     class_names = CLASS_NAMES
@@ -33,7 +33,7 @@ class SyntheticRoads:
         self, split: str, length: int, height: int = 128, width: int = 256, seed: int = 0
     ) -> None:
         if split not in SPLITS:
-            raise ValueError(f"Got split={split!r}; allowed are {', '.join(SPLITS)}.")
+            raise UserError(f"Got split={split!r}; allowed are {', '.join(SPLITS)}.")
         _check(length, height, width, seed)
         self.split, self.length, self.seed = split, length, seed
         self.height, self.width = height, width
@@ -42,7 +42,7 @@ class SyntheticRoads:
         return self.length
 
     def __getitem__(self, index: int) -> LabelledImage:
-        """image (H, W, 3) RGB, labels (H, W) 0..8, anomaly (H, W) 0; VOID on one's own bonnet."""
+        """Return (H, W, 3) RGB, (H, W) labels 0..8 and anomaly 0; both VOID on one's own bonnet."""
         rng = _stream(self.seed, self.split, index, self.length)
         image, labels = _render(rng, self.height, self.width)
         anomaly = np.where(labels == VOID, VOID, 0).astype(np.uint8)
@@ -50,9 +50,9 @@ class SyntheticRoads:
 
 
 class SyntheticBenchmark:
-    """Scenes that nobody trains on, most of them with objects that belong to no known class.
+    """Draws scenes that nobody trains on, most with objects that belong to no known class.
 
-    kind "anomaly": one or two large ones anywhere on the ground, every pixel counts. Kind
+    Kind "anomaly": one or two large ones anywhere on the ground, every pixel counts. Kind
     "obstacle": one to three small ones on the road, and only road and obstacles count.
     """
 
@@ -70,11 +70,11 @@ class SyntheticBenchmark:
         empty_fraction: float = 0.1,
         component_sizes: Sequence[int] | None = None,
     ) -> None:
-        """`component_sizes`: pixels of the smallest predicted and true component, or None."""
+        """`component_sizes` are pixels of the smallest predicted and true component, or None."""
         if kind not in KINDS:
-            raise ValueError(f"Got kind={kind!r}; allowed are {', '.join(KINDS)}.")
+            raise UserError(f"Got kind={kind!r}; allowed are {', '.join(KINDS)}.")
         if not 0 <= empty_fraction <= 1:
-            raise ValueError(f"Got empty_fraction={empty_fraction}; allowed are 0 to 1.")
+            raise UserError(f"Got empty_fraction={empty_fraction}; allowed are 0 to 1.")
         _check(length, height, width, seed)
         self.kind, self.length, self.seed = kind, length, seed
         self.height, self.width, self.empty_fraction = height, width, empty_fraction
@@ -84,7 +84,7 @@ class SyntheticBenchmark:
         return self.length
 
     def __getitem__(self, index: int) -> LabelledImage:
-        """image (H, W, 3) RGB, labels VOID on anomalies, anomaly 0, 1 or VOID, all (H, W)."""
+        """Return (H, W, 3) RGB, (H, W) labels, VOID on anomalies, and anomaly 0, 1 or VOID."""
         rng = _stream(self.seed, f"synth_{self.kind}", index, self.length)
         empty = rng.random() < self.empty_fraction
         image, labels = _render(rng, self.height, self.width, None if empty else self.kind)
@@ -96,16 +96,16 @@ class SyntheticBenchmark:
 
 def _check(length: int, height: int, width: int, seed: int) -> None:
     if length < 1 or seed < 0:
-        raise ValueError(f"Got length={length}, seed={seed}; allowed are length >= 1, seed >= 0.")
+        raise UserError(f"Got length={length}, seed={seed}; allowed are length >= 1, seed >= 0.")
     if min(height, width) < 32 or max(height, width) > 4096 or height > width:
-        raise ValueError(
+        raise UserError(
             f"Got height={height}, width={width}; allowed are 32 to 4096 pixels, not taller than "
             "wide. Scenes are composed for height=128 width=256 and the like."
         )
 
 
 def _stream(seed: int, name: str, index: int, length: int) -> np.random.Generator:
-    """The random numbers of one scene, shared with no other split, benchmark or index."""
+    """Seed the random numbers of one scene, shared with no other split, benchmark or index."""
     if not 0 <= index < length:
         raise IndexError(f"Got image {index} of {length}; 0 to {length - 1} exist.")
     return np.random.default_rng([seed, zlib.crc32(name.encode()), index])
@@ -114,57 +114,63 @@ def _stream(seed: int, name: str, index: int, length: int) -> np.random.Generato
 def _render(
     rng: np.random.Generator, height: int, width: int, kind: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Picture (H, W, 3), and labels (H, W) with FOREIGN where anomalies of the kind are."""
+    """Return picture (H, W, 3), and labels (H, W) with FOREIGN where anomalies of the kind are."""
     street, weather = draw_street(rng), draw_weather(rng)
     camera = draw_camera(rng, street, height, width)
-    place = {None: lambda *_: [], "anomaly": _large_guests, "obstacle": _small_guests}[kind]
-    guests = place(camera, street, rng)
-    scene = compose(camera, street, weather, rng, guests)
+    draw = {None: lambda *_: [], "anomaly": _large_anomalies, "obstacle": _small_anomalies}[kind]
+    anomalies = draw(camera, street, rng)
+    scene = compose(camera, street, weather, rng, anomalies)
     return finish(scene, weather, rng), scene.labels
 
 
-def _large_guests(camera: Camera, street: Street, rng: np.random.Generator) -> list[Guest]:
-    """One or two, 25 to 60 % of the image's height, side by side on road, pavement or verge."""
+def _large_anomalies(
+    camera: Camera, street: Street, rng: np.random.Generator
+) -> list[PlacedAnomaly]:
+    """Draw one or two, 25 to 60 % of the image's height, beside each other on any ground."""
     count = int(rng.choice([1, 2], p=[0.7, 0.3]))
-    guests = []
+    anomalies = []
     for k in range(count):
         z, share = rng.uniform(3.6, 7.0), rng.uniform(0.25, 0.6 if count == 1 else 0.45)
         low, high = (0.12, 0.88) if count == 1 else ((0.1, 0.42), (0.58, 0.9))[k]
         column = camera.width * rng.uniform(low, high)
         x = _x_of(camera, column, z)
         x = float(np.clip(x, street.front(-1) + 0.7, street.front(1) - 0.7))
-        guests.append(_guest(camera, x, z, share, rng))
-    return guests
+        anomalies.append(_placed_anomaly(camera, x, z, share, rng))
+    return anomalies
 
 
-def _small_guests(camera: Camera, street: Street, rng: np.random.Generator) -> list[Guest]:
-    """One to three, 5 to 15 % of the image's height, on the road, far ones looking smaller."""
-    guests: list[Guest] = []
+def _small_anomalies(
+    camera: Camera, street: Street, rng: np.random.Generator
+) -> list[PlacedAnomaly]:
+    """Draw one to three, 5 to 15 % of the image's height, on the road, far ones looking smaller."""
+    kept: list[PlacedAnomaly] = []
     for _ in range(int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))):
         z = rng.uniform(4.5, 13.0)
         metres = rng.uniform(0.35, 1.0)
         share = float(np.clip(metres * camera.focal / camera.height / z, 0.05, 0.15))
-        guest = _guest(camera, 0.0, z, share, rng)
+        drawn = _placed_anomaly(camera, 0.0, z, share, rng)
         sides = [_x_of(camera, column, z) for column in (0.06 * camera.width, 0.94 * camera.width)]
-        room = street.half - 0.15 - guest.half
-        low, high = max(-room, sides[0] + guest.half), min(room, sides[1] - guest.half)
-        guest = guest._replace(x=rng.uniform(low, max(low, high)))
-        apart = [abs(guest.x / z - g.x / g.z) * camera.focal > 0.16 * camera.width for g in guests]
+        reach = street.half - 0.15 - drawn.half
+        low, high = max(-reach, sides[0] + drawn.half), min(reach, sides[1] - drawn.half)
+        drawn = drawn._replace(x=rng.uniform(low, max(low, high)))
+        apart = [abs(drawn.x / z - k.x / k.z) * camera.focal > 0.16 * camera.width for k in kept]
         if all(apart):
-            guests.append(guest)
-    return guests
+            kept.append(drawn)
+    return kept
 
 
 def _x_of(camera: Camera, column: float, z: float) -> float:
-    """X in metres of what stands at depth z and is seen in a column."""
+    """Return X in metres of what stands at depth z and is seen in a column."""
     across = (column - camera.centre) / camera.focal - camera.curvature * z / 2
     return across * z + camera.offset
 
 
-def _guest(camera: Camera, x: float, z: float, share: float, rng: np.random.Generator) -> Guest:
-    """An object of any family whose height fills that share of the image's."""
+def _placed_anomaly(
+    camera: Camera, x: float, z: float, share: float, rng: np.random.Generator
+) -> PlacedAnomaly:
+    """Draw an object of any family whose height fills that share of the image's."""
     family = ANOMALY_FAMILIES[rng.integers(len(ANOMALY_FAMILIES))]
     # Drawn finer than shown, from its own stream: noise cut to another size draws other numbers.
     own = np.random.default_rng(int(rng.integers(2**32)))
     sprite = draw_anomaly(family, own, int(np.clip(2 * share * camera.height, 64, 512)))
-    return Guest(x, z, share * camera.height / camera.focal * z, sprite)
+    return PlacedAnomaly(x, z, share * camera.height / camera.focal * z, sprite)

@@ -1,4 +1,4 @@
-"""Training samples as a pure function of (seed, epoch, index), so that a resumed run is the same.
+"""Makes training samples a pure function of (seed, epoch, index): a resumed run is the same.
 
 The facts behind it: worker processes, prefetching and restored generators each break bit-exact
 resume as soon as an augmentation draws from any generator that lives longer than one item.
@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from eomt_exp.contracts import ANOMALY, VOID, ImageSet, LabelledImage, Sample, Target
+from eomt_exp.contracts import ANOMALY, VOID, ImageSet, LabelledImage, Sample, Target, UserError
 from eomt_exp.data.augmentation import Augmentation
 from eomt_exp.data.outlier_exposure import CutPaste
 
 
 class TrainingSet(Dataset[Sample]):
-    """Images of a set, framed, with outliers pasted in, and coloured; in this order.
+    """Frames the images of a set, pastes outliers in, and changes colours, in this order.
 
     Outliers are pasted into the final frame, so their scale is that of what the network sees, and
     before the colours change, so that they share light and noise with the scene.
@@ -42,7 +42,7 @@ class TrainingSet(Dataset[Sample]):
 
     @property
     def epoch(self) -> int:
-        """The epoch whose random draws are in force."""
+        """Return the epoch whose random draws are in force."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
@@ -53,7 +53,7 @@ class TrainingSet(Dataset[Sample]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
-        """One sample of augmentation.image_size; ValueError for a label beyond the classes."""
+        """Return a sample of augmentation.image_size; UserError for a label beyond the classes."""
         rng = np.random.default_rng([self.seed, self.epoch, index])
         # Drawn before the paste, so that runs with and without outliers see the same frames.
         frame_seed, colour_seed = (int(draw) for draw in rng.integers(2**31, size=2))
@@ -74,7 +74,7 @@ class TrainingSet(Dataset[Sample]):
         adds_class = self.exposure is not None and self.exposure.adds_class
         count = self.num_classes + adds_class
         if classes.size and classes[-1] >= count:
-            raise ValueError(
+            raise UserError(
                 f"{image.name} holds class {classes[-1]}, but classes run from 0 to {count - 1}; "
                 f"check data.num_classes={self.num_classes}."
             )

@@ -1,1 +1,1 @@
-"""Score maps and labels to numbers; knows no model."""
+"""The evaluator turns score maps and labels into numbers; it depends on no model."""

@@ -1,7 +1,7 @@
-"""How far the numbers of a data set can be trusted: the bootstrap over its images, and over seeds.
+"""Tell how certain the numbers of a data set are: by a bootstrap over its images, and over seeds.
 
-A percentile bootstrap (Efron, Annals of Statistics 1979). Images are drawn, with all their pixels:
-drawn pixels would call a result certain that rests on three lucky images.
+It is a percentile bootstrap (Efron, Annals of Statistics 1979). Images are drawn, with all their
+pixels: drawn pixels would call a result certain that rests on three lucky images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ UNDEFINED = (float("nan"), float("nan"))
 
 
 def resampling_weights(images: int, resamples: int, seed: int = 0) -> Ints:
-    """(resamples, images): how often each image is drawn, with replacement, in each resample."""
+    """Return how often each resample draws each image, with replacement, (resamples, images)."""
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}; 1000 is the default.")
     drawn = np.random.default_rng(seed).integers(0, images, (resamples, images))
@@ -32,18 +32,18 @@ def intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """(low, high) of each metric over all pixels, if other images like these had been taken.
+    """Return (low, high) of each metric over all pixels, had other such images been taken.
 
     Resamples without an anomaly or without a normal pixel do not count; NaN where those are more
-    than half of all, or there is one image or none. ValueError for a metric not of ImageCounts.
+    than half of all, or there is one image or none. ValueError for a metric not in POOLED.
     """
     _check_level(level)
     images = len(counts.names)
     if images < 2:
-        counts.pooled(np.ones(images), metrics)  # refuses what it does not know
+        counts.pooled(np.ones(images), metrics)  # refuses unknown metrics
         return dict.fromkeys(metrics, UNDEFINED)
-    found = counts.pooled(resampling_weights(images, resamples, seed), metrics)
-    return {metric: _percentiles(values, level) for metric, values in found.items()}
+    drawn = counts.pooled(resampling_weights(images, resamples, seed), metrics)
+    return {metric: _percentiles(values, level) for metric, values in drawn.items()}
 
 
 def paired(
@@ -54,7 +54,7 @@ def paired(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float, float, float]:
-    """a - b on the same images: difference, its interval's low and high, and a two-sided p-value.
+    """Compare a - b on the same images: difference, its interval's ends, and a two-sided p-value.
 
     Both sides see the same draws, so that what makes an image hard for both cancels out. p is twice
     the smaller of (1 + resamples with a difference <= 0) / (1 + resamples) and the same of >= 0,
@@ -77,7 +77,7 @@ def paired(
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float, int]:
-    """Mean, sample standard deviation (NaN of fewer than two values) and number of values."""
+    """Return mean, sample standard deviation (NaN of fewer than two values) and their number."""
     array = np.asarray(values, np.float64)
     mean = float(array.mean()) if array.size else float("nan")
     return mean, float(array.std(ddof=1)) if array.size > 1 else float("nan"), array.size
@@ -107,9 +107,10 @@ def _check_same_images(a: ImageCounts, b: ImageCounts) -> None:
         apart = sorted(set(a.names) ^ set(b.names))
         example = f"{len(apart)} are in one only, as {apart[0]!r}"
         raise ValueError(f"both must hold the same images, but {example}; measure both on all.")
-    mine, theirs = a.metrics(), b.metrics()
+    left, right = a.metrics(), b.metrics()
     for kind in ("positives", "negatives"):
-        if (odd := np.flatnonzero(mine[kind] != theirs[kind])).size:
-            name, pixels = a.names[odd[0]], f"{mine[kind][odd[0]]} and {theirs[kind][odd[0]]}"
-            mend = "measure both with the same labels, at one size"
-            raise ValueError(f"{name!r} has {pixels} {kind}, which must agree; {mend}.")
+        if (unequal := np.flatnonzero(left[kind] != right[kind])).size:
+            first = unequal[0]
+            pixels = f"{left[kind][first]} and {right[kind][first]} {kind}"
+            fix = "measure both with the same labels, at one size"
+            raise ValueError(f"{a.names[first]!r} has {pixels}, which must agree; {fix}.")

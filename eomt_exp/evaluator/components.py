@@ -1,4 +1,4 @@
-"""Component metrics of SegmentMeIfYouCan (Chan et al., NeurIPS 2021): objects, not pixels.
+"""Count components, not pixels: the metrics of SegmentMeIfYouCan (Chan et al., NeurIPS 2021).
 
 Large anomalies hide small ones in pixel metrics; here each connected component counts once. An
 image is cut into runs along its rows, each in at most one true and one predicted component; sizes
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 from torch import Tensor, float64, from_numpy, tensor
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from eomt_exp.evaluator.pixel_arrays import counted_pixels, float32_array, integer_array
+from eomt_exp.evaluator.ranking import Floats, Ints
+
 SizeRow = tuple[int, int | None, int, float, float]
 
 # linspace, as the benchmark has it: a ratio of exactly 0.3 must fall on the same side.
@@ -26,7 +27,7 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 
 class ComponentCounts:
-    """Sizes and overlaps, in pixels, of all true and predicted components; metrics follow.
+    """Holds sizes and overlaps, in pixels, of all true and predicted components; metrics follow.
 
     A pixel is predicted when its score is above `threshold` and it is not void; SMIYC takes the
     `f1_threshold` of PixelCounts on the same images. That one counts score >= threshold while
@@ -40,7 +41,7 @@ class ComponentCounts:
     def __init__(
         self, threshold: float, min_predicted: int = 500, min_true: int = 100, void: int = 255
     ) -> None:
-        """Components under a minimal size, in pixels, do not count; nor do pixels labelled void."""
+        """Leave out components under a minimal size, in pixels, and pixels labelled void."""
         if math.isnan(threshold):
             raise ValueError("threshold is NaN, as f1_threshold is without anomalies; give one.")
         if min(min_predicted, min_true) < 0:
@@ -65,10 +66,12 @@ class ComponentCounts:
         prediction over them loses these pixels but is not held to min_predicted again. As in the
         benchmark, an image with fewer than min_true pixels beside its anomalies loses those too.
         """
-        values, labels = _arrays(scores, anomaly)
-        self._check(values, labels)
+        values, labels = float32_array(scores), integer_array(anomaly)
+        if values.ndim != 2 or values.shape != labels.shape:
+            shapes = f"scores {values.shape} and anomaly {labels.shape}"
+            raise ValueError(f"{shapes} must both be (H, W) of one image; resize the scores first.")
         is_true = labels == 1
-        is_predicted = (values > self.threshold) & (labels != self.void)
+        is_predicted = (values > self.threshold) & counted_pixels(values, labels, self.void)
         starts, pixels = _runs(is_true + 2 * is_predicted.view(np.uint8))
         true = _drop_small(_label(is_true)[starts], self.min_true, pixels)
         predicted = _drop_small(_label(is_predicted)[starts], self.min_predicted, pixels)
@@ -82,14 +85,14 @@ class ComponentCounts:
     def merge(self, other: ComponentCounts) -> None:
         """Add the components of another shard; exact, and independent of the order."""
         if self._settings() != other._settings():
-            theirs, ours = other._settings(), self._settings()
-            rules = f"(threshold, min_predicted, min_true) = {theirs} into {ours}"
+            settings = f"{other._settings()} into {self._settings()}"
+            rules = f"(threshold, min_predicted, min_true) = {settings}"
             raise ValueError(f"cannot merge {rules}; count all images with one of them.")
         self._true = self._true + other._true
         self._predicted = self._predicted + other._predicted
 
     def results(self) -> dict[str, float]:
-        """The metrics over all components of all images; NaN where nothing defines one.
+        """Return the metrics over all components of all images; NaN where nothing defines one.
 
         siou: mean over true components k of |k & P| / (|k | P| - |P & other true ones|), where P
             is the union of the predicted components that touch k
@@ -109,7 +112,7 @@ class ComponentCounts:
         }
 
     def by_size(self, edges: Sequence[int]) -> list[SizeRow]:
-        """True components by area: (low, high, components, share with siou >= .25, mean siou).
+        """List true components by area: low, high, components, share with siou >= .25, mean siou.
 
         Areas are low <= pixels < high; the first row starts at 0 and the last has None for high,
         so that the rows hold every component once. NaN for share and mean of an empty row.
@@ -123,12 +126,12 @@ class ComponentCounts:
         for index, low in enumerate(bounds):
             inside = siou[row_of == index]
             high = bounds[index + 1] if index + 1 < len(bounds) else None
-            found = _mean((inside >= FOUND_FROM[0]).astype(np.float64))
-            rows.append((low, high, len(inside), found, _mean(inside)))
+            share = _mean((inside >= FOUND_FROM[0]).astype(np.float64))
+            rows.append((low, high, len(inside), share, _mean(inside)))
         return rows
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors to save or to gather; equal images give equal tensors, whatever their order."""
+        """Return tensors to save or gather; equal images give equal ones, whatever their order."""
         return {
             "settings": tensor(self._settings(), dtype=float64),
             "true": from_numpy(_ordered(_stack(self._true, 3))),
@@ -154,32 +157,19 @@ class ComponentCounts:
         rows = _stack(self._predicted, 2)
         return rows[:, 1] / rows[:, 0]
 
-    def _check(self, values: NDArray[np.float32], labels: np.ndarray) -> None:
-        if values.ndim != 2 or values.shape != labels.shape:
-            shapes = f"scores {values.shape} and anomaly {labels.shape}"
-            raise ValueError(f"{shapes} must both be (H, W) of one image; resize the scores first.")
-        seen = labels != self.void
-        if (wrong := seen & (labels != 0) & (labels != 1)).any():
-            odd = np.unique(labels[wrong])[:5].tolist()
-            allowed = f"0 (normal), 1 (anomaly) and {self.void} (void)"
-            raise ValueError(f"anomaly holds {odd}; allowed are {allowed}: remap the labels.")
-        if bad := int(np.count_nonzero(np.isnan(values) & seen)):
-            mend = f"mend the scorer, or label these pixels {self.void} to leave them out."
-            raise ValueError(f"{bad} of {np.count_nonzero(seen)} scores are NaN; {mend}")
-
 
 def label_components(mask: NDArray[np.bool_], min_pixels: int) -> NDArray[np.int32]:
-    """(H, W) ids 1, 2, … of the 8-connected components of at least min_pixels; 0 elsewhere."""
+    """Number the 8-connected components of at least min_pixels 1, 2, … in (H, W), 0 elsewhere."""
     return _drop_small(_label(mask), min_pixels).reshape(mask.shape)
 
 
 def _label(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Ids of the 8-connected components, flat."""
+    """Number the 8-connected components; flat."""
     return label(mask, EIGHT_NEIGHBOURS, output=np.int32)[0].ravel()
 
 
 def _runs(state: NDArray[np.uint8]) -> tuple[Ints, Ints]:
-    """Flat places where runs of equal state along the rows of (H, W) start, and their lengths."""
+    """Find flat starts and lengths of runs of equal state along the rows of (H, W)."""
     is_start = np.ones(state.shape, bool)
     is_start[:, 1:] = state[:, 1:] != state[:, :-1]
     starts = np.flatnonzero(is_start)
@@ -189,7 +179,7 @@ def _runs(state: NDArray[np.uint8]) -> tuple[Ints, Ints]:
 def _drop_small(
     ids: NDArray[np.int32], min_pixels: int, pixels: Ints | None = None
 ) -> NDArray[np.int32]:
-    """ids (n,) of `pixels` pixels each (None: one), small ones 0, the rest numbered anew."""
+    """Set the small ids (n,) of `pixels` pixels each (None: one) to 0, renumber the others."""
     keep = np.bincount(ids, pixels, minlength=1) >= min_pixels
     keep[0] = False
     return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[ids]
@@ -198,10 +188,10 @@ def _drop_small(
 def _overlaps(
     true: NDArray[np.int32], predicted: NDArray[np.int32], pixels: Ints
 ) -> tuple[Ints, Ints]:
-    """Both ids of each run of one image, and its length -> the rows of ComponentCounts.
+    """Compute an image's rows of ComponentCounts from both ids and the length of each run.
 
     Let P be the predictions that touch k. What |k | P| - |P & other true ones| holds beside k is
-    the part of P in no true component: each prediction's pixels on normal ground, and those alone.
+    the part of P in no true component: each prediction's normal pixels, and those alone.
     """
     num_true, num_predicted = (int(ids.max(initial=0)) + 1 for ids in (true, predicted))
     both, normal = (true > 0) & (predicted > 0), true == 0
@@ -217,7 +207,7 @@ def _overlaps(
 
 
 def _sums(ids: NDArray[np.integer], pixels: Ints, number: int) -> Ints:
-    """Pixels of each id; bincount adds in float64, which is exact for an image."""
+    """Sum the pixels of each id; bincount adds in float64, which is exact for an image."""
     return np.bincount(ids, pixels, minlength=number).astype(np.int64)
 
 
@@ -230,7 +220,7 @@ def _mean_f1(siou: Floats, ppv: Floats) -> float:
 
 
 def _mean(values: Floats) -> float:
-    """fsum does not round before the end, so the order of the values cannot matter."""
+    """Return the mean; fsum does not round before the end, so the values' order cannot matter."""
     return math.fsum(values.tolist()) / len(values) if len(values) else float("nan")
 
 
@@ -240,16 +230,3 @@ def _stack(rows: list[Ints], width: int) -> Ints:
 
 def _ordered(rows: Ints) -> Ints:
     return rows[np.lexsort(rows.T)]
-
-
-def _arrays(
-    scores: np.ndarray | Tensor, anomaly: np.ndarray | Tensor
-) -> tuple[NDArray[np.float32], np.ndarray]:
-    """Both as arrays; ValueError where the labels are no integers."""
-    if isinstance(scores, Tensor):
-        scores = scores.detach().cpu().float().numpy()
-    labels = anomaly.detach().cpu().numpy() if isinstance(anomaly, Tensor) else np.asarray(anomaly)
-    if labels.dtype.kind not in "bui":
-        raise ValueError(f"anomaly must be integers, got {labels.dtype}; convert it to uint8.")
-    with np.errstate(over="ignore"):  # a float64 beyond float32 is inf, which is a score
-        return np.asarray(scores, np.float32), labels

@@ -1,4 +1,4 @@
-"""Counts of scores image by image on one grid of bins, so that images can be drawn again.
+"""Count scores image by image on one grid of bins, so that images can be drawn again.
 
 Numbers over a data set are as uncertain as its few images are different: pixels of one image rise
 and fall together, hence images, not pixels, are what to resample (Efron, Annals of Statistics
@@ -37,7 +37,7 @@ class _Image(NamedTuple):
 
 
 class ImageCounts:
-    """How many anomalous and normal pixels of each image fall into each of at most max_bins bins.
+    """Counts each image's anomalous and normal pixels in each of at most max_bins bins.
 
     A bin is all scores with the same high bits of their key (keys.py). The grid is the finest that
     holds all images, hence a matter of the set of images alone, never of their order or of shards.
@@ -47,7 +47,7 @@ class ImageCounts:
     """
 
     def __init__(self, max_bins: int = 8192, void: int = 255) -> None:
-        """`max_bins` over all images together; `void` is the label of pixels that do not count."""
+        """Hold `max_bins` over all images together; pixels labelled `void` do not count."""
         if max_bins < 2:
             raise ValueError(f"max_bins must be at least 2, got {max_bins}; 8192 is the default.")
         self.max_bins, self.void = max_bins, void
@@ -57,7 +57,7 @@ class ImageCounts:
 
     @property
     def names(self) -> list[str]:
-        """Of the images counted, sorted."""
+        """Return the names of the images counted, sorted."""
         return sorted(self._images)
 
     def update(self, name: str, scores: np.ndarray | Tensor, anomaly: np.ndarray | Tensor) -> None:
@@ -66,7 +66,7 @@ class ImageCounts:
         Raises ValueError, and counts nothing, for a name that is counted already and wherever
         PixelCounts.update does.
         """
-        self._refuse_again([name])
+        self._check_new([name])
         alone = PixelCounts(BITS, self.void)
         alone.update(scores, anomaly)
         keys, ranking = alone.ranking()
@@ -75,18 +75,18 @@ class ImageCounts:
         shift = max(alone.shift, self._shift)
         image = _Image(bins, counts.astype(np.int32), _metrics(ranking))
         image = _coarse(image, shift - alone.shift)
-        self._admit({name: image}, image.bins, shift)
+        self._add_images({name: image}, image.bins, shift)
 
     def merge(self, other: ImageCounts) -> None:
         """Add the images of another shard; ValueError where a name is in both."""
         if self.max_bins != other.max_bins:
             sizes = f"max_bins={other.max_bins} into max_bins={self.max_bins}"
             raise ValueError(f"cannot merge {sizes}; use one.")
-        self._refuse_again(other.names)
-        self._admit(other._images, other._grid, other._shift)
+        self._check_new(other.names)
+        self._add_images(other._images, other._grid, other._shift)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors to save or to gather; equal images give equal tensors, whatever their order."""
+        """Return tensors to save or gather; equal images give equal ones, whatever their order."""
         images = [self._images[name] for name in self.names]
         names = np.frombuffer(json.dumps(self.names).encode(), np.uint8)
         arrays = {
@@ -110,11 +110,11 @@ class ImageCounts:
         if names:
             columns = zip(*parts, arrays["metrics"], strict=True)
             images = {name: _Image(*c) for name, c in zip(names, columns, strict=True)}
-            fresh._admit(images, arrays["bins"], shift)
+            fresh._add_images(images, arrays["bins"], shift)
         self.__dict__.update(fresh.__dict__)
 
     def metrics(self) -> dict[str, NDArray]:
-        """ap, auroc and fpr95 as PixelCounts has them, positives and negatives; (N,) as names.
+        """Return ap, auroc and fpr95 as PixelCounts has them, positives, negatives; (N,) as names.
 
         The metrics are those of each image by itself, NaN where it has but one kind of pixels.
         """
@@ -125,12 +125,12 @@ class ImageCounts:
         return dict(zip(PER_IMAGE, found.T, strict=True)) | pixels
 
     def pooled(self, weights: NDArray, metrics: Sequence[str] = tuple(POOLED)) -> dict[str, Floats]:
-        """Metrics of all pixels together when image n, in the order of names, counts weights[n].
+        """Measure all pixels together when image n, in the order of names, counts weights[n].
 
         (N,) or (B, N) -> () or (B,) each; NaN where no positive or no negative has any weight.
         """
-        if odd := [metric for metric in metrics if metric not in POOLED]:
-            raise ValueError(f"metrics holds {odd}; allowed are {', '.join(POOLED)}.")
+        if unknown := [metric for metric in metrics if metric not in POOLED]:
+            raise ValueError(f"metrics holds {unknown}; allowed are {', '.join(POOLED)}.")
         weights = np.asarray(weights, np.float64)
         if weights.ndim not in (1, 2) or weights.shape[-1] != len(self._images):
             wanted = f"(N,) or (B, N) with N = {len(self._images)} images"
@@ -156,17 +156,17 @@ class ImageCounts:
         for start in range(0, len(names), step):
             some = [self._images[name] for name in names[start : start + step]]
             dense = np.zeros((2, len(some), len(self._grid)))
-            for place, image in enumerate(some):
-                dense[:, place, np.searchsorted(self._grid, image.bins)] = image.counts.T
+            for row, image in enumerate(some):
+                dense[:, row, np.searchsorted(self._grid, image.bins)] = image.counts.T
             totals += rows[:, start : start + step] @ dense
         return totals[1, :, ::-1], totals[0, :, ::-1]
 
-    def _refuse_again(self, names: Sequence[str]) -> None:
+    def _check_new(self, names: Sequence[str]) -> None:
         if again := [name for name in names if name in self._images]:
             raise ValueError(f"{again[:5]} counted already; give every image a name of its own.")
 
-    def _admit(self, images: dict[str, _Image], grid: Ints, shift: int) -> None:
-        """Hold these images too, and coarsen until all of them together touch few enough bins."""
+    def _add_images(self, images: dict[str, _Image], grid: Ints, shift: int) -> None:
+        """Hold these images too, and coarsen until all together touch few enough bins."""
         common = max(self._shift, shift)
         union = np.union1d(self._grid >> (common - self._shift), grid >> (common - shift))
         while len(union) > self.max_bins:
@@ -180,7 +180,7 @@ class ImageCounts:
 
 
 def _coarse(image: _Image, by: int) -> _Image:
-    """The image in bins that ignore `by` more bits."""
+    """Put the image into bins that ignore `by` more bits."""
     if not by or not len(image.bins):
         return image
     bins = image.bins >> by

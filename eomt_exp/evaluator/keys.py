@@ -1,4 +1,4 @@
-"""float32 to an integer that sorts the same way, with room to spare just below 1 and above -1.
+"""Map float32 to an integer that sorts the same way, fine just below 1 and just above -1 too.
 
 The bits of a float are such an integer, and cutting low bits off it keeps relative precision: fine
 near 0, where probabilities vanish, but blind near 1, where they saturate. So the octave from 1/2
@@ -19,7 +19,7 @@ NUM_PAGES = (TOP >> PAGE_BITS) + 1
 
 
 def to_keys(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Keys (…) in 0 .. TOP of scores (…) without NaN; -0.0 and 0.0 are one."""
+    """Return keys (…) in 0 .. TOP of scores (…) without NaN; -0.0 and 0.0 have one key."""
     size = np.abs(scores)
     bits = size.view(np.int32).astype(np.int64)
     to_one = (np.float32(1) - size).view(np.int32)
@@ -28,7 +28,7 @@ def to_keys(scores: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def to_score(key: int) -> float:
-    """The lowest float32 whose key is at least this one."""
+    """Return the lowest float32 whose key is at least this one."""
     bits = abs(key - ZERO)
     if HALF < bits < ONE + STRETCH:
         size = 1.0 - _float(2 * HALF - bits)
@@ -41,7 +41,7 @@ def to_score(key: int) -> float:
 
 
 def first_key(score: float) -> int:
-    """The lowest key of a float32 that is at least this score, which is any float but NaN."""
+    """Return the lowest key of a float32 that is at least this score, any float but NaN."""
     with np.errstate(over="ignore"):
         nearest = np.float32(score)
     at_least = nearest if float(nearest) >= score else np.nextafter(nearest, np.float32(np.inf))

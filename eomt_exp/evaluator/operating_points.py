@@ -1,4 +1,4 @@
-"""What a ranking says at a threshold, and the areas and rates that other code bases report.
+"""Read a ranking at a threshold, and compute areas and rates that other code bases report.
 
 Ties are a group's whole step, as in scikit-learn. `keys` are those of keys.py, falling.
 """
@@ -17,7 +17,7 @@ NAN = float("nan")
 
 
 def summary(ranking: Ranking) -> dict[str, float]:
-    """The metrics that PixelCounts.results() explains, but for those that need the scores."""
+    """Return the metrics that PixelCounts.results() explains, but those that need the scores."""
     fpr95 = float(rank.fpr_at_recall(ranking, 0.95))
     tied = ranking.positives[rank.group_at_recall(ranking, 0.95)]
     return {
@@ -35,7 +35,7 @@ def summary(ranking: Ranking) -> dict[str, float]:
 
 
 def ap_trapezoid(ranking: Ranking) -> float:
-    """Area under the precision-recall points joined by lines, the first of them (0, 1)."""
+    """Return the area under precision-recall points joined by lines, the first of them (0, 1)."""
     hits, _, tp, fp = ranking
     precision = tp / (tp + fp)
     twice = hits[0] * (1 + precision[0]) + (hits[1:] * (precision[1:] + precision[:-1])).sum()
@@ -43,7 +43,7 @@ def ap_trapezoid(ranking: Ranking) -> float:
 
 
 def fpr_interpolated(ranking: Ranking, recall: float) -> float:
-    """FPR at this recall (< 1) on the ROC points joined by lines; the last where it runs level."""
+    """Return FPR at this recall (< 1) on ROC points joined by lines; the last on a level run."""
     tpr = ranking.tp / ranking.tp[-1]
     after = int(np.searchsorted(tpr, recall, side="right"))
     near = slice(max(after - 1, 0), after + 1)
@@ -52,9 +52,9 @@ def fpr_interpolated(ranking: Ranking, recall: float) -> float:
 
 
 def fpr_nearest(ranking: Ranking, recall: float) -> float:
-    """FPR where recall is nearest to this one; where two are, at the lower threshold.
+    """Return FPR where recall is nearest to this one; where two are, at the lower threshold.
 
-    So it is in the anomaly-seg code of Hendrycks et al., which looks no further than full recall.
+    So it is in the anomaly-seg code of Hendrycks et al., which stops at full recall.
     """
     full = int(np.searchsorted(ranking.tp, ranking.tp[-1]))
     gaps = np.abs(ranking.tp[: full + 1] / ranking.tp[-1] - recall)
@@ -62,7 +62,7 @@ def fpr_nearest(ranking: Ranking, recall: float) -> float:
 
 
 def tpr_at_fpr(ranking: Ranking, fpr: float) -> float:
-    """TPR at the last threshold, from above, with no more than this FPR; 0 if there is none."""
+    """Return TPR at the last threshold, from above, with at most this FPR; 0 without one."""
     passed = int(np.searchsorted(ranking.fp / ranking.fp[-1], fpr, side="right"))
     return float(ranking.tp[passed - 1] / ranking.tp[-1]) if passed else 0.0
 
@@ -70,9 +70,9 @@ def tpr_at_fpr(ranking: Ranking, fpr: float) -> float:
 def tnr_table(
     keys: Ints, ranking: Ranking, tprs: Sequence[float]
 ) -> list[tuple[float, float, float]]:
-    """(tpr, TNR, threshold) at the first threshold, from above, that reaches each tpr."""
-    if odd := [tpr for tpr in tprs if not 0 < tpr <= 1]:
-        raise ValueError(f"tprs holds {odd}; allowed are numbers above 0 and up to 1, as 0.95.")
+    """List (tpr, TNR, threshold) at the first threshold, from above, that reaches each tpr."""
+    if outside := [tpr for tpr in tprs if not 0 < tpr <= 1]:
+        raise ValueError(f"tprs holds {outside}; allowed are numbers above 0 and up to 1, as 0.95.")
     if not (ranking.positives.any() and ranking.negatives.any()):
         return [(tpr, NAN, NAN) for tpr in tprs]
     groups = [int(rank.group_at_recall(ranking, tpr)) for tpr in tprs]
@@ -82,7 +82,7 @@ def tnr_table(
 
 
 def threshold_at_fpr(keys: Ints, ranking: Ranking, width: int, fpr: float) -> float:
-    """The lowest threshold that no more than this share of the negatives reaches."""
+    """Return the lowest threshold that no more than this share of the negatives reaches."""
     if not 0 <= fpr <= 1:
         raise ValueError(f"fpr must be from 0 to 1, got {fpr}; 0.05 lets 5 % of pixels pass.")
     if not ranking.negatives.any():
@@ -95,7 +95,7 @@ def threshold_at_fpr(keys: Ints, ranking: Ranking, width: int, fpr: float) -> fl
 
 
 def at_threshold(keys: Ints, ranking: Ranking, width: int, threshold: float) -> dict[str, float]:
-    """tpr, fpr, precision and f1 of score >= threshold; its bin of `width` keys counts whole."""
+    """Return rates, precision and f1 at a threshold, whose bin of `width` keys counts whole."""
     if np.isnan(threshold):
         raise ValueError("threshold is NaN; allowed is any other float, as f1_threshold.")
     lowest = first_key(threshold) - width + 1
@@ -112,7 +112,7 @@ def at_threshold(keys: Ints, ranking: Ranking, width: int, threshold: float) -> 
 
 
 def histogram(keys: Ints, ranking: Ranking, bins: int) -> tuple[Floats, Floats, Floats]:
-    """Finite edges (bins + 1) of even bins, and the shares of negatives and of positives."""
+    """Return finite edges (bins + 1) of even bins, and shares of negatives and of positives."""
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}; 60 is the default.")
     kinds = (ranking.negatives, ranking.positives)
@@ -124,18 +124,18 @@ def histogram(keys: Ints, ranking: Ranking, bins: int) -> tuple[Floats, Floats, 
         low, high = low - margin, high + margin
     edges = np.linspace(low, high, bins + 1)
     inner = [first_key(edge) for edge in edges[1:-1]]
-    places = np.searchsorted(np.array(inner, np.int64), keys, side="right")
-    normal, anomaly = (_shares(places, kind, bins) for kind in kinds)
+    bin_of = np.searchsorted(np.array(inner, np.int64), keys, side="right")
+    normal, anomaly = (_shares(bin_of, kind, bins) for kind in kinds)
     return edges, normal, anomaly
 
 
 def _ends(keys: Ints, counts: Counts) -> Iterator[float]:
-    """The scores between which all but 0.1 % lie at either end; nothing without a pixel."""
+    """Yield the scores between which all but 0.1 % lie at either end; none without a pixel."""
     above = counts.cumsum()
     if len(above) and above[-1]:
         yield to_score(int(keys[np.searchsorted(above, 0.001 * above[-1], side="right")]))
         yield to_score(int(keys[np.searchsorted(above, 0.999 * above[-1])]))
 
 
-def _shares(places: Ints, counts: Counts, bins: int) -> Floats:
-    return np.bincount(places, counts, bins) / max(counts.sum(), 1)
+def _shares(bin_of: Ints, counts: Counts, bins: int) -> Floats:
+    return np.bincount(bin_of, counts, bins) / max(counts.sum(), 1)

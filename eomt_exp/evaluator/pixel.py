@@ -1,10 +1,10 @@
-"""Pixel metrics of any number of score maps in constant memory, by counting instead of sorting.
+"""Measure any number of score maps pixel by pixel in constant memory: count instead of sort.
 
 A score becomes an integer that sorts the same way, its key (keys.py). The high bits of a key name
-a *page*, the low 16 a place on it. Only pages that scores touch are held, and all of them at the
+a *page*, the low 16 an entry of it. Only pages that scores touch are held, and all of them at the
 finest resolution that fits 2**bits bins: scores of a narrow range are counted exactly, and those
 of a sigmoid to about 2**-16 of their distance to 0 and to 1, whichever is less. The hard case is a
-tight core with a wide tail; `ap_bound` tells of it, and more bits mend it.
+tight core with a wide tail; `ap_bound` shows it, and more bits help.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, from_numpy
 
 from eomt_exp.evaluator import operating_points
 from eomt_exp.evaluator import ranking as rank
 from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, to_keys, to_score
+from eomt_exp.evaluator.pixel_arrays import counted_pixels, float32_array, integer_array
 from eomt_exp.evaluator.ranking import Floats, Ints, PixelCurves, Ranking
 
 CHUNK = 1 << 18  # pixels counted at a time: the temporaries stay in the cache
@@ -30,7 +30,7 @@ METRICS = (
 
 
 class PixelCounts:
-    """How many anomalous and normal pixels had which score; metrics are read off the counts.
+    """Counts how many anomalous and normal pixels had which score; metrics follow from that.
 
     The state depends on the pixels alone, never on their order or on how they were sharded:
     merging shards gives the very numbers of one run. Memory: 2**(bits + 4) bytes when full
@@ -38,7 +38,7 @@ class PixelCounts:
     """
 
     def __init__(self, bits: int = 22, void: int = 255) -> None:
-        """`void` is the label of pixels that do not count."""
+        """Hold 2**bits bins; pixels labelled `void` do not count."""
         if not 17 <= bits <= 28:  # 17: one bin for each page there is
             raise ValueError(f"bits must be from 17 to 28, got {bits}; 22 is the default.")
         self.bits, self.void = bits, void
@@ -55,13 +55,12 @@ class PixelCounts:
         Raises ValueError, and counts nothing, where shapes differ, a label is none of the three,
         or a pixel that counts has NaN for a score.
         """
-        values, labels = _float32(scores), _integers(anomaly)
+        values, labels = float32_array(scores), integer_array(anomaly)
         if values.shape != labels.shape:
             shapes = f"scores {values.shape} and anomaly {labels.shape}"
             raise ValueError(f"{shapes} must agree; resize the scores to the labels first.")
-        keep = labels != self.void
+        keep = counted_pixels(values, labels, self.void)
         values, labels = values[keep], labels[keep]
-        self._check(values, labels)
         labels = labels.astype(np.uint8, copy=False)
         for start in range(0, values.size, CHUNK):
             part = slice(start, start + CHUNK)
@@ -71,11 +70,11 @@ class PixelCounts:
         """Add the counts of another shard; exact, and independent of the order."""
         if self.bits != other.bits:
             raise ValueError(f"cannot merge bits={other.bits} into bits={self.bits}; use one.")
-        self._admit(other._pages)
+        self._add_pages(other._pages)
         per_page = 1 << (PAGE_BITS - self.shift)
-        theirs = other._held().reshape(-1, 1 << (self.shift - other.shift), 2).sum(axis=1)
-        ours = self._held().reshape(-1, per_page, 2)  # a view, so that += reaches the bins
-        ours[self._row[other._pages]] += theirs.reshape(-1, per_page, 2)
+        added = other._used().reshape(-1, 1 << (self.shift - other.shift), 2).sum(axis=1)
+        pages = self._used().reshape(-1, per_page, 2)  # a view, so that += reaches the bins
+        pages[self._row[other._pages]] += added.reshape(-1, per_page, 2)
         self._low, self._high = min(self._low, other._low), max(self._high, other._high)
 
     def __add__(self, other: PixelCounts) -> PixelCounts:
@@ -85,12 +84,12 @@ class PixelCounts:
         return total
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors to save or to gather; equal pixels give equal tensors, whatever their order."""
+        """Return tensors to save or gather; equal pixels give equal ones, whatever their order."""
         order = np.argsort(self._pages)
         arrays = {
             "bits_low_high": np.array([self.bits, self._low, self._high]),
             "pages": self._pages[order],
-            "bins": self._held().reshape(-1, 1 << (PAGE_BITS - self.shift), 2)[order],
+            "bins": self._used().reshape(-1, 1 << (PAGE_BITS - self.shift), 2)[order],
         }
         return {name: from_numpy(array) for name, array in arrays.items()}
 
@@ -98,35 +97,35 @@ class PixelCounts:
         """Become what state_dict() described; what was counted here is dropped."""
         bits, low, high = state["bits_low_high"].tolist()
         fresh = PixelCounts(bits, self.void)
-        fresh._admit(state["pages"].cpu().numpy())
-        fresh._held()[:] = state["bins"].cpu().numpy().reshape(-1, 2)
+        fresh._add_pages(state["pages"].cpu().numpy())
+        fresh._used()[:] = state["bins"].cpu().numpy().reshape(-1, 2)
         fresh._low, fresh._high = low, high
         self.__dict__.update(fresh.__dict__)
 
     def __getstate__(self) -> dict[str, Any]:
-        # To another process go the bins that hold a pixel, not the room for all of them.
+        # To another process go the bins that hold a pixel, not the memory of all of them.
         state = self.state_dict()
         bins = state.pop("bins").numpy().reshape(-1, 2)
         filled = np.flatnonzero(bins.any(axis=1))
         return {"void": self.void, "state": state, "filled": filled, "counts": bins[filled]}
 
-    def __setstate__(self, parcel: dict[str, Any]) -> None:
-        state = parcel["state"]
+    def __setstate__(self, packed: dict[str, Any]) -> None:
+        state = packed["state"]
         bits = int(state["bits_low_high"][0])
-        self.__init__(bits, parcel["void"])  # type: ignore[misc]
-        self._admit(state["pages"].numpy())
-        self._held()[parcel["filled"]] = parcel["counts"]
+        self.__init__(bits, packed["void"])  # type: ignore[misc]
+        self._add_pages(state["pages"].numpy())
+        self._used()[packed["filled"]] = packed["counts"]
         self._low, self._high = state["bits_low_high"][1:].tolist()
 
     def results(self) -> dict[str, float]:
-        """The metrics; all but the counts are NaN without a positive or without a negative.
+        """Return the metrics; all but the counts are NaN without a positive or without a negative.
 
         ap: sum (R_n - R_{n-1}) P_n, no interpolation (scikit-learn's average_precision_score)
         ap_bound: the AP of the unbinned float32 scores is no further than this from ap
         auroc: ties count half
         fpr95: FPR at the first threshold, from above, with TPR >= .95
         tie_fraction: positives in the bin of that threshold, as a share of all; when it is
-            large, fpr95 says more about ties (saturated or rounded scores) than about ranking
+            large, fpr95 tells more about ties (saturated or rounded scores) than about ranking
         f1_star: highest F1 over all thresholds; reached by score >= f1_threshold
         ap_trapezoid: area under straight lines between the points of the curve, from recall 0 and
             precision 1 (scikit-learn's auc(recall, precision), which ood_metrics calls aupr)
@@ -136,53 +135,53 @@ class PixelCounts:
         tnr_at_tpr95: 1 - fpr95
         positives, negatives: pixels of either kind
         """
-        negatives, positives = (int(total) for total in self._held().sum(axis=0))
-        found = dict.fromkeys(METRICS, float("nan"))
+        negatives, positives = (int(total) for total in self._used().sum(axis=0))
+        metrics = dict.fromkeys(METRICS, float("nan"))
         if positives and negatives:
             keys, ranking = self.ranking()
             # Scores saturated at either end share a bin with nothing else.
             top = keys + (1 << self.shift) - 1
             mixed = np.maximum(keys, self._low) < np.minimum(top, self._high)
-            found["ap_bound"] = rank.ap_bound(ranking, mixed)
+            metrics["ap_bound"] = rank.ap_bound(ranking, mixed)
             f1_star, best = rank.best_f1(ranking)
-            found |= {"f1_star": float(f1_star), "f1_threshold": to_score(int(keys[best]))}
-            found |= operating_points.summary(ranking)
-        return found | {"positives": float(positives), "negatives": float(negatives)}
+            metrics |= {"f1_star": float(f1_star), "f1_threshold": to_score(int(keys[best]))}
+            metrics |= operating_points.summary(ranking)
+        return metrics | {"positives": float(positives), "negatives": float(negatives)}
 
     def curves(self, points: int = 400) -> PixelCurves:
-        """About `points` points for plots, see thinned_curves; empty where metrics are NaN."""
-        if not self._held().any(axis=0).all():
+        """Return about `points` points to plot, see thinned_curves; none where metrics are NaN."""
+        if not self._used().any(axis=0).all():
             return PixelCurves(*(np.empty(0) for _ in PixelCurves._fields))
         return rank.thinned_curves(self.ranking()[1], points)
 
     def tnr_table(
         self, tprs: Sequence[float] = (0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
     ) -> list[tuple[float, float, float]]:
-        """(tpr, TNR, threshold) for each tpr: at the first threshold, from above, that reaches it.
+        """List (tpr, TNR, threshold) at the first threshold, from above, that reaches each tpr.
 
         TNR and threshold are NaN where metrics are; ValueError for a tpr outside (0, 1].
         """
         return operating_points.tnr_table(*self.ranking(), tprs)
 
     def threshold_at_fpr(self, fpr: float) -> float:
-        """The lowest t (to the bin) for which the share of normal pixels >= t is at most `fpr`.
+        """Return the lowest t (to the bin) for which at most `fpr` of the normal pixels are >= t.
 
-        Asks for no anomalies: the normal pixels of a validation set do. -inf where all of them may
+        It needs no anomalies: the normal pixels of a validation set do. -inf where all of them may
         pass, NaN without a normal pixel or where too many have inf; ValueError outside [0, 1].
         """
         return operating_points.threshold_at_fpr(*self.ranking(), 1 << self.shift, fpr)
 
     def at_threshold(self, threshold: float) -> dict[str, float]:
-        """tpr, fpr, precision and f1 when pixels with score >= threshold count as anomalies.
+        """Return tpr, fpr, precision and f1 when pixels with score >= threshold are anomalies.
 
         The bin that holds the threshold counts as a whole: exact for every threshold that this
-        class gives out. tpr wants a positive and fpr a negative, the others both, and precision a
+        class returns. tpr needs a positive and fpr a negative, the others both, and precision a
         pixel that passes; else NaN. ValueError for a threshold of NaN.
         """
         return operating_points.at_threshold(*self.ranking(), 1 << self.shift, threshold)
 
     def histogram(self, bins: int = 60) -> tuple[Floats, Floats, Floats]:
-        """Edges (bins + 1), and the shares of the normal and of the anomalous pixels per bin.
+        """Return edges (bins + 1), and the shares of normal and of anomalous pixels per bin.
 
         Even bins between the lower 0.1 % and the upper 99.9 % quantile of the two kinds, all
         finite; what lies beyond is in the bin at that end. Shares sum to 1, or are 0 without a
@@ -191,66 +190,43 @@ class PixelCounts:
         return operating_points.histogram(*self.ranking(), bins)
 
     def ranking(self) -> tuple[Ints, Ranking]:
-        """The lowest key (G,) of each bin that holds a pixel, and those bins, highest first."""
+        """Return the lowest key (G,) of each bin with a pixel, and those bins, highest first."""
         width = PAGE_BITS - self.shift
         order = np.argsort(self._pages)
-        bins = self._held().reshape(-1, 1 << width, 2)[order].reshape(-1, 2)
+        bins = self._used().reshape(-1, 1 << width, 2)[order].reshape(-1, 2)
         filled = np.flatnonzero(bins[:, 0] | bins[:, 1])[::-1]  # any(axis=1) takes longer
         numbers = self._pages[order][filled >> width] << width | filled & ((1 << width) - 1)
         return numbers << self.shift, Ranking.of(bins[filled, 1], bins[filled, 0])
 
-    def _check(self, values: NDArray[np.float32], labels: np.ndarray) -> None:
-        if labels.size and not 0 <= labels.min() <= labels.max() <= 1:
-            odd = np.unique(labels[(labels != 0) & (labels != 1)])[:5].tolist()
-            allowed = f"0 (normal), 1 (anomaly) and {self.void} (void)"
-            raise ValueError(f"anomaly holds {odd}; allowed are {allowed}: remap the labels.")
-        if bad := int(np.isnan(values).sum()):
-            mend = f"mend the scorer, or label these pixels {self.void} to leave them out."
-            raise ValueError(f"{bad} of {values.size} scores are NaN; {mend}")
-
     def _count(self, keys: Ints, labels: np.ndarray) -> None:
         pages = keys >> PAGE_BITS
-        self._admit(pages)
+        self._add_pages(pages)
         self._low, self._high = min(self._low, int(keys.min())), max(self._high, int(keys.max()))
-        places = (keys & ((1 << PAGE_BITS) - 1)) >> self.shift
-        bins = self._row[pages] << (PAGE_BITS - self.shift) | places
+        entries = (keys & ((1 << PAGE_BITS) - 1)) >> self.shift
+        bins = self._row[pages] << (PAGE_BITS - self.shift) | entries
         np.add.at(self._bins.reshape(-1), bins << 1 | labels, 1)  # faster than bincount: in place
 
-    def _admit(self, pages: np.ndarray) -> None:
+    def _add_pages(self, pages: np.ndarray) -> None:
         """Hold these pages too, and coarsen until all of them fit."""
         touched = np.zeros(NUM_PAGES, bool)
         touched[pages] = True
         new = np.flatnonzero(touched & (self._row < 0))
-        shift, held = self.shift, len(self._pages) + len(new)
-        while held << (PAGE_BITS - shift) > 1 << self.bits:
+        shift, total = self.shift, len(self._pages) + len(new)
+        while total << (PAGE_BITS - shift) > 1 << self.bits:
             shift += 1
         self._coarsen(shift)
-        self._row[new] = np.arange(len(self._pages), held)
+        self._row[new] = np.arange(len(self._pages), total)
         self._pages = np.append(self._pages, new)
 
     def _coarsen(self, shift: int) -> None:
         """Let bins ignore `shift` low bits; new pages can only raise it, so no order matters."""
         if shift == self.shift:
             return
-        held = self._held()
-        sums = held.reshape(-1, 1 << (shift - self.shift), 2).sum(axis=1)
-        held[: len(sums)], held[len(sums) :] = sums, 0
+        used = self._used()
+        sums = used.reshape(-1, 1 << (shift - self.shift), 2).sum(axis=1)
+        used[: len(sums)], used[len(sums) :] = sums, 0
         self.shift = shift
 
-    def _held(self) -> Ints:
-        """(pages * bins per page, 2): a view of the bins in use."""
+    def _used(self) -> Ints:
+        """Return a view of the bins in use, (pages * bins per page, 2)."""
         return self._bins[: len(self._pages) << (PAGE_BITS - self.shift)]
-
-
-def _float32(scores: np.ndarray | Tensor) -> NDArray[np.float32]:
-    if isinstance(scores, Tensor):
-        return scores.detach().cpu().float().numpy()
-    with np.errstate(over="ignore"):  # a float64 beyond float32 is inf, which is a score
-        return np.asarray(scores, np.float32)
-
-
-def _integers(labels: np.ndarray | Tensor) -> np.ndarray:
-    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if array.dtype.kind not in "bui":
-        raise ValueError(f"anomaly must be integers, got {array.dtype}; convert it to uint8.")
-    return array

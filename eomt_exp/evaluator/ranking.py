@@ -1,6 +1,6 @@
-"""Metrics of a ranking: pixels in groups of one score, or one bin of scores, highest first.
+"""Measure a ranking: pixels in groups of one score, or one bin of scores, highest first.
 
-Those of one number take many rankings of the same groups at once, (…, G), as resampling wants it.
+Metrics of one number take many rankings of the same groups at once, (…, G), as resampling wants it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Counts = NDArray[Any]  # whole numbers, which resampling keeps as floats
 
 
 class PixelCurves(NamedTuple):
-    """Precision-recall and ROC curves, one index for all: thresholds fall along every array."""
+    """Holds precision-recall and ROC curves under one index, along which thresholds fall."""
 
     precision: Floats
     recall: Floats
@@ -25,7 +25,7 @@ class PixelCurves(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """Groups of pixels, highest score first; (…, G) where several rankings share the groups."""
+    """Holds groups of pixels, highest score first; (…, G) where several rankings share them."""
 
     positives: Counts  # (…, G) in the group
     negatives: Counts
@@ -34,7 +34,7 @@ class Ranking(NamedTuple):
 
     @classmethod
     def of(cls, positives: Counts, negatives: Counts) -> Ranking:
-        """From the counts of each group."""
+        """Build it from the counts of each group."""
         return cls(positives, negatives, positives.cumsum(-1), negatives.cumsum(-1))
 
 
@@ -47,30 +47,30 @@ def average_precision(ranking: Ranking) -> Floats:
 
 
 def auroc(ranking: Ranking) -> Floats:
-    """P(score of a positive > score of a negative), a tie counting half; (…)."""
+    """AUROC = P(score of a positive > score of a negative), a tie counting half; (…)."""
     hits, alarms, tp, fp = ranking
     return (alarms * (tp - hits / 2)).sum(-1) / tp[..., -1] / fp[..., -1]
 
 
 def group_at_recall(ranking: Ranking, recall: float) -> Ints:
-    """The first group, from above, that brings recall to this one; (…)."""
+    """Return the first group, from above, that brings recall to this one; (…)."""
     return np.argmax(ranking.tp / ranking.tp[..., -1:] >= recall, axis=-1)
 
 
 def fpr_at_recall(ranking: Ranking, recall: float = 0.95) -> Floats:
-    """FPR at the first threshold with this recall; (…)."""
+    """Return FPR at the first threshold with this recall; (…)."""
     group = group_at_recall(ranking, recall)[..., None]
     return (np.take_along_axis(ranking.fp, group, -1) / ranking.fp[..., -1:])[..., 0]
 
 
 def best_f1(ranking: Ranking) -> tuple[Floats, Ints]:
-    """The highest F1 = 2 TP / (2 TP + FP + FN) over thresholds, and the group it stops after."""
+    """Return the highest F1 = 2 TP / (2 TP + FP + FN) and the group its threshold stops after."""
     f1 = 2 * ranking.tp / (ranking.tp + ranking.fp + ranking.tp[..., -1:])
     return f1.max(-1), np.argmax(f1, axis=-1)
 
 
 def ap_bound(ranking: Ranking, mixed: NDArray[np.bool_]) -> float:
-    """How far AP can be from that of the unbinned scores; mixed (G,): bins of several scores.
+    """Bound how far AP is from that of the unbinned scores; mixed (G,): bins of several scores.
 
     With t, f counted above a bin of p positives and n negatives, the j-th of its positives has a
     precision between (t + j) / (t + j + f + n) and (t + p) / (t + p + f). The sum of the former
@@ -85,9 +85,9 @@ def ap_bound(ranking: Ranking, mixed: NDArray[np.bool_]) -> float:
 
 
 def thinned_curves(ranking: Ranking, points: int) -> PixelCurves:
-    """About `points` points of the full curves, half of them even in recall, half in FPR.
+    """Return about `points` points of the full curves, half even in recall and half in FPR.
 
-    In front stands recall 0, with the precision of the highest group.
+    In front is recall 0, with the precision of the highest group.
     """
     recall, fpr = ranking.tp / ranking.tp[-1], ranking.fp / ranking.fp[-1]
     steps = np.linspace(0, 1, max(points // 2, 2))

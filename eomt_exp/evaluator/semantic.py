@@ -1,4 +1,4 @@
-"""Quality on the known classes: one confusion matrix over the whole data set."""
+"""Measure quality on the known classes by one confusion matrix over the whole data set."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from eomt_exp.evaluator.pixel_arrays import integer_array
+
 
 class ConfusionMatrix:
-    """Counts of (true class, predicted class), accumulated over pixels of all images."""
+    """Counts pairs of true and predicted class over the pixels of all images."""
 
     def __init__(
         self, num_classes: int, void: int = 255, categories: Sequence[str] | None = None
     ) -> None:
-        """`void` is the label of pixels that do not count, and no class.
+        """Leave out pixels labelled `void`, which is no class.
 
         `categories` names for each class the one it belongs to, as Cityscapes groups car and bus.
         """
@@ -34,9 +36,10 @@ class ConfusionMatrix:
         """Count pixels: predicted (…) and labels (…) integers 0..num_classes-1, labels may be void.
 
         Raises ValueError, and counts nothing, where shapes or ranges do not hold; the prediction
-        at a void pixel is not looked at.
+        at a void pixel does not matter.
         """
-        guess, truth = _integers("predicted", predicted), _integers("labels", labels)
+        guess = integer_array(predicted, "predicted", "take the argmax first")
+        truth = integer_array(labels, "labels", "take the argmax first")
         if guess.shape != truth.shape:
             shapes = f"predicted {guess.shape} and labels {truth.shape}"
             raise ValueError(f"{shapes} must agree; resize the prediction to the labels first.")
@@ -56,7 +59,7 @@ class ConfusionMatrix:
         self.counts += other.counts
 
     def results(self) -> dict[str, float]:
-        """miou, macc, aacc and iou/<class>, each in [0, 1], or NaN where nothing defines it.
+        """Return miou, macc, aacc and iou/<class>, in [0, 1], or NaN where nothing defines it.
 
         iou/c = TP / (TP + FP + FN), and miou is its mean over the classes that occur in truth or
         prediction; macc is the mean recall over the classes that occur in truth; aacc is the share
@@ -69,8 +72,8 @@ class ConfusionMatrix:
             "macc": _mean(_ratios(hits, true)),
             "aacc": _mean(_ratios(hits.sum(keepdims=True), true.sum(keepdims=True))),
         }
-        found = summary | {f"iou/{index}": float(value) for index, value in enumerate(iou)}
-        return found | self._of_categories()
+        per_class = {f"iou/{index}": float(value) for index, value in enumerate(iou)}
+        return summary | per_class | self._of_categories()
 
     def _of_categories(self) -> dict[str, float]:
         if self.categories is None:
@@ -83,9 +86,9 @@ class ConfusionMatrix:
 
     def _check(self, name: str, classes: np.ndarray) -> None:
         if classes.size and not 0 <= classes.min() <= classes.max() < self.num_classes:
-            odd = np.unique(classes[(classes < 0) | (classes >= self.num_classes)])[:5].tolist()
+            wrong = np.unique(classes[(classes < 0) | (classes >= self.num_classes)])[:5].tolist()
             allowed = f"0 to {self.num_classes - 1}, and {self.void} in labels"
-            raise ValueError(f"{name} holds {odd}; allowed are {allowed}. Check num_classes.")
+            raise ValueError(f"{name} holds {wrong}; allowed are {allowed}. Check num_classes.")
 
 
 def _iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -94,18 +97,11 @@ def _iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _ratios(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    """part / whole, NaN where the whole is empty."""
+    """Return part / whole, NaN where the whole is empty."""
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """The mean of what is defined, NaN when nothing is."""
+    """Return the mean of what is defined, NaN when nothing is."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
-
-
-def _integers(name: str, classes: np.ndarray | Tensor) -> np.ndarray:
-    array = classes.detach().cpu().numpy() if isinstance(classes, Tensor) else np.asarray(classes)
-    if array.dtype.kind not in "bui":
-        raise ValueError(f"{name} must be integers, got {array.dtype}; take the argmax first.")
-    return array

@@ -1,1 +1,1 @@
-"""Queries to states."""
+"""Heads classify queries as normal, anomaly or no-object."""

@@ -1,4 +1,4 @@
-"""Is this query an anomaly? A small MLP reads it off the query itself, EoMT's masks left alone.
+"""Decide by a small MLP on each query whether it is an anomaly, and leave EoMT's masks alone.
 
 Its optional inputs are what the class head is unsure of: the entropy of its softmax and its top
 probability (the two statistics of Hendrycks & Gimpel, ICLR 2017, and of Chan et al., ICCV 2021).
@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from eomt_exp.contracts import UserError
+
 NUM_STATES = 3  # contracts.NORMAL, ANOMALY, NO_OBJECT
 
 
@@ -22,9 +24,9 @@ def normalised_entropy(log_probs: Tensor) -> Tensor:
 
 
 class QueryHead(nn.Module):
-    """Classify each query as normal, anomaly or no-object.
+    """Classifies each query as normal, anomaly or no-object.
 
-    No norm of its own: the queries arrive normalised by the backbone's last LayerNorm.
+    It has no norm of its own: the queries arrive normalised by the backbone's last LayerNorm.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class QueryHead(nn.Module):
     ) -> None:
         super().__init__()
         if num_layers < 1:
-            raise ValueError(f"num_layers must be at least 1 (a linear head), got {num_layers}.")
+            raise UserError(f"num_layers must be at least 1 (a linear head), got {num_layers}.")
         self.use_entropy = use_entropy
         self.use_max_prob = use_max_prob
         widths = [embed_dim + use_entropy + use_max_prob] + [hidden_dim] * (num_layers - 1)

@@ -1,1 +1,1 @@
-"""Outputs and targets to named loss terms."""
+"""Losses turn outputs and targets into named terms."""

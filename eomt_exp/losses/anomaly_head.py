@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eomt_exp.contracts import ANOMALY, NO_OBJECT, NORMAL, VOID, MaskOutput, Target
+from eomt_exp.contracts import ANOMALY, NO_OBJECT, NORMAL, VOID, MaskOutput, Target, UserError
 from eomt_exp.losses.matching import NO_CLASS, Matcher, Truth, gather_truth, loss_dtype
 
 
 def known_and_outlier_masks(
     targets: Sequence[Target], num_classes: int, dtype: torch.dtype
 ) -> Truth:
-    """The known masks, and one mask of all pasted pixels (NO_CLASS) where an image has any.
+    """Gather the known masks, and one mask of all pasted pixels (NO_CLASS) where there are any.
 
     A mask labelled K is the outlier mask already; it is left out, so as not to count twice.
     """
     pasted = torch.stack([target.anomaly == ANOMALY for target in targets])  # (B, H, W)
     known = [target.labels < num_classes for target in targets]
-    # How many masks there will be is asked of the device once, for all images.
+    # The device is asked once, for all images, how many masks there will be.
     flags = torch.cat([pasted.flatten(1).any(dim=1), *known]).tolist()
     has_outlier, is_known = flags[: len(targets)], iter(flags[len(targets) :])
     masks, labels = [], []
@@ -39,9 +39,9 @@ def known_and_outlier_masks(
 
 
 class AnomalyHeadLoss:
-    """Cross-entropy of the three states, on the final output.
+    """Computes the cross-entropy of the three states, on the final output.
 
-    The pasted outliers have no class that the class head could know, so they are matched by mask
+    The pasted outliers have no class among the class head's, so they are matched by mask
     alone; known masks are matched as in the segmentation loss. Void pixels never count.
     """
 
@@ -59,7 +59,7 @@ class AnomalyHeadLoss:
     ) -> None:
         if min(normal_weight, anomaly_weight, no_object_weight) <= 0:
             # A batch of only that state would otherwise divide 0 by 0.
-            raise ValueError(
+            raise UserError(
                 "normal_weight, anomaly_weight and no_object_weight must be above 0, got "
                 f"{normal_weight}, {anomaly_weight} and {no_object_weight}."
             )
@@ -70,9 +70,9 @@ class AnomalyHeadLoss:
         )
 
     def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The term "anomaly_head". Raises ValueError if the model has no anomaly head."""
+        """Return the term "anomaly_head"; raise UserError if the model has no anomaly head."""
         if output.anomaly_logits is None:
-            raise ValueError(
+            raise UserError(
                 "The loss anomaly_head needs an anomaly head, got a model without one; add "
                 "anomaly_head=query_only to the overrides."
             )

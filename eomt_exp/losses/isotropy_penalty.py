@@ -1,6 +1,6 @@
-"""The project guide's "EIM" penalty: no query should be sure of its class without a reason.
+"""Penalise queries that are sure of their class without a reason: the project guide's "EIM".
 
-A label-free penalty on the top probability. It is not the isotropy maximisation loss of Macêdo &
+It is a label-free penalty on the top probability, not the isotropy maximisation loss of Macêdo &
 Ludermir (IsoMax+, arXiv 2105.14399), which has distances, prototypes and an entropic scale.
 """
 
@@ -13,9 +13,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from eomt_exp.contracts import ANOMALY, MaskOutput, Target
+from eomt_exp.contracts import ANOMALY, MaskOutput, Target, UserError
 from eomt_exp.losses.cell_shares import share_of_cells
-from eomt_exp.losses.matching import Matcher, gather_truth, loss_dtype
+from eomt_exp.losses.matching import Matcher, loss_dtype, segmentation_truth
 
 Queries = Literal["all", "unmatched", "outlier"]
 
@@ -30,14 +30,14 @@ def excess_confidence(class_logits: Tensor, temperature: float) -> Tensor:
 
 
 class IsotropyPenalty:
-    """Mean excess confidence of the chosen queries of the final output, over all C outputs.
+    """Averages excess confidence over the chosen queries of the final output, over all C outputs.
 
     queries:
       all        every query, as the guide writes it. It fights the class loss, since a query that
-                 rightly says "no object" is pulled to uniform too.
+                 rightly predicts "no object" is pulled to uniform too.
       unmatched  those which Hungarian matching gives no mask of the truth.
       outlier    every query, weighted by the share of its soft mask that lies on pasted pixels;
-                 the weights carry no gradient, so that a mask cannot flee from the penalty.
+                 the weights carry no gradient, so that a mask cannot move away from the penalty.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class IsotropyPenalty:
         num_points: int = 12544,
     ) -> None:
         if queries not in get_args(Queries):
-            raise ValueError(f"queries must be one of {get_args(Queries)}, got {queries!r}.")
+            raise UserError(f"queries must be one of {get_args(Queries)}, got {queries!r}.")
         if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}.")
+            raise UserError(f"temperature must be above 0, got {temperature}.")
         self.weight = weight
         self.temperature = temperature
         self.queries = queries
         self.matcher = Matcher(num_points=num_points)  # "unmatched" only, costs as in EoMT
 
     def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The term "isotropy_penalty"; 0 in a batch where no query is chosen."""
+        """Return the term "isotropy_penalty", which is 0 in a batch where no query is chosen."""
         logits = output.class_logits.to(loss_dtype(output.class_logits))
         excess = excess_confidence(logits, self.temperature)  # (B, Q)
         chosen = self._chosen(output, targets, excess)
@@ -68,17 +68,12 @@ class IsotropyPenalty:
 
     @torch.no_grad()
     def _chosen(self, output: MaskOutput, targets: Sequence[Target], like: Tensor) -> Tensor:
-        """(B, Q) in [0, 1]: how much each query counts."""
+        """Return how much each query counts, (B, Q) in [0, 1]."""
         if self.queries == "all":
             return torch.ones_like(like)
         if self.queries == "outlier":
             return share_on_outliers(output.mask_logits.to(like.dtype), targets)
-        truth = gather_truth(
-            [target.masks for target in targets],
-            [target.labels for target in targets],
-            [target.ignore for target in targets],
-            like.dtype,
-        )
+        truth = segmentation_truth(targets, like.dtype)
         pairs = self.matcher(output.mask_logits, output.class_logits, truth)
         return pairs.spread(torch.zeros_like(pairs.query), like.shape, 1).to(like.dtype)
 

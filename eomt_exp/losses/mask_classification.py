@@ -1,4 +1,4 @@
-"""EoMT's own loss (Kerssies et al., CVPR 2025): classify the queries, shape the matched masks.
+"""Classify queries and shape the matched masks by EoMT's loss (Kerssies et al., CVPR 2025).
 
 It is Mask2Former's loss (Cheng et al., CVPR 2022), and bit-equal to the official code under the
 same seed as long as no pixel is marked `ignore`. How many pairs there will be is known before the
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from eomt_exp.contracts import MaskOutput, Target
-from eomt_exp.losses.matching import Matcher, Pairs, Truth, gather_truth, loss_dtype
+from eomt_exp.contracts import MaskOutput, Target, UserError
+from eomt_exp.losses.matching import Matcher, Pairs, Truth, loss_dtype, segmentation_truth
 from eomt_exp.losses.point_sampling import Candidates, PointSampler, points_ignored, sample_points
 
 
 def masks_per_process(num_masks: int, device: torch.device) -> Tensor:
-    """The mean number of masks over all processes, at least 1, so that each mask weighs the same.
+    """Return the mean number of masks over all processes, at least 1: each mask weighs the same.
 
     Without it, a process with few masks would give each of them a larger gradient.
     """
@@ -48,7 +48,7 @@ def point_dice(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 class MaskClassification:
-    """Class, mask and dice term of the final output and of every supervised block, plainly summed.
+    """Sums class, mask and dice term of the final output and of every supervised block.
 
     Pixels in no mask are plain negatives; only `Target.ignore` pixels are left out. The random
     points of O outputs and N pairs are held at once, 26 * O * N * num_points bytes by default:
@@ -70,7 +70,7 @@ class MaskClassification:
     ) -> None:
         if no_object_weight <= 0:
             # A batch without any mask would otherwise divide 0 by 0.
-            raise ValueError(f"no_object_weight must be above 0, got {no_object_weight}.")
+            raise UserError(f"no_object_weight must be above 0, got {no_object_weight}.")
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight
         self.class_weight = class_weight
@@ -88,47 +88,42 @@ class MaskClassification:
         )
 
     def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Weighted terms "mask", "dice" and "class", each the sum over all outputs.
+        """Return weighted terms "mask", "dice" and "class", each the sum over all outputs.
 
-        Raises ValueError if a mask has a class that the class head cannot say.
+        Raises UserError if a mask has a class that the class head does not have.
         """
         outputs = (*output.aux, output)
-        truth = gather_truth(
-            [target.masks for target in targets],
-            [target.labels for target in targets],
-            [target.ignore for target in targets],
-            loss_dtype(output.mask_logits),
-        )
+        truth = segmentation_truth(targets, loss_dtype(output.mask_logits))
         truth, pairs, candidates = self._match(outputs, truth)
         mask, dice = self._mask_terms(outputs, pairs, candidates, truth)
         classes = [self._class_term(*one, truth) for one in zip(outputs, pairs, strict=True)]
         # Weighted first and added one by one, for the official bits.
         return {
-            "mask": sum_of(self.mask_weight, mask),
-            "dice": sum_of(self.dice_weight, dice),
-            "class": sum_of(self.class_weight, classes),
+            "mask": weighted_sum(self.mask_weight, mask),
+            "dice": weighted_sum(self.dice_weight, dice),
+            "class": weighted_sum(self.class_weight, classes),
         }
 
     def _match(
         self, outputs: Sequence[MaskOutput], truth: Truth
     ) -> tuple[Truth, list[Pairs], list[Candidates]]:
-        """Pairs and random points of each output, and the truth as far as the host now knows it."""
+        """Return the truth without empty `cells`, and each output's pairs and random points."""
         num_queries, num_states = outputs[-1].class_logits.shape[1:]
         num_pairs = truth.num_pairs(num_queries)
         points, candidates = [], []
         for _ in outputs:
             points.append(self.matcher.draw(truth))
             candidates.append(self.sampler.draw(num_pairs, truth.masks))
-        found = self.matcher.match(
+        matched = self.matcher.match(
             [one.mask_logits for one in outputs],
             [one.class_logits for one in outputs],
             points,
             truth,
         )
-        check_labels(found.largest_label, num_classes=num_states - 1)
-        if not found.any_ignored:
+        check_labels(matched.largest_label, num_classes=num_states - 1)
+        if not matched.any_ignored:
             truth = truth._replace(cells=None)
-        return truth, found.pairs, candidates
+        return truth, matched.pairs, candidates
 
     def _mask_terms(
         self,
@@ -137,30 +132,30 @@ class MaskClassification:
         candidates: Sequence[Candidates],
         truth: Truth,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """BCE and dice over the matched masks of each output, unweighted."""
+        """Compute BCE and dice over the matched masks of each output, unweighted."""
         logits = [
-            one.mask_logits[given.image, given.query].to(truth.masks.dtype)  # (N, h, w)
-            for one, given in zip(outputs, pairs, strict=True)
+            one.mask_logits[pair.image, pair.query].to(truth.masks.dtype)  # (N, h, w)
+            for one, pair in zip(outputs, pairs, strict=True)
         ]
         with torch.no_grad():
             points = [
-                self.sampler.choose(masks, drawn, given.image, truth.cells)  # (N, P, 2)
-                for masks, drawn, given in zip(logits, candidates, pairs, strict=True)
+                self.sampler.choose(masks, drawn, pair.image, truth.cells)  # (N, P, 2)
+                for masks, drawn, pair in zip(logits, candidates, pairs, strict=True)
             ]
-            labels = read_pairs(truth.masks, [given.mask for given in pairs], points)
+            labels = read_pairs(truth.masks, [pair.mask for pair in pairs], points)
         num_masks = masks_per_process(len(pairs[0].mask), truth.masks.device)
         bce, dice = [], []
-        for masks, given, where, label in zip(logits, pairs, points, labels, strict=True):
+        for masks, pair, where, label in zip(logits, pairs, points, labels, strict=True):
             weights = torch.ones_like(label)
             if truth.cells is not None:
-                weights = weights * ~points_ignored(truth.cells, given.image, where)
+                weights = weights * ~points_ignored(truth.cells, pair.image, where)
             at_points = sample_points(masks, where)  # (N, P)
             bce.append(point_bce(at_points, label, weights) / num_masks)
             dice.append(point_dice(at_points, label, weights) / num_masks)
         return bce, dice
 
     def _class_term(self, output: MaskOutput, pairs: Pairs, truth: Truth) -> Tensor:
-        """Cross-entropy of all queries, a mean weighted by class: 1, and less for no-object."""
+        """Return the cross-entropy of all queries, a mean with weight 1, and less for no-object."""
         logits = output.class_logits.to(truth.masks.dtype)
         no_object = logits.shape[-1] - 1
         states = pairs.spread(truth.labels[pairs.mask], logits.shape[:2], no_object)  # (B, Q)
@@ -169,18 +164,18 @@ class MaskClassification:
         return F.cross_entropy(logits.transpose(1, 2), states, weight)
 
 
-def sum_of(weight: float, terms: Sequence[Tensor]) -> Tensor:
-    """The weighted terms, from the first to the last."""
+def weighted_sum(weight: float, terms: Sequence[Tensor]) -> Tensor:
+    """Add the weighted terms, from the first to the last."""
     return reduce(torch.add, [weight * term for term in terms])
 
 
 def read_pairs(
     masks: Tensor, rows: Sequence[Tensor], points: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """Of each output rows (N,) of (ΣM, H, W) masks, read at their own points (N, P, 2) -> (N, P).
+    """Read each output's rows (N,) of (ΣM, H, W) masks at their own points (N, P, 2) -> (N, P).
 
     The points go to the masks, not the masks to the points: at full resolution a mask is far
-    larger. A mask without a pair is read at its corner, for nobody.
+    larger. A mask without a pair is read at its corner, and the result is not used.
     """
     num_points = points[0].shape[1]
     by_mask = points[0].new_zeros(len(masks), len(rows), num_points, 2)
@@ -191,9 +186,9 @@ def read_pairs(
 
 
 def check_labels(largest: int, num_classes: int) -> None:
-    """Raise ValueError unless the largest label of a batch lies under num_classes."""
+    """Raise UserError unless the largest label of a batch lies under num_classes."""
     if largest >= num_classes:
-        raise ValueError(
+        raise UserError(
             f"A mask has class {largest}, but the class head knows 0 to {num_classes - 1}. Give "
             "model and data the same classes; a class for pasted outliers comes with "
             "outlier_exposure.target=outlier_class."

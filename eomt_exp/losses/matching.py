@@ -1,4 +1,4 @@
-"""Give each true mask the one query that says it best: DETR's Hungarian matching, at points.
+"""Give each true mask the one query that fits it best: DETR's Hungarian matching, at points.
 
 Costs and constants are those of Mask2Former (Cheng et al., CVPR 2022), which EoMT trains with.
 The assignment runs on the host, so a GPU has to be waited for; here that happens once, however
@@ -16,16 +16,17 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from eomt_exp.contracts import Target
 from eomt_exp.losses.point_sampling import ignored_cells, points_ignored, sample_points
 
 NO_CLASS = -1
-"""Label of a mask that is matched by its shape alone."""
+"""This label marks a mask that is matched by its shape alone."""
 
 COST_LIMIT = 1e10
 
 
 class Truth(NamedTuple):
-    """The masks of a whole batch, turned to numbers once for every output that is compared."""
+    """Holds the masks of a whole batch, turned to numbers once for every output to compare."""
 
     masks: Tensor  # (ΣM, H, W) float, image after image
     labels: Tensor  # (ΣM,) int64, or NO_CLASS
@@ -33,12 +34,12 @@ class Truth(NamedTuple):
     cells: Tensor | None  # (B, H + 1, W + 1) bool, see ignored_cells; None: nothing is left out
 
     def num_pairs(self, num_queries: int) -> int:
-        """N: what matching will find, known before it has begun."""
+        """Return N, the number of pairs, which is known before the matching."""
         return sum(min(count, num_queries) for count in self.counts)
 
 
 class Pairs(NamedTuple):
-    """Which query was given which mask, all images in a row, queries rising within an image."""
+    """Says which query was given which mask: image after image, queries rising within one."""
 
     image: Tensor  # (N,) int64
     query: Tensor  # (N,) int64
@@ -52,7 +53,7 @@ class Pairs(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What came back from the host: the pairs, and what only the device knew about the truth."""
+    """Holds what the host returns: the pairs, and facts that only the device had on the truth."""
 
     pairs: list[Pairs]  # of each output
     largest_label: int  # -1 in a batch without masks
@@ -62,18 +63,24 @@ class Assignment(NamedTuple):
 def gather_truth(
     masks: Sequence[Tensor], labels: Sequence[Tensor], ignore: Sequence[Tensor], dtype: torch.dtype
 ) -> Truth:
-    """Per image (M, H, W) bool masks, (M,) labels and (H, W) bool pixels to leave out -> Truth."""
+    """Join per image (M, H, W) bool masks, (M,) labels and (H, W) bool pixels to leave out."""
     return Truth(
         masks=torch.cat(list(masks)).to(dtype),
         labels=torch.cat(list(labels)),
         counts=[len(one) for one in masks],
-        # Also where no pixel is left out: to ask would be to wait for the device.
+        # Also where no pixel is left out: to find out would be to wait for the device.
         cells=ignored_cells(torch.stack(list(ignore))),
     )
 
 
+def segmentation_truth(targets: Sequence[Target], dtype: torch.dtype) -> Truth:
+    """Gather the labelled masks of all images; `ignore` pixels are left out."""
+    masks, labels, _, ignore = zip(*targets, strict=True)
+    return gather_truth(masks, labels, ignore, dtype)
+
+
 def loss_dtype(logits: Tensor) -> torch.dtype:
-    """Losses are computed in float32 at least: half precision cannot sum 12544 points."""
+    """Return float32 at least, for losses: half precision cannot sum 12544 points."""
     return torch.promote_types(logits.dtype, torch.float32)
 
 
@@ -94,7 +101,7 @@ def pairwise_mask_costs(logits: Tensor, labels: Tensor, weights: Tensor) -> tupl
 
 
 class Matcher:
-    """Costs of every query against every mask, and the cheapest one-to-one assignment."""
+    """Finds the cheapest one-to-one assignment from costs of every query against every mask."""
 
     def __init__(
         self,
@@ -115,7 +122,7 @@ class Matcher:
         return self.match([mask_logits], [class_logits], [points], truth).pairs[0]
 
     def draw(self, truth: Truth) -> Tensor:
-        """(B, P, 2) random points, image after image, as the official code draws them."""
+        """Draw (B, P, 2) random points, image after image, as the official code does."""
         like = truth.masks
         shape = (1, self.num_points, 2)
         return torch.cat(
@@ -130,7 +137,7 @@ class Matcher:
         points: Sequence[Tensor],
         truth: Truth,
     ) -> Assignment:
-        """Of each output (B, Q, h, w), (B, Q, C) and (B, P, 2) -> the pairs of each."""
+        """Match each output, (B, Q, h, w), (B, Q, C) and (B, P, 2) points -> the pairs of each."""
         probs = [one.to(truth.masks.dtype).softmax(dim=-1) for one in class_logits]
         # Image by image on purpose: all images at once took longer, on a CPU, and more memory.
         costs = [
@@ -144,24 +151,24 @@ class Matcher:
         return assign(torch.cat(costs, dim=2), truth)
 
     def _costs(
-        self, mask_logits: Sequence[Tensor], probs: Sequence[Tensor], shown: Shown
+        self, mask_logits: Sequence[Tensor], probs: Sequence[Tensor], truth: TruthAtPoints
     ) -> Tensor:
-        """One image: of each of O outputs (Q, h, w) and (Q, C) -> (O, Q, M)."""
-        has_class = shown.labels != NO_CLASS
+        """Compute one image's costs: (Q, h, w) and (Q, C) of each of O outputs -> (O, Q, M)."""
+        has_class = truth.labels != NO_CLASS
         costs = []
         for logits, known, points, masks, weights in zip(
-            mask_logits, probs, shown.points, shown.masks.unbind(dim=1), shown.weights, strict=True
+            mask_logits, probs, truth.points, truth.masks.unbind(dim=1), truth.weights, strict=True
         ):
             at_queries = sample_points(logits.to(masks.dtype), points[None])  # (Q, P)
             bce, dice = pairwise_mask_costs(at_queries, masks, weights)
-            # A label that the head cannot say is refused after the transfer; it may not crash here.
-            likeness = known[:, shown.labels.clamp(0, known.shape[1] - 1)] * has_class
-            costs.append(self.mask_cost * bce + self.dice_cost * dice - self.class_cost * likeness)
+            # A label the head does not have is refused after the transfer; it may not crash here.
+            of_class = known[:, truth.labels.clamp(0, known.shape[1] - 1)] * has_class
+            costs.append(self.mask_cost * bce + self.dice_cost * dice - self.class_cost * of_class)
         return torch.stack(costs).clamp(-COST_LIMIT, COST_LIMIT).nan_to_num(0.0)
 
 
-class Shown(NamedTuple):
-    """The truth of one image at the points of every output."""
+class TruthAtPoints(NamedTuple):
+    """Holds the truth of one image at the points of every output."""
 
     labels: Tensor  # (M,)
     points: Tensor  # (O, P, 2)
@@ -169,8 +176,8 @@ class Shown(NamedTuple):
     weights: Tensor  # (O, P), 0 for points that do not count
 
 
-def read_truth(truth: Truth, index: int, points: Tensor) -> Shown:
-    """The masks of image `index` at (O, P, 2) points, read at once: it stays in the cache."""
+def read_truth(truth: Truth, index: int, points: Tensor) -> TruthAtPoints:
+    """Read the masks of image `index` at (O, P, 2) points, at once: it stays in the cache."""
     first = sum(truth.counts[:index])
     own = slice(first, first + truth.counts[index])
     shared = points.flatten(0, 1)[None]  # (1, O * P, 2)
@@ -179,7 +186,7 @@ def read_truth(truth: Truth, index: int, points: Tensor) -> Shown:
     if truth.cells is not None:
         image = torch.full((len(points),), index, device=points.device)
         weights = weights * ~points_ignored(truth.cells, image, points)
-    return Shown(truth.labels[own], points, masks, weights)
+    return TruthAtPoints(truth.labels[own], points, masks, weights)
 
 
 def assign(costs: Tensor, truth: Truth) -> Assignment:
@@ -190,13 +197,13 @@ def assign(costs: Tensor, truth: Truth) -> Assignment:
     facts = torch.stack([largest, ignored]).to(costs)
     host = on_host(torch.cat([costs.flatten(), facts]))
     pairs = [cheapest_pairs(one, truth.counts) for one in host[:-2].reshape(costs.shape)]
-    # One piece again, and nobody waits for it: what leaves numpy's memory is copied at once.
+    # One piece again, without a wait: what leaves numpy's memory is copied at once.
     back = torch.from_numpy(np.stack(pairs)).to(costs.device, non_blocking=True)  # (O, 3, N)
     return Assignment([Pairs(*one) for one in back], int(host[-2]), bool(host[-1]))
 
 
 def on_host(values: Tensor) -> np.ndarray:
-    """The only wait for the device in a matching."""
+    """Copy to the host, the only wait for the device in a matching."""
     return values.cpu().numpy()
 
 

@@ -1,8 +1,8 @@
 """Open a gap in an anomaly score between pasted outliers and known pixels, by squared hinges.
 
-The outlier loss of RbA (Nayal et al., ICCV 2023) and of energy fine-tuning (Liu et al.,
+It is the outlier loss of RbA (Nayal et al., ICCV 2023) and of energy fine-tuning (Liu et al.,
 NeurIPS 2020) with any score. RbA's released margins (0 and 5) lie outside the range of its score,
-where one hinge is always shut and the other always open; ours must be given with low < high.
+where one hinge is always 0 and the other never; ours must be given with low < high.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eomt_exp.contracts import ANOMALY, NORMAL, MaskOutput, Scorer, Target
+from eomt_exp.contracts import ANOMALY, NORMAL, MaskOutput, Scorer, Target, UserError
 from eomt_exp.losses.cell_shares import share_of_cells
 
 
 class OutlierMargin:
-    """Press the score of pasted pixels over `high` and that of normal ones under `low`.
+    """Presses the score of pasted pixels over `high` and that of normal ones under `low`.
 
-    On the final output, on the grid of the masks: each pixel's hinge takes the score of its cell,
-    so a cell counts by its share of pasted and of normal pixels. That is the loss at full
-    resolution with scores repeated, at a sixteenth of the cost, and no small object is lost.
+    On the final output's grid of masks, each pixel's hinge takes the score of its cell, so a cell
+    counts by its share of pasted and of normal pixels. That is the loss at full resolution with
+    scores repeated, at a sixteenth of the cost, and no small object is lost.
     """
 
     def __init__(self, *, scorer: Scorer, low: float, high: float, weight: float = 1.0) -> None:
         if not low < high:
-            raise ValueError(f"low must be under high, got low={low}, high={high}.")
+            raise UserError(f"low must be under high, got low={low}, high={high}.")
         self.scorer = scorer
         self.low = low
         self.high = high
         self.weight = weight
 
     def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The term "outlier_margin": mean hinge of the pasted pixels + mean of the normal ones."""
+        """Return "outlier_margin": mean hinge of the pasted pixels + mean of the normal ones."""
         score = self.scorer(output)  # (B, h, w)
         score = score.to(torch.promote_types(score.dtype, torch.float32))
         anomaly = torch.stack([target.anomaly for target in targets])  # (B, H, W), VOID in neither

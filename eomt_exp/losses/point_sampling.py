@@ -1,6 +1,6 @@
 """Compare masks at points, not pixels: PointRend (Kirillov et al., CVPR 2020) as in Mask2Former.
 
-Points are (x, y) in [0, 1] of the picture, so a mask on any grid is read at the same place.
+Points are (x, y) in [0, 1] of the image, so masks on all grids are read at the same positions.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from eomt_exp.contracts import UserError
+
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """(N, H, W) float maps read bilinearly, each at its own (N, P, 2) points -> (N, P).
+    """Read (N, H, W) float maps bilinearly, each at its own (N, P, 2) points -> (N, P).
 
     Points (1, P, 2) are shared by all maps. Those within half a pixel of the border blend with 0,
     as in the official loss.
@@ -35,7 +37,7 @@ def ignored_cells(ignore: Tensor) -> Tensor:
 
 
 def points_ignored(cells: Tensor, image: Tensor, points: Tensor) -> Tensor:
-    """Whether each of (N, P, 2) points lies in a cell left out of its image (N,) -> (N, P)."""
+    """Tell whether each of (N, P, 2) points lies in a cell left out of its image (N,) -> (N, P)."""
     # Plain numbers, not a tensor of (W, H): making one on a GPU would wait for the GPU.
     column = (points[..., 0] * (cells.shape[2] - 1) + 0.5).long()
     row = (points[..., 1] * (cells.shape[1] - 1) + 0.5).long()
@@ -43,14 +45,14 @@ def points_ignored(cells: Tensor, image: Tensor, points: Tensor) -> Tensor:
 
 
 class Candidates(NamedTuple):
-    """The random numbers of one output, drawn before it is known which query has which mask."""
+    """Holds the random points of one output, drawn before the matching."""
 
     drawn: Tensor  # (N, oversample_ratio * P, 2), of which the most undecided are kept
     uniform: Tensor  # (N, U, 2), used as they are
 
 
 class PointSampler:
-    """Points per mask, most of them where the predicted mask is undecided.
+    """Chooses points per mask, most of them where the predicted mask is undecided.
 
     Of oversample_ratio * P points the importance_ratio * P of smallest |logit| are kept, and
     uniform ones fill up to P.
@@ -60,9 +62,9 @@ class PointSampler:
         self, *, num_points: int, oversample_ratio: float, importance_ratio: float
     ) -> None:
         if num_points < 1:
-            raise ValueError(f"num_points must be at least 1, got {num_points}.")
+            raise UserError(f"num_points must be at least 1, got {num_points}.")
         if oversample_ratio < 1 or not 0 <= importance_ratio <= 1:
-            raise ValueError(
+            raise UserError(
                 "oversample_ratio must be at least 1 and importance_ratio within [0, 1], got "
                 f"{oversample_ratio} and {importance_ratio}."
             )
@@ -71,7 +73,7 @@ class PointSampler:
         self.num_kept = int(importance_ratio * num_points)
 
     def draw(self, num_masks: int, like: Tensor) -> Candidates:
-        """For N masks, on the device and in the dtype of `like`; these two draws are official."""
+        """Draw for N masks, in the device and dtype of `like`, the official code's two draws."""
 
         def points(count: int) -> Tensor:
             return torch.rand(num_masks, count, 2, device=like.device, dtype=like.dtype)
@@ -84,7 +86,7 @@ class PointSampler:
         """(N, h, w) mask logits -> (N, P, 2). Points in `cells` of their image (N,) come last."""
         uncertainty = -sample_points(logits, candidates.drawn).abs()  # (N, drawn)
         if cells is not None:
-            # Nothing trains a region left out: its logits stay near 0 and would win every draw.
+            # Nothing trains a region left out: its logits stay near 0 and would always be chosen.
             out = points_ignored(cells, image, candidates.drawn)
             uncertainty = uncertainty.masked_fill(out, -torch.inf)
         # Its default order, ties and all, is the order in which the official loss adds up.

@@ -1,1 +1,1 @@
-"""Image to MaskOutput."""
+"""Models turn an image into a MaskOutput or a PixelOutput."""

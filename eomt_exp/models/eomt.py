@@ -1,4 +1,4 @@
-"""EoMT (Kerssies et al., CVPR 2025, arXiv 2503.19108): a plain ViT whose last blocks carry queries.
+"""EoMT (Kerssies et al., CVPR 2025, arXiv 2503.19108) lets a plain ViT's last blocks carry queries.
 
 Names follow the official state dict, so published weights load as they are. What is ours: the
 anomaly head on the queries, one optional outlier class, and groups of trainable parts.
@@ -7,18 +7,18 @@ anomaly head on the queries, one optional outlier class, and groups of trainable
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eomt_exp.contracts import AnomalyHead, Backbone, MaskOutput, Part
-from eomt_exp.models.mask_transformer import MaskTransformer
+from eomt_exp.contracts import AnomalyHead, Backbone, MaskOutput, Part, UserError
+from eomt_exp.models.mask_transformer import MaskTransformer, with_front
 from eomt_exp.models.scale_block import ScaleBlock
 
 
 class EoMT(MaskTransformer):
-    """Image to one mask and one class per query.
+    """Predicts one mask and one class per query from an image.
 
     Class outputs: K known classes, the outlier class where `outlier_class` asks for one, and
     no-object last. `num_blocks` is how many of the encoder's last blocks see the queries; None is
@@ -43,7 +43,7 @@ class EoMT(MaskTransformer):
         official_quirks: bool = False,
     ) -> None:
         if not isinstance(encoder, Backbone):
-            raise ValueError(
+            raise UserError(
                 f"model=eomt needs a backbone of tokens, got {type(encoder).__name__}; "
                 "a hierarchical one goes with model=spatial_eomt."
             )
@@ -51,7 +51,7 @@ class EoMT(MaskTransformer):
         if num_blocks is None:
             num_blocks = min(depth, 3 if depth <= 12 else 4 if depth <= 24 else 5)
         if not 1 <= num_blocks <= depth:
-            raise ValueError(
+            raise UserError(
                 f"model.num_blocks must be 1..{depth} with this backbone, got {num_blocks}."
             )
         super().__init__(
@@ -90,30 +90,18 @@ class EoMT(MaskTransformer):
         return self._finished(self._output(tokens, grid), aux)
 
     def parts(self) -> list[Part]:
-        """Embeddings, blocks and norm of the encoder, queries, heads and upscaling."""
-        blocks, depth = self.encoder.blocks, len(self.encoder.blocks)
-        inner = {id(p) for module in (blocks, self.encoder.norm) for p in module.parameters()}
-        embeddings = tuple(p for p in self.encoder.parameters() if id(p) not in inner)
-        parts = [Part("embeddings", "backbone", depth - 1, embeddings)]
-        for index, block in enumerate(blocks):
-            joint = index >= depth - self.num_blocks
-            kind: Literal["joint", "backbone"] = "joint" if joint else "backbone"
-            parts.append(Part(f"block {index}", kind, depth - 1 - index, (*block.parameters(),)))
-        parts.append(Part("norm", "joint", 0, (*self.encoder.norm.parameters(),)))
-        heads = {"queries": self.q, "class head": self.class_head, "mask head": self.mask_head}
-        for name, module in {**heads, "upscale": self.upscale}.items():
-            parts.append(Part(name, "head", 0, (*module.parameters(),)))
-        return parts + self._anomaly_part()
+        """List embeddings, blocks and norm of the encoder, queries, heads and upscaling."""
+        return self._parts(self.encoder, self.encoder.blocks, {"upscale": self.upscale})
 
     def _output(self, tokens: Tensor, grid: tuple[int, int]) -> MaskOutput:
-        """Masks and classes from (B, Q + P + h*w, D) tokens as they stand between two blocks."""
+        """Predict masks and classes from (B, Q + P + h*w, D) tokens between two blocks."""
         queries, patches = self._normed(tokens, grid)
         return self._predict(queries, self.upscale(patches))
 
     def _coarse_masks(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, Q, h, w) mask logits in the patches' grid, where nothing else is asked for.
+        """Return only the mask logits, (B, Q, h, w) in the patches' grid.
 
-        As those of `_output` shrunk bilinearly: shrinking and the product with the queries are both
+        They are those of `_output` shrunk bilinearly. Shrinking and the product with queries are
         linear, so the features are shrunk first, before most of them are normalised or multiplied.
         """
         queries, patches = self._normed(tokens, grid)
@@ -131,12 +119,9 @@ class EoMT(MaskTransformer):
     def _keep(
         self, mask_logits: Tensor, prob: float | None, tokens: Tensor, grid: tuple[int, int]
     ) -> Tensor | None:
-        """(B, 1, Q, N) bool, or None where nothing is masked: only query-to-patch is ever shut.
+        """Return the (B, 1, Q, N) bool mask, False for some patches only, or None: all is seen.
 
         An empty mask is harmless: a query still sees the other queries and the prefix tokens.
         """
         inside = self._inside(mask_logits, grid, prob)
-        if inside is None:
-            return None
-        always = inside.new_ones(*inside.shape[:2], tokens.shape[1] - inside.shape[2])
-        return torch.cat([always, inside], dim=2)[:, None]
+        return None if inside is None else with_front(inside, tokens.shape[1] - inside.shape[2])

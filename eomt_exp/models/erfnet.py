@@ -1,6 +1,6 @@
-"""ERFNet (Romera et al., T-ITS 2018): a small convolutional network with a class at every pixel.
+"""ERFNet (Romera et al., T-ITS 2018) is a small convolutional network with a class at every pixel.
 
-The baseline of the road benchmarks: it knows no queries and no masks. Its trick is to split each
+It is the baseline of the road benchmarks, without queries and masks. Its trick is to split each
 3 x 3 convolution of a residual block into 3 x 1 and 1 x 3. Names follow the official state dict, so
 published weights load as they are; of those, `encoder.output_conv` is not here: it is the head with
 which the encoder was trained alone, and no pixel's logits pass through it.
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import Part, PixelOutput
+from eomt_exp.contracts import Part, PixelOutput, UserError
 
 STRIDE = 8  # of the encoder; sides that it does not divide would come back in another size
 _EPS = 1e-3  # of every BatchNorm, in training as in the published weights
 
 
 class ERFNet(nn.Module):
-    """Image to logits of the known classes at every pixel.
+    """Computes logits of the known classes at every pixel of an image.
 
     With `void_output` there is one output more, the last, for pixels without a label; so it is in
     the published weights (19 classes of Cityscapes and void). It is no known class and is left out
@@ -29,7 +29,7 @@ class ERFNet(nn.Module):
     def __init__(self, *, num_classes: int, void_output: bool = True) -> None:
         super().__init__()
         if num_classes < 1:
-            raise ValueError(f"model.num_classes must be at least 1, got {num_classes}.")
+            raise UserError(f"model.num_classes must be at least 1, got {num_classes}.")
         self.num_classes = num_classes
         self.encoder = Encoder()
         self.decoder = Decoder(num_classes + int(void_output))
@@ -37,19 +37,19 @@ class ERFNet(nn.Module):
     def forward(self, images: Tensor) -> PixelOutput:
         """(B, 3, H, W) RGB in [0, 1], as it is, without mean and deviation -> (B, K, H, W).
 
-        Raises ValueError where 8 does not divide H and W.
+        Raises UserError where 8 does not divide H and W.
         """
         height, width = images.shape[-2:]
         if height % STRIDE or width % STRIDE:
             sides = ",".join(str(max(STRIDE, round(n / STRIDE) * STRIDE)) for n in (height, width))
-            raise ValueError(
+            raise UserError(
                 f"model=erfnet needs sides that {STRIDE} divides, got {height} x {width}; "
                 f"type data.image_size=[{sides}]."
             )
         return PixelOutput(self.decoder(self.encoder(images))[:, : self.num_classes])
 
     def parts(self) -> list[Part]:
-        """The encoder's blocks, the decoder's, and the last convolution."""
+        """List the encoder's blocks, the decoder's, and the last convolution."""
         layers = self.encoder.layers
         initial = (*self.encoder.initial_block.parameters(),)
         parts = [Part("initial block", "backbone", len(layers), initial)]
@@ -61,9 +61,9 @@ class ERFNet(nn.Module):
         return [*parts, Part("class output", "head", 0, (*self.decoder.output_conv.parameters(),))]
 
     def set_trainable(self, which: str) -> None:
-        """Nothing to choose: the groups of the mask transformers are not in this network."""
+        """Take only "all": the groups of the mask transformers are not in this network."""
         if which != "all":
-            raise ValueError(
+            raise UserError(
                 f"model=erfnet has no queries or heads to train alone, got trainable={which}; "
                 "type trainable=all."
             )
@@ -71,7 +71,7 @@ class ERFNet(nn.Module):
 
 
 class Encoder(nn.Module):
-    """To an eighth of the image's sides, then residual blocks that look further and further."""
+    """Shrinks to an eighth of the image's sides; its residual blocks are more and more dilated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Back to the image's sides by transposed convolutions, without skips from the encoder."""
+    """Enlarges to the image's sides by transposed convolutions, without skips from the encoder."""
 
     def __init__(self, num_outputs: int) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Decoder(nn.Module):
 
 
 class Downsampler(nn.Module):
-    """Half the sides: a strided convolution's new channels beside the max-pooled old ones."""
+    """Halves the sides: a strided convolution's new channels beside the max-pooled old ones."""
 
     def __init__(self, channels: int, wider: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Downsampler(nn.Module):
 
 
 class NonBottleneck1d(nn.Module):
-    """A residual block whose two 3 x 3 convolutions are split; the second one is dilated."""
+    """Adds a residual of two 3 x 3 convolutions, both split; the second one is dilated."""
 
     def __init__(self, channels: int, dropout: float = 0.0, dilation: int = 1) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class NonBottleneck1d(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to the same."""
+        """(B, C, h, w) -> (B, C, h, w)."""
         y = F.relu(self.conv3x1_1(x))
         y = F.relu(self.bn1(self.conv1x3_1(y)))
         y = F.relu(self.conv3x1_2(y))
@@ -155,7 +155,7 @@ class NonBottleneck1d(nn.Module):
 
 
 class Upsampler(nn.Module):
-    """Twice the sides, by a transposed convolution."""
+    """Doubles the sides by a transposed convolution."""
 
     def __init__(self, channels: int, narrower: int) -> None:
         super().__init__()

@@ -1,18 +1,18 @@
-"""What every mask transformer here shares: heads on queries, masked attention, parts to freeze.
+"""Share what every mask transformer here has: heads on queries, masked attention, parts to freeze.
 
 Names follow EoMT's official state dict, so published weights load as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import AnomalyHead, MaskOutput, Part
+from eomt_exp.contracts import AnomalyHead, MaskOutput, Part, UserError
 
 # What each setting trains, by kind of part; each trains what those before it train.
 TRAINABLE = {
@@ -24,10 +24,10 @@ TRAINABLE = {
 
 
 class MaskTransformer(nn.Module):
-    """Learnable queries, each of which ends up with one mask and one class.
+    """Holds learnable queries, each of which ends up with one mask and one class.
 
-    A sub-class brings the network between image and queries (`forward`) and says of what it
-    consists (`parts`). `num_blocks` is how many blocks the queries pass.
+    A sub-class brings the network between image and queries (`forward`) and lists its `parts`.
+    `num_blocks` is how many blocks the queries pass.
     """
 
     anomaly_head: Any
@@ -51,7 +51,7 @@ class MaskTransformer(nn.Module):
         self.masked_attention = masked_attention
         self.official_quirks = official_quirks
         self.register_buffer("attn_mask_probs", torch.ones(num_blocks))
-        self._probs = [1.0] * num_blocks  # the same numbers, where no device has to be asked
+        self._probs = [1.0] * num_blocks  # the same numbers, on the host
         self.register_load_state_dict_post_hook(_read_probs)
         self.q = nn.Embedding(num_queries, dim)
         self.class_head = nn.Linear(dim, num_classes + int(outlier_class) + 1)
@@ -63,16 +63,16 @@ class MaskTransformer(nn.Module):
         self._trains = TRAINABLE["all"]
 
     def parts(self) -> list[Part]:
-        """All parameters, each in exactly one part."""
+        """List all parameters, each in exactly one part."""
         raise NotImplementedError
 
     @property
     def anneals(self) -> bool:
-        """Whether training opens the masks: not where the blocks behind them stand still."""
+        """Return whether training opens the masks: not where the blocks behind them are frozen."""
         return self.masked_attention and "joint" in self._trains
 
     def set_mask_probs(self, probs: Sequence[float]) -> None:
-        """Probability, per joint block, that a query attends only to its own mask."""
+        """Set, per joint block, the probability that a query attends only to its own mask."""
         rounded = torch.tensor(list(probs), dtype=torch.float32)
         if rounded.tolist() != self._probs:
             self._probs = rounded.tolist()
@@ -81,14 +81,14 @@ class MaskTransformer(nn.Module):
     def set_trainable(self, which: str) -> None:
         """Freeze all but `which`: head, heads (+ queries), last_blocks (+ heads), or all.
 
-        Frozen parts get no gradient and stay in eval mode, whatever `train()` is told; what lies
-        before the first trained part is computed without autograd. What has no parameters follows
+        Frozen parts get no gradient and stay in eval mode, even after `train()`; what lies before
+        the first trained part is computed without autograd. What has no parameters follows
         `train()`, such as DINOv3's random scale of positions, which the trained blocks share.
         """
         if which not in TRAINABLE:
-            raise ValueError(f"trainable must be one of {', '.join(TRAINABLE)}, got {which!r}.")
+            raise UserError(f"trainable must be one of {', '.join(TRAINABLE)}, got {which!r}.")
         if which == "head" and self.anomaly_head is None:
-            raise ValueError("trainable=head needs a head; add anomaly_head=query_only.")
+            raise UserError("trainable=head needs a head; add anomaly_head=query_only.")
         self._trains = TRAINABLE[which]
         for part in self.parts():
             for parameter in part.parameters:
@@ -101,23 +101,42 @@ class MaskTransformer(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> MaskTransformer:
-        """Train mode for what is trained; frozen parts stay in eval mode."""
+        """Set train mode for what is trained; frozen parts stay in eval mode."""
         super().train(mode)
         for name in self._frozen:
             self.get_submodule(name).eval()
         return self
 
-    def _anomaly_part(self) -> list[Part]:
+    def _parts(
+        self, encoder: Any, blocks: Iterable[nn.Module], heads: Mapping[str, nn.Module]
+    ) -> list[Part]:
+        """List encoder, queries, heads, a sub-class's own `heads` and the anomaly head.
+
+        `depth` counts the encoder's blocks behind a part.
+        """
+        blocks = list(blocks)
+        inner = {id(p) for module in (*blocks, encoder.norm) for p in module.parameters()}
+        embeddings = tuple(p for p in encoder.parameters() if id(p) not in inner)
+        parts = [Part("embeddings", "backbone", len(blocks) - 1, embeddings)]
+        for index, block in enumerate(blocks):
+            behind = len(blocks) - 1 - index
+            kind: Literal["joint", "backbone"] = "joint" if behind < self.num_blocks else "backbone"
+            parts.append(Part(f"block {index}", kind, behind, (*block.parameters(),)))
+        parts.append(Part("norm", "joint", 0, (*encoder.norm.parameters(),)))
+        own = {"queries": self.q, "class head": self.class_head, "mask head": self.mask_head}
+        for name, module in (own | dict(heads)).items():
+            parts.append(Part(name, "head", 0, (*module.parameters(),)))
         if self.anomaly_head is None:
-            return []
-        return [Part("anomaly head", "anomaly_head", 0, (*self.anomaly_head.parameters(),))]
+            return parts
+        trained = (*self.anomaly_head.parameters(),)
+        return [*parts, Part("anomaly head", "anomaly_head", 0, trained)]
 
     def _masking(self) -> list[float | None]:
-        """Per joint block, the share of masked queries; None where no prediction is wanted at all.
+        """Return the share of masked queries per joint block, None where no prediction is wanted.
 
         Training supervises a prediction before every joint block, masked or open. Elsewhere a block
         half-way through annealing is masked or open as a whole, so that the same image always gets
-        the same scores; the official code tosses a coin per query there (official_quirks), and
+        the same scores; the official code draws at random per query there (official_quirks), and
         makes all predictions even where no query is masked any more.
         """
         if not self.masked_attention:
@@ -130,7 +149,7 @@ class MaskTransformer(nn.Module):
 
     @property
     def _supervises(self) -> bool:
-        """Whether intermediate predictions are wanted: a frozen body has nothing to learn."""
+        """Return whether intermediate predictions are wanted: a frozen body gets no gradient."""
         return self.training and "head" in self._trains
 
     def _predict(self, queries: Tensor, features: Tensor) -> MaskOutput:
@@ -150,7 +169,7 @@ class MaskTransformer(nn.Module):
         return masks.unflatten(2, features.shape[2:])
 
     def _finished(self, output: MaskOutput, aux: list[MaskOutput]) -> MaskOutput:
-        """The last output with its anomaly logits and the supervised ones before it."""
+        """Return the last output with its anomaly logits and the supervised ones before it."""
         output = output._replace(aux=tuple(aux))
         if self.anomaly_head is None:
             return output
@@ -161,7 +180,7 @@ class MaskTransformer(nn.Module):
     def _inside(
         self, mask_logits: Tensor, grid: tuple[int, int], prob: float | None
     ) -> Tensor | None:
-        """(B, Q, h*w) bool: which cells of the grid each query may see; None: all of them.
+        """Return which cells of the grid each query may see, (B, Q, h*w) bool; None: all of them.
 
         Each query is masked with probability `prob`. Without official_quirks, open blocks draw no
         random numbers.
@@ -176,7 +195,13 @@ class MaskTransformer(nn.Module):
         return inside
 
 
+def with_front(inside: Tensor, count: int) -> Tensor:
+    """(B, Q, h*w) bool -> (B, 1, Q, count + h*w), where all may see the `count` tokens in front."""
+    always = inside.new_ones(*inside.shape[:2], count)
+    return torch.cat([always, inside], dim=2)[:, None]
+
+
 def _read_probs(model: Any, _: Any) -> None:
-    """After loading: the buffer's numbers, read once."""
+    """Read the buffer's numbers once after loading."""
     if not model.attn_mask_probs.is_meta:
         model._probs = model.attn_mask_probs.tolist()

@@ -1,4 +1,4 @@
-"""EoMT's way from the patch grid to finer masks."""
+"""Enlarge feature maps from the patch grid to that of the masks, as EoMT does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class ScaleBlock(nn.Module):
-    """Twice the resolution: transposed convolution, GELU, depth-wise convolution, LayerNorm.
+    """Doubles the resolution: transposed convolution, GELU, depth-wise convolution, LayerNorm.
 
     The transposed convolution's windows do not overlap (kernel = stride = 2), so it is one matrix
     product per pixel and a shuffle. With gradients that is how it is computed, channels last:

@@ -1,16 +1,16 @@
-"""EoMT's idea on a hierarchical encoder: queries meet a 2-D feature map that stays one.
+"""Bring EoMT's idea to a hierarchical encoder: queries meet a 2-D feature map that stays one.
 
 EoMT (Kerssies et al., CVPR 2025, arXiv 2503.19108) puts queries and patches into one sequence of
 self-attention. A hierarchical encoder has no such sequence: its layers need rows and columns. Here
 a query and the map exchange messages before each of the last blocks instead. Queries read: in one
 attention, as in EoMT, from each other and, where masked, from the cells of their own mask. Cells
 read back: each is a query of attention over the Q queries. Then the encoder's own block runs on
-the map. Q x (Q + N) + N x Q products replace EoMT's (Q + N)^2, and no weight knows the image size.
+the map. Q x (Q + N) + N x Q products replace EoMT's (Q + N)^2, and no weight needs the image size.
 
 Cross-attention and not one spatial map per query: a map each would cost Q times the encoder, and
 the heads, losses and scorers here all read one vector per query.
 
-A cell's key carries its place as a depth-wise convolution of the map around it, the way the
+A cell's key carries its position as a depth-wise convolution of the map around it, the way the
 encoder itself has it (PEG, Chu et al., ICLR 2023); values do not, so what a masked query takes
 comes from its own cells alone. Masks are formed at the stride of the first stage from all stages'
 maps, coarse to fine. What is new starts small (LayerScale), so the encoder's block is at first
@@ -19,19 +19,19 @@ almost what it would be alone.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import AnomalyHead, MaskOutput, Part, SpatialBackbone
-from eomt_exp.models.mask_transformer import MaskTransformer
+from eomt_exp.contracts import AnomalyHead, MaskOutput, Part, SpatialBackbone, UserError
+from eomt_exp.models.mask_transformer import MaskTransformer, with_front
 
 
 class SpatialEoMT(MaskTransformer):
-    """Image to one mask and one class per query, over a pyramid of maps.
+    """Predicts one mask and one class per query from an image, over a pyramid of maps.
 
     Class outputs and `official_quirks` as in EoMT. `num_blocks` is how many of the last stage's
     last blocks the queries meet; None: all of them. `head_dim` is the width of one attention head.
@@ -55,19 +55,19 @@ class SpatialEoMT(MaskTransformer):
         layer_scale: float = 0.1,
     ) -> None:
         if not isinstance(encoder, SpatialBackbone):
-            raise ValueError(
+            raise UserError(
                 f"model=spatial_eomt needs a backbone of 2-D maps, got {type(encoder).__name__}; "
                 "type backbone=scalable_vit, or model=eomt for a backbone of tokens."
             )
         last, dim = len(encoder.stages[-1]), encoder.embed_dim
         num_blocks = last if num_blocks is None else num_blocks
         if not 1 <= num_blocks <= last:
-            raise ValueError(
+            raise UserError(
                 "model.num_blocks must be within the last stage, "
                 f"1..{last} with this backbone, got {num_blocks}."
             )
         if head_dim < 1 or dim % head_dim:
-            raise ValueError(f"model.head_dim must divide the width {dim}, got {head_dim}.")
+            raise UserError(f"model.head_dim must divide the width {dim}, got {head_dim}.")
         super().__init__(
             dim=dim,
             num_classes=num_classes,
@@ -104,39 +104,20 @@ class SpatialEoMT(MaskTransformer):
         return self._finished(self._output(queries, cells, finer), aux)
 
     def parts(self) -> list[Part]:
-        """Embeddings, blocks and norm of the encoder, queries, meetings, heads, pixel decoder.
-
-        `depth` counts the encoder's blocks behind a part, over all stages.
-        """
+        """List the encoder over all its stages, queries, heads, meetings and pixel decoder."""
         blocks = [block for stage in self.encoder.stages for block in stage]
-        inner = {id(p) for module in (*blocks, self.encoder.norm) for p in module.parameters()}
-        embeddings = tuple(p for p in self.encoder.parameters() if id(p) not in inner)
-        parts = [Part("embeddings", "backbone", len(blocks) - 1, embeddings)]
-        for behind, block in zip(reversed(range(len(blocks))), blocks, strict=True):
-            kind: Literal["joint", "backbone"] = "joint" if behind < self.num_blocks else "backbone"
-            name = f"block {len(blocks) - 1 - behind}"
-            parts.append(Part(name, kind, behind, (*block.parameters(),)))
-        parts.append(Part("norm", "joint", 0, (*self.encoder.norm.parameters(),)))
-        heads = {
-            "queries": self.q,
-            "class head": self.class_head,
-            "mask head": self.mask_head,
-            **{f"meeting {index}": module for index, module in enumerate(self.meetings)},
-            "pixel decoder": self.pixel_decoder,
-        }
-        for name, module in heads.items():
-            parts.append(Part(name, "head", 0, (*module.parameters(),)))
-        return parts + self._anomaly_part()
+        heads: dict[str, nn.Module] = {f"meeting {i}": m for i, m in enumerate(self.meetings)}
+        return self._parts(self.encoder, blocks, heads | {"pixel decoder": self.pixel_decoder})
 
     def _output(self, queries: Tensor, cells: Tensor, finer: list[Tensor]) -> MaskOutput:
-        """Masks and classes from (B, Q, D) queries and the (B, D, h, w) map between two blocks."""
+        """Predict masks and classes from (B, Q, D) queries and (B, D, h, w) map between blocks."""
         normed = self.encoder.norm(cells.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         features = self.pixel_decoder(normed, finer)  # (B, D, h', w')
         return self._predict(self.encoder.norm(queries), features)
 
 
 class Meeting(nn.Module):
-    """Queries read from each other and from the map, and the map reads from the queries."""
+    """Lets queries read from each other and from the map, and the map read from the queries."""
 
     def __init__(self, dim: int, heads: int, expansion: int, layer_scale: float) -> None:
         super().__init__()
@@ -154,36 +135,33 @@ class Meeting(nn.Module):
     def forward(
         self, queries: Tensor, cells: Tensor, inside: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """(B, Q, D) and (B, D, h, w) to the same; inside (B, Q, h*w) bool: what a query may see."""
+        """(B, Q, D), (B, D, h, w) -> the same; inside (B, Q, h*w) bool: cells a query may see."""
         read_scale, mlp_scale, answer_scale = self.scales
         queries = queries + read_scale * self._reading(queries, cells, inside)
         queries = queries + mlp_scale * self.mlp(self.norms["mlp"](queries))
         rows = cells.permute(0, 2, 3, 1)  # (B, h, w, D)
-        told = self.norms["answer"](queries)
-        answer = self.answer(self.norms["reading"](rows).flatten(1, 2), told, told, None)
+        normed = self.norms["answer"](queries)
+        answer = self.answer(self.norms["reading"](rows).flatten(1, 2), normed, normed, None)
         rows = rows + answer_scale * answer.unflatten(1, rows.shape[1:3])
         return queries, rows.permute(0, 3, 1, 2)
 
     def _reading(self, queries: Tensor, cells: Tensor, inside: Tensor | None) -> Tensor:
-        """(B, Q, D): what the queries take from each other and from their cells."""
+        """Return (B, Q, D), what the queries take from each other and from their cells."""
         asking = self.norms["asking"](queries)
         values = self.norms["read"](cells.permute(0, 2, 3, 1))  # (B, h, w, D)
-        placed = values + self.place(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        keep = None
-        if inside is not None:
-            # An empty mask is harmless: a query still sees the other queries.
-            always = inside.new_ones(*inside.shape[:2], asking.shape[1])
-            keep = torch.cat([always, inside], dim=2)[:, None]  # (B, 1, Q, Q + h*w)
+        with_position = values + self.place(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        # (B, 1, Q, Q + h*w). An empty mask is harmless: a query still sees the other queries.
+        keep = None if inside is None else with_front(inside, asking.shape[1])
         return self.read(
             asking,
-            torch.cat([asking, placed.flatten(1, 2)], dim=1),
+            torch.cat([asking, with_position.flatten(1, 2)], dim=1),
             torch.cat([asking, values.flatten(1, 2)], dim=1),
             keep,
         )
 
 
 class Attention(nn.Module):
-    """Multi-head attention of one set on another, keys and values given apart."""
+    """Computes multi-head attention of one set on another, keys and values given apart."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -192,12 +170,12 @@ class Attention(nn.Module):
         # No bias: it would add the same to all of a row's scores, which softmax cannot see.
         self.to_key = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, asking: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None) -> Tensor:
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, keep: Tensor | None) -> Tensor:
         """(B, M, D), (B, N, D) and (B, N, D) -> (B, M, D); keep (B, 1, M, N) bool."""
         query, key, value = (
             layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, M or N, d)
             for layer, x in (
-                (self.to_query, asking), (self.to_key, keys), (self.to_value, values)
+                (self.to_query, queries), (self.to_key, keys), (self.to_value, values)
             )
         )  # fmt: skip
         # Spelled out: one side is the Q queries, so the scores stay small, and on a CPU in half
@@ -209,7 +187,7 @@ class Attention(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Coarse to fine: project, enlarge, add the next finer map, and let neighbours agree.
+    """Goes from coarse to fine: project, enlarge, add the next finer map, mix adjacent cells.
 
     EoMT's ScaleBlock makes detail out of nothing but a learnt 2 x 2 pattern; here the finer maps
     hold it, so enlarging is bilinear and its matrix product runs on the coarse cells, at a quarter

@@ -1,1 +1,1 @@
-"""Outputs to score maps; a higher score is more anomalous."""
+"""Scorers turn outputs into score maps; a higher score is more anomalous."""

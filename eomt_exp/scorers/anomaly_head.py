@@ -1,10 +1,10 @@
-"""Ask the anomaly head: a pixel is anomalous when the queries that claim it are said to be."""
+"""Score by the anomaly head: a pixel is anomalous when the queries that cover it are."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from eomt_exp.contracts import ANOMALY, MaskOutput, PixelOutput
+from eomt_exp.contracts import ANOMALY, MaskOutput, PixelOutput, UserError
 from eomt_exp.scorers.query_sum import require_queries, sum_over_queries
 
 
@@ -14,10 +14,10 @@ class AnomalyHeadScore:
     level = "query"
 
     def __call__(self, output: MaskOutput | PixelOutput) -> Tensor:
-        """-> (B, h, w). Raises ValueError if the model has no anomaly head."""
+        """-> (B, h, w). Raises UserError if the model has no anomaly head."""
         output = require_queries(output, "anomaly_head")
         if output.anomaly_logits is None:
-            raise ValueError(
+            raise UserError(
                 "The score anomaly_head needs an anomaly head, got a model without one; add "
                 "anomaly_head=query_only to the overrides."
             )

@@ -1,4 +1,4 @@
-"""Energy (Liu et al., NeurIPS 2020): a pixel is anomalous when all classes together say little."""
+"""Energy (Liu et al., NeurIPS 2020): a pixel is anomalous when all classes have little evidence."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from eomt_exp.contracts import MaskOutput, PixelOutput
+from eomt_exp.contracts import MaskOutput, PixelOutput, UserError
 from eomt_exp.scorers.temperature import checked_temperature
 
 Normalise = Literal["softmax", "sum"]
@@ -26,7 +26,7 @@ class Entropy:
 
     def __init__(self, *, temperature: float = 1.0, normalise: Normalise = "softmax") -> None:
         if normalise not in get_args(Normalise):
-            raise ValueError(f"normalise must be one of {get_args(Normalise)}, got {normalise!r}.")
+            raise UserError(f"normalise must be one of {get_args(Normalise)}, got {normalise!r}.")
         self.temperature = checked_temperature(temperature)
         self.normalise = normalise
 
@@ -37,7 +37,7 @@ class Entropy:
             log_probs = (scores / self.temperature).log_softmax(dim=1)
             return -(log_probs.exp() * log_probs).sum(dim=1)
         if isinstance(output, PixelOutput):
-            raise ValueError(
+            raise UserError(
                 "normalise=sum needs scores of at least 0, got the logits of a per-pixel model; "
                 "use normalise=softmax."
             )

@@ -1,6 +1,6 @@
-"""Ask the class head: a pixel is anomalous when its queries take the class of pasted outliers.
+"""Score by the class head: a pixel is anomalous when its queries are of the outlier class.
 
-The first half of UNO's score (Delić et al., BMVC 2024), which calls it negative objectness.
+This is the first half of UNO's score (Delić et al., BMVC 2024), which calls it negative objectness.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class OutlierClass:
     level = "query"
 
     def __call__(self, output: MaskOutput | PixelOutput) -> Tensor:
-        """-> (B, h, w). Raises ValueError if the class head has no outlier class."""
+        """-> (B, h, w). Raises UserError if the class head has no outlier class."""
         output = require_outlier_class(output, "outlier_class")
         probs = output.class_logits.softmax(dim=-1)  # (B, Q, C)
         return sum_over_queries(output, probs[..., output.num_classes])

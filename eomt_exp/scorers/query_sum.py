@@ -1,11 +1,11 @@
-"""Let the queries vote: each one's mask carries its own score to the pixels."""
+"""Sum scores of queries over pixels: each query's mask carries its own score to them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from eomt_exp.contracts import MaskOutput, PixelOutput
+from eomt_exp.contracts import MaskOutput, PixelOutput, UserError
 
 
 def sum_over_queries(output: MaskOutput, scores: Tensor) -> Tensor:
@@ -14,9 +14,9 @@ def sum_over_queries(output: MaskOutput, scores: Tensor) -> Tensor:
 
 
 def require_queries(output: MaskOutput | PixelOutput, score: str) -> MaskOutput:
-    """The output itself, or ValueError if the model has no queries."""
+    """Return the output itself; raise UserError if the model has no queries."""
     if isinstance(output, PixelOutput):
-        raise ValueError(
+        raise UserError(
             f"The score {score} needs queries, got a per-pixel model; add model=eomt to the "
             "overrides, or take a score of level semantic such as scorer=msp."
         )
@@ -24,10 +24,10 @@ def require_queries(output: MaskOutput | PixelOutput, score: str) -> MaskOutput:
 
 
 def require_outlier_class(output: MaskOutput | PixelOutput, score: str) -> MaskOutput:
-    """The output itself, or ValueError if its class head has no outlier class."""
+    """Return the output itself; raise UserError if its class head has no outlier class."""
     output = require_queries(output, score)
     if not output.has_outlier_class:
-        raise ValueError(
+        raise UserError(
             f"The score {score} needs a class for outliers, got {output.class_logits.shape[-1]} "
             f"class outputs for {output.num_classes} known classes and no-object; add "
             "outlier_exposure.target=outlier_class to the overrides."

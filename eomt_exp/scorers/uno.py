@@ -14,7 +14,7 @@ class UNO:
     level = "query"
 
     def __call__(self, output: MaskOutput | PixelOutput) -> Tensor:
-        """-> (B, h, w). Raises ValueError if the class head has no outlier class."""
+        """-> (B, h, w). Raises UserError if the class head has no outlier class."""
         output = require_outlier_class(output, "uno")
         probs = output.class_logits.softmax(dim=-1)  # (B, Q, C)
         known = probs[..., : output.num_classes].amax(dim=-1)  # (B, Q)

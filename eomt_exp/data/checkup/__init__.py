@@ -1,1 +1,1 @@
-"""task=doctor: what is examined in a data set, and what counts as wrong."""
+"""Examines data sets for task=doctor, and says what counts as wrong."""

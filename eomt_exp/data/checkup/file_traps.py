@@ -1,4 +1,4 @@
-"""Traps in files: too few, broken, twice, or in a format that others read otherwise."""
+"""Finds traps in files: too few, broken, twice, or in a format that others read otherwise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eomt_exp.data.checkup.survey import Survey
 
 
 def wrong_number(survey: Survey) -> Finding | None:
-    """More or fewer images than the published set."""
+    """Find more or fewer images than the published set has."""
     if survey.expected is None or survey.length == survey.expected:
         return None
     what = f"images, where the published set has {survey.expected}"
@@ -25,14 +25,14 @@ def wrong_number(survey: Survey) -> Finding | None:
 
 
 def broken_files(survey: Survey) -> Finding | None:
-    """Files that are missing, or cannot be read or decoded to the end."""
+    """Find files that are missing, or cannot be read or decoded to the end."""
     faults = [i.fault for i in survey.images if i.fault and not i.has_other_size]
     what, advice = "images that cannot be used", "Fetch them again:"
     return of_names("broken_files", _breaking(survey), faults, what, advice, num_names=None)
 
 
 def other_sizes(survey: Survey) -> Finding | None:
-    """Label maps that do not fit their image."""
+    """Find label maps that do not fit their image."""
     faults = [i.fault for i in survey.images if i.has_other_size]
     what = "label maps of another size than their image"
     advice = (
@@ -43,7 +43,7 @@ def other_sizes(survey: Survey) -> Finding | None:
 
 
 def duplicates(survey: Survey) -> Finding | None:
-    """Equal pictures under several names."""
+    """Find equal pictures under several names."""
     groups = defaultdict(list)
     for image in survey.images:
         if image.picture:
@@ -54,29 +54,29 @@ def duplicates(survey: Survey) -> Finding | None:
 
 
 def jpeg_named_png(survey: Survey) -> Finding | None:
-    """JPEG data in a file called .png."""
+    """Find JPEG data in a file called .png."""
     names = [
         i.name
         for i in survey.images
-        if _is(i.image_file, lambda f: f.format == "JPEG" and f.suffix == ".png")
+        if _meets(i.image_file, lambda f: f.format == "JPEG" and f.suffix == ".png")
     ]
     what, advice = "images of JPEG data named .png", "Harmless: they are read for what they are."
     return of_names("jpeg_named_png", "note", names, what, advice)
 
 
 def jpeg_labels(survey: Survey) -> Finding | None:
-    """Label maps that went through a lossy format."""
-    names = [i.name for i in survey.images if _is(i.label_file, lambda f: f.format == "JPEG")]
+    """Find label maps that went through a lossy format."""
+    names = [i.name for i in survey.images if _meets(i.label_file, lambda f: f.format == "JPEG")]
     advice = (
-        "JPEG blurs values into their neighbours: these are not the values that were labelled. "
+        "JPEG blurs values into those beside them: these are not the values that were labelled. "
         "Take the label maps from the original archive."
     )
     return of_names("jpeg_labels", "error", names, "label maps of JPEG data", advice)
 
 
 def gamma_chunk(survey: Survey) -> Finding | None:
-    """PNGs that tell readers to change their intensities, such as those of Lost and Found."""
-    names = [i.name for i in survey.images if _is(i.image_file, lambda f: f.has_gamma)]
+    """Find PNGs that ask readers to change their intensities, such as those of Lost and Found."""
+    names = [i.name for i in survey.images if _meets(i.image_file, lambda f: f.has_gamma)]
     advice = (
         "It is ignored here; some readers apply it and see other intensities, so expect small "
         "differences from other people's numbers."
@@ -85,15 +85,15 @@ def gamma_chunk(survey: Survey) -> Finding | None:
 
 
 def sixteen_bit_labels(survey: Survey) -> Finding | None:
-    """Label maps of more than 8 bits a pixel."""
-    names = [i.name for i in survey.measured if _is(i.label_file, lambda f: f.is_sixteen_bit)]
+    """Find label maps of more than 8 bits a pixel."""
+    names = [i.name for i in survey.measured if _meets(i.label_file, lambda f: f.is_sixteen_bit)]
     advice = "Their values fit into 8 and are read as they are; other readers may cut them."
     return of_names("sixteen_bit_labels", "note", names, "label maps of 16 bits", advice)
 
 
 def palette_labels(survey: Survey) -> Finding | None:
-    """Label maps whose values point into a table of colours."""
-    names = [i.name for i in survey.measured if _is(i.label_file, lambda f: f.mode == "P")]
+    """Find label maps whose values point into a table of colours."""
+    names = [i.name for i in survey.measured if _meets(i.label_file, lambda f: f.mode == "P")]
     advice = (
         "The indices are read, as they should be; a reader that turns such files to grey gets "
         "colours for labels."
@@ -102,8 +102,10 @@ def palette_labels(survey: Survey) -> Finding | None:
 
 
 def two_label_folders(survey: Survey) -> Finding | None:
-    """labels beside labels_with_ROI: two truths for the same images. Looks into folders only."""
-    folders = {Path(i.label_file.place).parent for i in survey.images if i.label_file is not None}
+    """Find labels beside labels_with_ROI, two truths for the same images, in folders only."""
+    folders = {
+        Path(i.label_file.location).parent for i in survey.images if i.label_file is not None
+    }
     others = {
         str(other)
         for folder in folders
@@ -118,8 +120,8 @@ def two_label_folders(survey: Survey) -> Finding | None:
 
 
 def course_spelling(survey: Survey) -> Finding | None:
-    """RoadObsticle21: so the course's archive is spelt."""
-    if "obsticle" not in _first_place(survey).lower():
+    """Find RoadObsticle21: so the course's archive is spelt."""
+    if "obsticle" not in _first_location(survey).lower():
         return None
     what = 'The folder says "Obsticle", the course\'s own spelling of RoadObstacle21'
     advice = "The set is the same, and scripts look for it by this name: leave it as it is."
@@ -127,9 +129,9 @@ def course_spelling(survey: Survey) -> Finding | None:
 
 
 def static_versions(survey: Survey) -> Finding | None:
-    """Fishyscapes Static, of which three versions of different difficulty go round."""
+    """Find Fishyscapes Static, of which three versions of different difficulty go round."""
     pattern = re.compile(r"(fs|fishyscapes)[\W_](.*[\W_])?static", re.IGNORECASE)
-    if not any(pattern.search(name) for name in (survey.key, _first_place(survey))):
+    if not any(pattern.search(name) for name in (survey.key, _first_location(survey))):
         return None
     what = f"Fishyscapes Static with the fingerprint {survey.fingerprint()}"
     advice = (
@@ -140,14 +142,14 @@ def static_versions(survey: Survey) -> Finding | None:
 
 
 def _breaking(survey: Survey) -> Severity:
-    """With on_broken=skip files that cannot be used are left out, and all else goes on."""
+    """Warn where on_broken=skip leaves out files that cannot be used, and all else goes on."""
     return "warning" if survey.may_skip else "error"
 
 
-def _is(file: FileFacts | None, claim: Callable[[FileFacts], bool]) -> bool:
-    return file is not None and claim(file)
+def _meets(file: FileFacts | None, condition: Callable[[FileFacts], bool]) -> bool:
+    return file is not None and condition(file)
 
 
-def _first_place(survey: Survey) -> str:
-    places = [i.image_file.place for i in survey.images[:1] if i.image_file is not None]
-    return places[0] if places else ""
+def _first_location(survey: Survey) -> str:
+    first = [i.image_file.location for i in survey.images[:1] if i.image_file is not None]
+    return first[0] if first else ""

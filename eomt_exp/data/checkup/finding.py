@@ -1,4 +1,4 @@
-"""What a finding about a data set is: how grave, how many images, and what to do about it."""
+"""Defines a finding about a data set: how grave, how many images, and what to do about it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 Severity = Literal["error", "warning", "note"]  # worst first
-FIRST = 5  # names a finding gives, unless each of them needs mending
+FIRST = 5  # names a finding gives, unless each of them must be fixed
 
 
 class Finding(NamedTuple):
-    """One thing to know about a set."""
+    """Says one thing to know about a set."""
 
     kind: str
     severity: Severity
     number: int  # mostly of images; 0 where it is about the set as a whole
     what: str
     advice: str
-    names: Sequence[str] = ()  # of the first ones; of all where each must be mended
+    names: Sequence[str] = ()  # of the first ones; of all where each must be fixed
 
     @property
     def text(self) -> str:
-        """ "images without anomaly: 3. They are kept …"."""
+        """Write it out: "images without anomaly: 3. They are kept …"."""
         tail = f": {self.number:,}" if self.number else ""
         return f"{self.what}{tail}. {self.advice}"
 
@@ -34,7 +34,7 @@ def of_names(
     advice: str,
     num_names: int | None = FIRST,
 ) -> Finding | None:
-    """A finding about as many things as there are names, None where there are none.
+    """Make a finding about as many things as there are names, None where there are none.
 
     It gives the first `num_names` of them, with None all.
     """

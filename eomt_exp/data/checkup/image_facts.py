@@ -1,4 +1,4 @@
-"""One image of a set under the loupe: its two files, its pixels, its label values.
+"""Examines one image of a set: its two files, its pixels, its label values.
 
 Nothing here raises for a bad file: what is wrong with it becomes part of what was seen.
 """
@@ -18,9 +18,9 @@ from eomt_exp.data.files.file_set import FileSet
 
 
 class FileFacts(NamedTuple):
-    """What the first bytes of a picture file say; empty where they say nothing."""
+    """Holds what the first bytes of a picture file say; empty where they say nothing."""
 
-    place: str
+    location: str
     format: str = ""  # as PIL calls it: "JPEG", "PNG"
     mode: str = ""  # "L", "P" (palette), "I;16"
     size: tuple[int, int] | None = None  # height, width
@@ -28,17 +28,17 @@ class FileFacts(NamedTuple):
 
     @property
     def suffix(self) -> str:
-        """ ".png", whatever is inside."""
-        return PurePosixPath(self.place).suffix.lower()
+        """Return ".png" and the like, whatever is inside."""
+        return PurePosixPath(self.location).suffix.lower()
 
     @property
     def is_sixteen_bit(self) -> bool:
-        """More than 8 bits a pixel."""
+        """Return whether it has more than 8 bits a pixel."""
         return self.mode.startswith("I")
 
 
 class ImageFacts(NamedTuple):
-    """What was seen of one image."""
+    """Holds what was seen of one image."""
 
     name: str  # its file's name, or what the set calls it
     size: tuple[int, int] | None = None  # height, width
@@ -51,16 +51,16 @@ class ImageFacts(NamedTuple):
     has_other_size: bool = False  # the fault is that label map and image differ in size
 
 
-def look_at_files(images: FileSet, index: int) -> ImageFacts:
+def examine_files(images: FileSet, index: int) -> ImageFacts:
     """Read and decode both files once."""
-    place, label_place = images.places(index)
-    name = PurePosixPath(place).name
+    location, label_location = images.locations(index)
+    name = PurePosixPath(location).name
     try:
         data, label_data = images.read_bytes(index)
     except DataError as error:
-        return ImageFacts(name, image_file=FileFacts(place), fault=str(error))
-    file = _file_facts(data, place)
-    label_file = None if label_data is None else _file_facts(label_data, label_place or "")
+        return ImageFacts(name, image_file=FileFacts(location), fault=str(error))
+    file = _file_facts(data, location)
+    label_file = None if label_data is None else _file_facts(label_data, label_location or "")
     try:
         pixels, values = images.stored(index)
     except DataError as error:
@@ -71,8 +71,8 @@ def look_at_files(images: FileSet, index: int) -> ImageFacts:
     return _facts(name, pixels, values)._replace(image_file=file, label_file=label_file)
 
 
-def look_at_drawn(drawn: LabelledImage, values: np.ndarray) -> ImageFacts:
-    """The same of an image without files; `values` is its label or its anomaly map."""
+def examine_drawn(drawn: LabelledImage, values: np.ndarray) -> ImageFacts:
+    """Examine an image without files; `values` is its label or its anomaly map."""
     size, label_size = drawn.image.shape[:2], values.shape
     if size != label_size:
         fault = f"{drawn.name}: the image is {size}, its map {label_size}."
@@ -95,14 +95,14 @@ def _digest(array: np.ndarray) -> bytes:
     return digest.digest()
 
 
-def _file_facts(data: bytes, place: str) -> FileFacts:
+def _file_facts(data: bytes, location: str) -> FileFacts:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             size = picture.size[::-1]
             gamma = picture.format == "PNG" and "gamma" in picture.info
-            return FileFacts(place, picture.format or "", picture.mode, size, gamma)
+            return FileFacts(location, picture.format or "", picture.mode, size, gamma)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return FileFacts(place)
+        return FileFacts(location)
 
 
 def _differ(size: tuple[int, int] | None, other: tuple[int, int] | None) -> bool:

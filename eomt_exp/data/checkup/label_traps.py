@@ -1,4 +1,4 @@
-"""Traps in label values: what they mean, what they lack, and what only looks like a truth."""
+"""Finds traps in label values: what they mean or lack, and what only looks like a truth."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from eomt_exp.data.checkup.survey import Survey, percent
 
 
 def unknown_values(survey: Survey) -> Finding | None:
-    """Label values that nobody has given a meaning."""
+    """Find label values that nobody has given a meaning."""
     is_unknown = np.ones(256, dtype=bool)
-    is_unknown[list(survey.truths)] = False
+    is_unknown[list(survey.meanings)] = False
     names = [name for name, values in _values(survey) if values[is_unknown].any()]
     counts = survey.values()
     shares = ", ".join(
@@ -24,14 +24,14 @@ def unknown_values(survey: Survey) -> Finding | None:
     )
     what = "images with label values that have no meaning here"
     advice = (
-        f"The values: {shares}; known are {_spans(survey.truths)}. Look whether these are the "
+        f"The values: {shares}; known are {_spans(survey.meanings)}. Look whether these are the "
         f"right files; if they are, {survey.key} must say what the values mean."
     )
     return of_names("unknown_values", "error", names, what, advice)
 
 
 def without_anomaly(survey: Survey) -> Finding | None:
-    """Images in which every pixel that counts is normal, and none has an unknown value."""
+    """Find images where every pixel that counts is normal, and none has an unknown value."""
     if not survey.has_anomalies or _is_dummy(survey):
         return None
     empty = [
@@ -58,7 +58,7 @@ def without_anomaly(survey: Survey) -> Finding | None:
 
 
 def dummy_labels(survey: Survey) -> Finding | None:
-    """Label maps of nothing but 0, as test sets with a hidden truth bring along."""
+    """Find label maps of nothing but 0, as test sets with a hidden truth bring along."""
     names = [image.name for image in survey.measured if _is_zero(image)]
     what = "label maps of nothing but the value 0"
     if _is_dummy(survey):
@@ -72,7 +72,7 @@ def dummy_labels(survey: Survey) -> Finding | None:
 
 
 def nothing_counts(survey: Survey) -> Finding | None:
-    """Images whose label map is void throughout."""
+    """Find images whose label map is void throughout."""
     if _is_dummy(survey):
         return None
     # Unknown values are a finding of their own, and nobody knows whether they are void.
@@ -88,15 +88,15 @@ def nothing_counts(survey: Survey) -> Finding | None:
 
 
 def no_truth(survey: Survey) -> Finding | None:
-    """Images whose truth is not published."""
+    """Find images whose truth is not published."""
     names = [i.name for i in survey.images if i.values is None and not i.fault]
     advice = "Scores can be exported for the set's own server; nothing is measured on them here."
     return of_names("no_truth", "warning", names, "images without a published truth", advice)
 
 
 def void_counts_as_anomaly(survey: Survey) -> Finding | None:
-    """255 taken for an anomaly, as some copies of the course's script do."""
-    if VOID not in survey.truths or survey.truths[VOID].anomaly != ANOMALY:
+    """Find 255 taken for an anomaly, as some copies of the course's script do."""
+    if VOID not in survey.meanings or survey.meanings[VOID].anomaly != ANOMALY:
         return None
     names = [name for name, values in _values(survey) if values[VOID]]
     advice = (
@@ -108,12 +108,12 @@ def void_counts_as_anomaly(survey: Survey) -> Finding | None:
 
 
 def _values(survey: Survey) -> list[tuple[str, np.ndarray]]:
-    """Name and counted label values of each image that has them."""
+    """Return name and counted label values of each image that has them."""
     return [(image.name, image.values) for image in survey.images if image.values is not None]
 
 
 def _spans(values: Iterable[int]) -> str:
-    """ "0, 2-200": some sets number their objects."""
+    """Write "0, 2-200" and the like: some sets number their objects."""
     spans: list[list[int]] = []
     for value in sorted(values):
         if spans and spans[-1][-1] == value - 1:
@@ -132,5 +132,5 @@ def _is_zero(image: ImageFacts) -> bool:
 
 
 def _is_dummy(survey: Survey) -> bool:
-    """Every label map of the set holds nothing but 0."""
+    """Return whether every label map of the set holds nothing but 0."""
     return bool(survey.measured) and all(_is_zero(image) for image in survey.measured)

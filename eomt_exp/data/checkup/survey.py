@@ -1,6 +1,6 @@
-"""A data set under examination: every image looked at once, and what that amounts to.
+"""Surveys a data set: examines its images once and sums up what was seen.
 
-A set of files is read whole; of a set that draws, a few scenes are looked at, for there is nothing
+A set of files is read whole; of a set that draws, a few scenes are examined, for there is nothing
 that could be missing.
 """
 
@@ -17,61 +17,62 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID, ImageSet
-from eomt_exp.data.checkup.image_facts import ImageFacts, look_at_drawn, look_at_files
+from eomt_exp.data.checkup.image_facts import ImageFacts, examine_drawn, examine_files
 from eomt_exp.data.files.file_set import FileSet
 
 Role = Literal["train", "val", "benchmark"]
-DRAWN = 8  # scenes of a set that draws
+DRAWN = 8  # scenes examined of a set that draws
+_STATES = {NORMAL: "normal", ANOMALY: "anomaly", VOID: "void"}
 
 
-class Truth(NamedTuple):
-    """What one stored label value stands for."""
+class LabelMeaning(NamedTuple):
+    """Says what one stored label value stands for."""
 
-    word: str  # "normal", "anomaly", "void" or a class's name
+    name: str  # "normal", "anomaly", "void" or a class's name
     anomaly: int  # NORMAL, ANOMALY or VOID
 
 
 class Survey(NamedTuple):
-    """What was seen of a set."""
+    """Holds what was seen of a set."""
 
     key: str  # where it is configured: "benchmark.road_anomaly", "data.train"
     role: Role
     length: int  # images in the set
     expected: int | None  # images of the published set
     images: list[ImageFacts]  # of every image; of `DRAWN` where they are drawn
-    truths: dict[int, Truth]  # of every stored value that has a meaning
+    meanings: dict[int, LabelMeaning]  # of every stored value that has one
     is_drawn: bool
     may_skip: bool = False  # on_broken=skip: evaluation goes on without what is broken
 
     @property
     def measured(self) -> list[ImageFacts]:
-        """Those with a label map that can be read."""
+        """List the images with a label map that can be read."""
         return [image for image in self.images if image.values is not None]
 
     def values(self) -> np.ndarray:
-        """(256,) pixels of each stored label value in the whole set."""
+        """Count the pixels of each stored label value in the whole set: (256,) int64."""
         total = np.zeros(256, dtype=np.int64)
         for image in self.images:
             total += 0 if image.values is None else image.values
         return total
 
     def pixels_of(self, image: ImageFacts, *states: int) -> int:
-        """How many pixels of an image are NORMAL, ANOMALY or VOID."""
-        wanted = [value for value, truth in self.truths.items() if truth.anomaly in states]
+        """Count the pixels of an image that are of these states: NORMAL, ANOMALY or VOID."""
+        wanted = [value for value, meaning in self.meanings.items() if meaning.anomaly in states]
         return 0 if image.values is None else int(image.values[wanted].sum())
 
     @property
     def has_anomalies(self) -> bool:
-        """Whether any label value means anomaly: it is a benchmark of them."""
-        return any(truth.anomaly == ANOMALY for truth in self.truths.values())
+        """Return whether any label value means anomaly: it is a benchmark of them."""
+        return any(meaning.anomaly == ANOMALY for meaning in self.meanings.values())
 
     def anomaly_share(self) -> float:
-        """Anomaly pixels per pixel that counts; 0 where none does."""
+        """Return anomaly pixels per pixel that counts; 0 where none does."""
         anomalies = sum(self.pixels_of(image, ANOMALY) for image in self.images)
         return anomalies / max(sum(self.pixels_of(i, NORMAL, ANOMALY) for i in self.images), 1)
 
     def fingerprint(self) -> str:
-        """Eight digits of a hash over the decoded label maps; their names and order do not count.
+        """Return eight digits of a hash over the decoded label maps, whatever names and order.
 
         Two people with equal fingerprints measure against the same truth. "" without label maps.
         """
@@ -79,15 +80,15 @@ class Survey(NamedTuple):
         return hashlib.blake2b(b"".join(digests), digest_size=4).hexdigest() if digests else ""
 
 
-def num_looks(images: ImageSet) -> int:
-    """How many images a survey looks at."""
+def num_examined(images: ImageSet) -> int:
+    """Return how many images a survey examines."""
     return len(images) if isinstance(images, FileSet) else min(DRAWN, len(images))
 
 
 def survey(
     images: ImageSet, key: str, role: Role, advance: Callable[[], object] = lambda: None
 ) -> Survey:
-    """Look at a set; `advance` is called after each of its `num_looks` images.
+    """Examine a set; `advance` is called after each of its `num_examined` images.
 
     Bad files do not stop it. Threads share the work, for PIL decodes outside Python's lock.
     """
@@ -95,18 +96,18 @@ def survey(
         return _survey_drawn(images, key, role, advance)
     seen = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for facts in pool.map(partial(look_at_files, images), range(len(images))):
+        for facts in pool.map(partial(examine_files, images), range(len(images))):
             seen.append(facts)
             advance()
-    truths = _truths_of_files(images)
-    return Survey(key, role, len(images), images.expected_images, seen, truths, is_drawn=False)
+    meanings = _meanings_of_files(images)
+    return Survey(key, role, len(images), images.expected_images, seen, meanings, is_drawn=False)
 
 
 def summary(survey: Survey) -> list[tuple[str, str, str]]:
-    """Lines of a table: what, how much of it, remark."""
+    """Return lines of a table: what, how much of it, remark."""
     remark = f"of {survey.expected} expected" if survey.expected is not None else ""
     if survey.is_drawn:
-        remark = f"drawn, {len(survey.images)} looked at"
+        remark = f"drawn, {len(survey.images)} examined"
     lines = [("images", f"{survey.length:,}", remark)]
     sizes = Counter(image.size for image in survey.images if image.size is not None)
     lines += [(f"{w} x {h} pixels", f"{n:,}", "") for (h, w), n in sizes.most_common()]
@@ -116,8 +117,8 @@ def summary(survey: Survey) -> list[tuple[str, str, str]]:
     }
     for kind, files in kinds.items():
         mix = Counter(file.suffix for file in files).most_common()
-        words = ", ".join(f"{n:,} {suffix}" if len(mix) > 1 else suffix for suffix, n in mix)
-        lines += [(kind, f"{len(files):,}", words)] if files else []
+        suffixes = ", ".join(f"{n:,} {suffix}" if len(mix) > 1 else suffix for suffix, n in mix)
+        lines += [(kind, f"{len(files):,}", suffixes)] if files else []
     if not survey.is_drawn and (fingerprint := survey.fingerprint()):
         lines.append(("fingerprint of labels", fingerprint, f"of {len(survey.measured):,}"))
     if survey.has_anomalies:
@@ -126,48 +127,43 @@ def summary(survey: Survey) -> list[tuple[str, str, str]]:
 
 
 def value_lines(survey: Survey) -> list[tuple[str, str, str]]:
-    """One line for each label value there is: value, share of all pixels, what it means."""
+    """Return a line for each label value there is: value, share of all pixels, what it means."""
     counts = survey.values()
     total = max(int(counts.sum()), 1)
-    unknown = Truth("UNKNOWN", VOID)
+    unknown = LabelMeaning("UNKNOWN", VOID)
     return [
-        (str(v), percent(counts[v] / total), survey.truths.get(v, unknown).word)
+        (str(v), percent(counts[v] / total), survey.meanings.get(v, unknown).name)
         for v in np.flatnonzero(counts).tolist()
     ]
 
 
 def percent(share: float) -> str:
-    """ "0.042 %": anomalies may be few."""
+    """Write "0.042 %" and the like: anomalies may be few."""
     return f"{100 * share:.3g} %"
 
 
 def _survey_drawn(images: ImageSet, key: str, role: Role, advance: Callable[[], object]) -> Survey:
     drawn = []
-    for index in np.linspace(0, len(images) - 1, num_looks(images)).round().astype(int).tolist():
+    for index in np.linspace(0, len(images) - 1, num_examined(images)).round().astype(int).tolist():
         drawn.append(images[index])
         advance()
     if role == "benchmark":
-        truths = _anomaly_truths()
-        seen = [look_at_drawn(image, image.anomaly) for image in drawn]
+        meanings = {state: LabelMeaning(name, state) for state, name in _STATES.items()}
+        seen = [examine_drawn(image, image.anomaly) for image in drawn]
     else:
-        truths = {value: Truth(name, NORMAL) for value, name in enumerate(images.class_names)}
-        truths[VOID] = Truth("void", VOID)
-        seen = [look_at_drawn(image, image.labels) for image in drawn]
-    return Survey(key, role, len(images), None, seen, truths, is_drawn=True)
+        meanings = {v: LabelMeaning(name, NORMAL) for v, name in enumerate(images.class_names)}
+        meanings[VOID] = LabelMeaning(_STATES[VOID], VOID)
+        seen = [examine_drawn(image, image.labels) for image in drawn]
+    return Survey(key, role, len(images), None, seen, meanings, is_drawn=True)
 
 
-def _anomaly_truths() -> dict[int, Truth]:
-    words = {NORMAL: "normal", ANOMALY: "anomaly", VOID: "void"}
-    return {state: Truth(word, state) for state, word in words.items()}
-
-
-def _truths_of_files(images: FileSet) -> dict[int, Truth]:
-    """The set itself is asked, so that a new kind of set needs nothing here."""
+def _meanings_of_files(images: FileSet) -> dict[int, LabelMeaning]:
+    """Ask the set itself, so that a new kind of set needs nothing here."""
     values = sorted(images.meaning)
     labels, anomaly = images._truth(np.array([[images.meaning[v] for v in values]], np.uint8))
-    truths = {}
+    meanings = {}
     for value, label, state in zip(values, labels[0].tolist(), anomaly[0].tolist(), strict=True):
         is_class = label != VOID and state != ANOMALY
-        word = images.class_names[label] if is_class else _anomaly_truths()[state].word
-        truths[value] = Truth(word, state)
-    return truths
+        name = images.class_names[label] if is_class else _STATES[state]
+        meanings[value] = LabelMeaning(name, state)
+    return meanings

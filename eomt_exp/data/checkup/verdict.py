@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, each met in the field, and whether it can be trusted.
+"""Lists what can be wrong with a data set, each met in the field; judges whether to trust it.
 
 An error keeps the numbers from being computed or believed, a warning changes what they mean, a note
 is harmless here and worth knowing. Each trap is a function of its own in file_traps and
@@ -38,7 +38,7 @@ TRAPS: tuple[Callable[[Survey], Finding | None], ...] = (
 
 
 def findings(survey: Survey, others: Sequence[Survey] = ()) -> list[Finding]:
-    """Of one set by itself and beside others, worst first."""
+    """Return what there is to know of a set by itself and beside others, worst first."""
     found = [shared_images(other, survey) for other in others]
     found += [trap(survey) for trap in TRAPS]
     order = get_args(Severity)
@@ -46,13 +46,13 @@ def findings(survey: Survey, others: Sequence[Survey] = ()) -> list[Finding]:
 
 
 def verdict(found: Iterable[Finding]) -> str:
-    """ "broken", "warnings" or "ok"; notes change nothing."""
+    """Return "broken", "warnings" or "ok"; notes change nothing."""
     severities = {finding.severity for finding in found}
     return "broken" if "error" in severities else "warnings" if "warning" in severities else "ok"
 
 
 def shared_images(one: Survey, other: Survey) -> Finding | None:
-    """Pictures with equal pixels in both sets; a leak where the one is trained on.
+    """Find pictures with equal pixels in both sets; a leak where the one is trained on.
 
     Copies that were compressed or resized anew have other pixels and are not found.
     """

@@ -1,1 +1,1 @@
-"""Finding, pairing and decoding the files of a data set."""
+"""Finds, pairs and decodes the files of a data set."""

@@ -1,4 +1,4 @@
-"""Images and the label maps that belong to them: what all data sets of files share."""
+"""Pairs images with the label maps that belong to them, for all data sets of files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from eomt_exp.contracts import DataError
+from eomt_exp.contracts import DataError, UserError
 from eomt_exp.data.files.decode import decode_image, decode_labels
 from eomt_exp.data.files.tree import FileTree
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Pair(NamedTuple):
-    """One image of a set."""
+    """Names the two files of one image of a set."""
 
     image: str  # its file in the tree of images, which may be missing
     labels: str | None  # its file in the tree of labels; None: its truth is not published
@@ -31,7 +31,7 @@ class Pair(NamedTuple):
 
 
 class PairedFiles:
-    """Images and label maps from one tree (or two: data sets come in several archives).
+    """Reads images and label maps from one tree (or two: data sets come in several archives).
 
     That each image and each label map is there is checked at once and costs no decoding. With
     on_broken="error" a file that cannot be used is named when it is read; with "skip" every file is
@@ -49,7 +49,7 @@ class PairedFiles:
     ) -> None:
         """`option` is the key whose .on_broken the user may set: "data", "benchmark.x"."""
         if on_broken not in get_args(OnBroken):
-            raise ValueError(f"on_broken must be error or skip, got {on_broken!r}.")
+            raise UserError(f"on_broken must be error or skip, got {on_broken!r}.")
         if not pairs:
             raise DataError(f"No images in {images.root}; see the layout in conf/ for {option}.")
         self._images, self._labels, self._option = images, labels, option
@@ -65,41 +65,41 @@ class PairedFiles:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def places(self, index: int) -> tuple[str, str | None]:
-        """Where image and label map lie, for messages."""
+    def locations(self, index: int) -> tuple[str, str | None]:
+        """Say where image and label map lie, for messages."""
         pair = self.pairs[index]
-        labels = None if pair.labels is None else self._labels.place(pair.labels)
-        return self._images.place(pair.image), labels
+        labels = None if pair.labels is None else self._labels.location(pair.labels)
+        return self._images.location(pair.image), labels
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """(H, W, 3) uint8 RGB and (H, W) uint8 labels as stored; DataError when unusable.
+        """Return (H, W, 3) uint8 RGB and (H, W) uint8 labels as stored; DataError when unusable.
 
         None for labels that are not published.
         """
         try:
             return self._read(self.pairs[index])
         except DataError as error:
-            raise DataError(f"{error} {self._way_out()}") from error
+            raise DataError(f"{error} {self._advice()}") from error
 
     def read_bytes(self, index: int) -> tuple[bytes, bytes | None]:
-        """Both files undecoded, for checks of the files."""
+        """Return both files undecoded, for checks of the files."""
         pair = self.pairs[index]
         self._check_there(pair)
         labels = None if pair.labels is None else self._labels.read(pair.labels)
         return self._images.read(pair.image), labels
 
-    def _decoded_labels(self, pair: Pair, data: bytes, place: str) -> np.ndarray:
-        """(H, W) uint8; sets whose label files are no grey pictures read them their own way."""
-        return decode_labels(data, place)
+    def _decoded_labels(self, pair: Pair, data: bytes, location: str) -> np.ndarray:
+        """Return (H, W) uint8; sets whose label files are no grey pictures override this."""
+        return decode_labels(data, location)
 
-    def _way_out(self) -> str:
-        return f"Mend the file, or leave such files out with {self._option}.on_broken=skip."
+    def _advice(self) -> str:
+        return f"Fix the file, or leave such files out with {self._option}.on_broken=skip."
 
     def _check_names(self) -> None:
         seen: dict[str, Pair] = {}
         for pair in self.pairs:
             if pair.name in seen:
-                first, second = (self._images.place(p.image) for p in (seen[pair.name], pair))
+                first, second = (self._images.location(p.image) for p in (seen[pair.name], pair))
                 raise DataError(f"There are both {first} and {second}; keep one of the two.")
             seen[pair.name] = pair
 
@@ -107,7 +107,7 @@ class PairedFiles:
         alone = [pair for pair in self.pairs if not self._is_paired(pair)]
         if alone:
             more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
-            raise DataError(f"{self._missing(alone[0])}{more}. {self._way_out()}")
+            raise DataError(f"{self._missing(alone[0])}{more}. {self._advice()}")
 
     def _is_paired(self, pair: Pair) -> bool:
         has_labels = pair.labels is None or self._labels.has(pair.labels)
@@ -119,10 +119,10 @@ class PairedFiles:
             raise DataError(f"{self._missing(pair)}.")
 
     def _missing(self, pair: Pair) -> str:
-        image = self._images.place(pair.image)
+        image = self._images.location(pair.image)
         if pair.labels is None:
             return f"{image} is missing"
-        labels = self._labels.place(pair.labels)
+        labels = self._labels.location(pair.labels)
         if not self._images.has(pair.image):
             return f"{labels} has no image: {image} is missing"
         return f"{image} has no label map: {labels} is missing"
@@ -155,30 +155,30 @@ class PairedFiles:
 
     def _read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray | None]:
         self._check_there(pair)
-        image = decode_image(self._images.read(pair.image), self._images.place(pair.image))
+        image = decode_image(self._images.read(pair.image), self._images.location(pair.image))
         if pair.labels is None:
             return image, None
-        place = self._labels.place(pair.labels)
-        labels = self._decoded_labels(pair, self._labels.read(pair.labels), place)
+        location = self._labels.location(pair.labels)
+        labels = self._decoded_labels(pair, self._labels.read(pair.labels), location)
         if image.shape[:2] != labels.shape:
             raise DataError(
-                f"{place} is {_size(labels)} pixels (width x height), "
+                f"{location} is {_size(labels)} pixels (width x height), "
                 f"its image {PurePosixPath(pair.image).name} is {_size(image)}."
             )
         return image, labels
 
 
 def pairs_by_stem(images: FileTree, folder: str, labels: FileTree, label_folder: str) -> list[Pair]:
-    """`folder/X.*` with `label_folder/X.png`, the layout of CamVid and of the course.
+    """Pair `folder/X.*` with `label_folder/X.png`, the layout of CamVid and of the course.
 
     DataError when a folder is missing or has no images.
     """
     for tree, inside in ((labels, label_folder), (images, folder)):
         if not tree.has(inside):
-            raise DataError(f"No folder {tree.place(inside)}; it is part of this layout.")
+            raise DataError(f"No folder {tree.location(inside)}; it is part of this layout.")
     files = images.files(folder, deep=False)
     if not files:
-        raise DataError(f"No images in {images.place(folder)}.")
+        raise DataError(f"No images in {images.location(folder)}.")
     stems = {PurePosixPath(file).stem for file in files}
     truths = [PurePosixPath(f).stem for f in labels.files(label_folder, {".png"}, deep=False)]
     ending = Counter(PurePosixPath(file).suffix for file in files).most_common(1)[0][0]
@@ -190,17 +190,17 @@ def pairs_by_stem(images: FileTree, folder: str, labels: FileTree, label_folder:
 
 
 def lone_labels(labels: Collection[str], images: Collection[str]) -> list[str]:
-    """Of the names of label maps, those without an image.
+    """Return the names of label maps without an image.
 
-    1_color beside 1 is none: it shows the label map of 1 to the eye.
+    1_color beside 1 is no label map: it shows that of 1 in colours.
     """
     known = {*labels, *images}
 
-    def is_for_the_eye(name: str) -> bool:
-        words = [match.start() for match in re.finditer(r"[_.-](?=[^0-9]+$)", name)]
-        return any(name[:start] in known for start in words)
+    def is_coloured_copy(name: str) -> bool:
+        endings = [match.start() for match in re.finditer(r"[_.-](?=[^0-9]+$)", name)]
+        return any(name[:start] in known for start in endings)
 
-    return [name for name in labels if name not in images and not is_for_the_eye(name)]
+    return [name for name in labels if name not in images and not is_coloured_copy(name)]
 
 
 def _size(array: np.ndarray) -> str:

@@ -1,34 +1,35 @@
-"""Where the files of a data set lie, said in a line: "frames/{id}[.labels]/labels_semantic.png"."""
+"""Matches files by one line for all of them: "frames/{id}[.labels]/labels_semantic.png"."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
+from eomt_exp.contracts import UserError
 from eomt_exp.data.files.decode import IMAGE_SUFFIXES
 
-# A data set is found in the place it is said to be in, or up to this many folders below.
+# A data set is found in the folder given, or up to this many folders below.
 _DEPTH = 2
 _TOKENS = re.compile(r"(\{id\}|\{folder\}|\*|\[[^\]]*\])")
 _ANY_IMAGE = "(?i:" + "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES)) + ")"
 
 
 class Match(NamedTuple):
-    """A file that fits."""
+    """Says how a file fits."""
 
     base: str  # the folder that the pattern starts from, "" or ending in /
     key: str  # what image and label map have in common: id, or folder/id
 
 
 class FilePattern:
-    """{id} and {folder} are what an image and its label map share, * is anything between slashes,
-    [a|b] is a, b or nothing. A pattern without an ending fits every kind of image.
+    """Matches whole names: {id} and {folder} are what an image and its label map share, * is
+    anything between slashes, [a|b] is a, b or nothing. Without an ending, every kind of image fits.
     """
 
     def __init__(self, text: str) -> None:
-        """ValueError unless {id} is in it exactly once."""
+        """Raise UserError unless {id} is in it exactly once."""
         if text.count("{id}") != 1 or text.count("{folder}") > 1:
-            raise ValueError(
+            raise UserError(
                 f"A layout names {{id}} once and {{folder}} at most once, got {text!r}."
             )
         self.text = text
@@ -37,7 +38,7 @@ class FilePattern:
         self._regex = re.compile(f"(?P<base>(?:[^/]+/){{0,{_DEPTH}}}?){body}{ending}")
 
     def match(self, file: str) -> Match | None:
-        """The file's base and key, or None where it does not fit."""
+        """Return the file's base and key, or None where it does not fit."""
         found = self._regex.fullmatch(file)
         if found is None:
             return None
@@ -45,7 +46,7 @@ class FilePattern:
         return Match(parts["base"], "/".join(filter(None, (parts.get("folder"), parts["id"]))))
 
     def file(self, key: str) -> str:
-        """A file of that key, for the message that says it is missing: * stays *."""
+        """Return a file of that key, for the message that says it is missing: * stays *."""
         folder, _, stem = key.rpartition("/")
         text = re.sub(r"\[[^\]]*\]", "", self.text)
         return text.replace("{id}", stem).replace("{folder}", folder)

@@ -1,4 +1,4 @@
-"""Files below a folder or inside a zip archive, by the same names: some data sets come as zips."""
+"""Reads files below a folder or inside a zip archive by the same names: many sets come as zips."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import threading
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -14,18 +14,19 @@ from typing import Any, NoReturn
 from eomt_exp.contracts import DataError
 from eomt_exp.data.files.decode import IMAGE_SUFFIXES, natural_key
 
+_LISTED = 8  # names in a message
 _DEPTH = 10  # folders below each other that are looked into; the deepest data set has six
-_NOT_OURS = (".", "__MACOSX")  # how names begin of hidden files and of what macOS adds
-_OF_THE_DISK = "lost+found"  # at the top of a disk, and only root may read it
+_HIDDEN = (".", "__MACOSX")  # how names begin of hidden files and of what macOS adds
+_LOST_AND_FOUND = "lost+found"  # at the top of a disk, and only root may read it
 # A damaged member breaks off, unpacks to nonsense or claims a method of packing that is none.
 _UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class FileTree:
-    """Read-only; names are relative, with / between folders. Safe in worker processes."""
+    """Lists and reads files by relative names, with / between folders; safe in worker processes."""
 
     def __init__(self, root: Path) -> None:
-        """A folder, or a file ending in .zip; DataError for anything else."""
+        """Take a folder, or a file ending in .zip; DataError for anything else."""
         self.root = root
         self.is_zip = root.is_file() and root.suffix.lower() == ".zip"
         if not self.is_zip and not root.is_dir():
@@ -37,7 +38,7 @@ class FileTree:
     def files(
         self, under: str = "", suffixes: Collection[str] = IMAGE_SUFFIXES, deep: bool = True
     ) -> list[str]:
-        """Names below `under` with one of these endings, numbers in them counted as numbers.
+        """List names below `under` with one of these endings; numbers sort as numbers.
 
         Hidden files and what macOS adds to archives are left out; `deep=False` looks only at the
         folder itself. Empty where there is no such folder.
@@ -53,18 +54,18 @@ class FileTree:
         return sorted(found, key=natural_key)
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of that name, or a folder with a file in it."""
+        """Return whether there is a file of that name, or a folder with a file in it."""
         name = name.strip("/")
         if not self.is_zip:
             return (self.root / name).exists()
         return self.lists(name) or name in self._folders
 
     def lists(self, name: str) -> bool:
-        """Whether there is a file of that name: all are listed once, so that many can be asked."""
+        """Return whether there is such a file; all are listed once, so that many can be asked."""
         return name in self._name_set
 
     def read(self, name: str) -> bytes:
-        """The content; DataError naming the file when there is none or it is damaged."""
+        """Return the content; DataError names the file when there is none or it is damaged."""
         try:
             if not self.is_zip:
                 return (self.root / name).read_bytes()
@@ -72,10 +73,10 @@ class FileTree:
             with self._lock:
                 return self._archive().read(stored)
         except _UNREADABLE as error:
-            raise DataError(f"{self.place(name)} cannot be read: {error}.") from error
+            raise DataError(f"{self.location(name)} cannot be read: {error}.") from error
 
-    def place(self, name: str) -> str:
-        """Where the file is, for messages: "/data/x.zip!left/a.png" inside an archive."""
+    def location(self, name: str) -> str:
+        """Say where the file is, for messages: "/data/x.zip!left/a.png" inside an archive."""
         return f"{self.root}!{name}" if self.is_zip else str(self.root / name)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -86,8 +87,8 @@ class FileTree:
 
     @cached_property
     def _names(self) -> list[str]:
-        names = self._stored if self.is_zip else _walked(self.root)
-        return [n for n in names if not any(p.startswith(_NOT_OURS) for p in n.split("/"))]
+        names = self._stored if self.is_zip else _walk(self.root)
+        return [n for n in names if not any(p.startswith(_HIDDEN) for p in n.split("/"))]
 
     @cached_property
     def _name_set(self) -> frozenset[str]:
@@ -95,20 +96,20 @@ class FileTree:
 
     @cached_property
     def _folders(self) -> frozenset[str]:
-        """Every folder with a file in it, however deep below."""
+        """Holds every folder with a file in it, however deep below."""
         holding = {PurePosixPath(name).parent for name in self._names}
         return frozenset(str(folder) for each in holding for folder in (each, *each.parents))
 
     @cached_property
     def _stored(self) -> dict[str, str]:
-        """Our name -> the archive's own; made on Windows, it may part folders by backslashes."""
+        """Maps our name to the archive's own, which made on Windows may have backslashes."""
         with self._lock:
             stored = self._archive().namelist()
         ours = {name.replace("\\", "/").removeprefix("./"): name for name in stored}
         return {name: own for name, own in ours.items() if not name.endswith("/")}
 
     def _archive(self) -> zipfile.ZipFile:
-        """This process's own handle: a forked one would share its position with the parent."""
+        """Return this process's own handle: a forked one shares its position with the parent."""
         if self._open is None or self._owner != os.getpid():
             try:
                 self._open = zipfile.ZipFile(self.root)
@@ -118,19 +119,19 @@ class FileTree:
         return self._open
 
 
-def _walked(root: Path) -> Iterator[str]:
-    """All files below a folder; DataError for a folder inside that cannot be read."""
+def _walk(root: Path) -> Iterator[str]:
+    """Yield all files below a folder; DataError for a folder inside that cannot be read."""
     for folder, below, files in os.walk(root, followlinks=True, onerror=_refuse):
         here = Path(folder).relative_to(root)
         prefix = f"{here.as_posix()}/" if here.parts else ""
         yield from (prefix + file for file in files)
         is_deep = len(here.parts) >= _DEPTH
-        below[:] = [] if is_deep else [name for name in below if _is_ours(Path(folder, name))]
+        below[:] = [] if is_deep else [name for name in below if _is_entered(Path(folder, name))]
 
 
-def _is_ours(folder: Path) -> bool:
-    """Not hidden, and no link back to a folder on the way to it: those have no end."""
-    if folder.name.startswith(_NOT_OURS) or folder.name == _OF_THE_DISK:
+def _is_entered(folder: Path) -> bool:
+    """Leave out hidden folders and links back to a folder on the way to them: those never end."""
+    if folder.name.startswith(_HIDDEN) or folder.name == _LOST_AND_FOUND:
         return False
     return not (folder.is_symlink() and any(folder.samefile(above) for above in folder.parents))
 
@@ -139,3 +140,9 @@ def _refuse(error: OSError) -> NoReturn:
     raise DataError(
         f"{error.filename} cannot be read, and what is in it would be missing: {error.strerror}."
     ) from error
+
+
+def first_few(names: Sequence[str], kind: str = "") -> str:
+    """List what was found instead, for a message: no more than eight names, or they bury it."""
+    more = f" and {len(names) - _LISTED} more{kind}" if len(names) > _LISTED else ""
+    return f"{', '.join(names[:_LISTED])}{more}"

@@ -1,1 +1,1 @@
-"""The renderer of synthetic road scenes, used through synthetic_roads and synthetic_objects."""
+"""Renders synthetic road scenes, for synthetic_roads and synthetic_objects."""

@@ -1,4 +1,4 @@
-"""The anomalies of the synthetic benchmarks: eight families, none of them a blob, none in training.
+"""Draws the anomalies of the synthetic benchmarks: eight families, no blobs, none in training.
 
 Each family has its own outline and its own surface: fur, planks, tread, cloth, panels, bands.
 """
@@ -16,7 +16,7 @@ from eomt_exp.data.synthetic.textures import Bytes, colour, jitter
 
 
 def draw_animal(rng: np.random.Generator, size: int) -> Bytes:
-    """A quadruped from the side: calf, deer, dog or sheep, by its proportions and its fur."""
+    """Draw a quadruped from the side: calf, deer, dog or sheep, by proportions and fur."""
     canvas, coat = Cutout(size), fur(rng, size)
     body, leg = rng.uniform(0.12, 0.2), rng.uniform(0.2, 0.34)
     back, neck = 0.62 - leg - body / 2 + 0.18, rng.uniform(0.1, 0.24)
@@ -42,11 +42,11 @@ def draw_animal(rng: np.random.Generator, size: int) -> Bytes:
     tail = rng.uniform(-0.1, 0.2)
     tail_joints = [(0.17, back - 0.03), (0.1, back + tail * 0.5), (0.09, back + tail)]
     canvas.limb(tail_joints, 0.03, coat, 0.8)
-    return _turned(canvas.finished(0.4, rng.uniform(-1, 1)), rng)
+    return _maybe_mirrored(canvas.finished(0.4, rng.uniform(-1, 1)), rng)
 
 
 def draw_seat(rng: np.random.Generator, size: int) -> Bytes:
-    """A sofa or an armchair with cushions, or a kitchen chair."""
+    """Draw a sofa or an armchair with cushions, or a kitchen chair."""
     canvas = Cutout(size)
     stuff = cloth(rng, size, colour(rng, (0.15, 0.8), (0.3, 0.85)))
     wood = jitter(rng, WOODS[rng.integers(len(WOODS))])
@@ -56,7 +56,7 @@ def draw_seat(rng: np.random.Generator, size: int) -> Bytes:
         for rail in (0.14, 0.27, 0.4):
             canvas.limb([(0.3, rail), (0.66, rail)], 0.05, wood, 0.85)
         canvas.part([(0.28, 0.52), (0.68, 0.52), (0.78, 0.62), (0.18, 0.62)], stuff)
-        return _turned(canvas.finished(0.2, rng.uniform(-1, 1)), rng)
+        return _maybe_mirrored(canvas.finished(0.2, rng.uniform(-1, 1)), rng)
     low, high = rng.uniform(0.3, 0.42), 0.86
     for x in (0.1, 0.9):
         canvas.part([(x - 0.03, high), (x + 0.03, high), (x + 0.02, 0.93), (x - 0.02, 0.93)], wood)
@@ -74,7 +74,7 @@ def draw_seat(rng: np.random.Generator, size: int) -> Bytes:
 
 
 def draw_crate(rng: np.random.Generator, size: int) -> Bytes:
-    """A wooden crate, two sides and the lid, planks and battens."""
+    """Draw a wooden crate, two sides and the lid, planks and battens."""
     canvas, wood = Cutout(size), planks(rng, size)
     corner, rise, high = rng.uniform(0.45, 0.75), rng.uniform(0.08, 0.15), rng.uniform(0.22, 0.4)
     front = [(0.02, high), (corner, high + rise), (corner, 0.98), (0.02, 0.98 - rise)]
@@ -88,11 +88,11 @@ def draw_crate(rng: np.random.Generator, size: int) -> Bytes:
         for start, stop in ((a, b), (b, c), (c, d), (d, a), (a, c)):
             inward = 0.03 * ((a + b + c + d) / 4 - (start + stop) / 2)
             canvas.limb([start + inward, stop + inward], 0.045, wood, shade)
-    return _turned(canvas.finished(0.1, rng.uniform(-1, 1)), rng)
+    return _maybe_mirrored(canvas.finished(0.1, rng.uniform(-1, 1)), rng)
 
 
 def draw_tyre(rng: np.random.Generator, size: int) -> Bytes:
-    """A loose tyre on its tread, seen a little from the side, or a stack of them lying."""
+    """Draw a loose tyre on its tread, seen a little from the side, or a stack of them lying."""
     canvas, rubber = Cutout(size), jitter(rng, (44, 44, 48), 8)
     if rng.random() < 0.4:
         count = int(rng.integers(2, 5))
@@ -115,11 +115,11 @@ def draw_tyre(rng: np.random.Generator, size: int) -> Bytes:
     hole = np.stack([middle + wide * 0.52 * np.cos(turn), 0.5 + 0.25 * np.sin(turn)], -1)
     canvas.part(hole, rubber, 0.5)
     canvas.erase(hole + np.array([thick * 0.3, 0.0]))
-    return _turned(canvas.finished(0.15, rng.uniform(-1, 1)), rng)
+    return _maybe_mirrored(canvas.finished(0.15, rng.uniform(-1, 1)), rng)
 
 
 def draw_cone(rng: np.random.Generator, size: int) -> Bytes:
-    """A traffic cone with bright bands, standing or knocked over."""
+    """Draw a traffic cone with bright bands, standing or knocked over."""
     canvas = Cutout(size)
     orange = jitter(rng, [(240, 98, 28), (232, 70, 40), (240, 180, 40)][rng.integers(3)], 10)
     white, half = np.array([238, 238, 234]), rng.uniform(0.2, 0.3)
@@ -139,7 +139,7 @@ def draw_cone(rng: np.random.Generator, size: int) -> Bytes:
 
 
 def draw_suitcase(rng: np.random.Generator, size: int) -> Bytes:
-    """A suitcase with ribs, a handle and wheels, or with belts around it."""
+    """Draw a suitcase with ribs, a handle and wheels, or with belts around it."""
     canvas, shell = Cutout(size), colour(rng, (0.2, 0.9), (0.25, 0.9))
     half, top = rng.uniform(0.25, 0.45), rng.uniform(0.2, 0.36)
     grip, dark = half * 0.4, np.array([42, 42, 46])
@@ -166,7 +166,7 @@ def draw_suitcase(rng: np.random.Generator, size: int) -> Bytes:
 
 
 def draw_ball(rng: np.random.Generator, size: int) -> Bytes:
-    """A football of pentagons, or a beach ball of coloured slices."""
+    """Draw a football of pentagons, or a beach ball of coloured slices."""
     canvas = Cutout(size)
     axis = np.linspace(-1.04, 1.04, size)
     u, v = np.meshgrid(axis, axis)
@@ -178,16 +178,16 @@ def draw_ball(rng: np.random.Generator, size: int) -> Bytes:
         paint = football(np.stack([u, v, w], -1), ink, skin)
     else:
         slices = rng.integers(3, 5) * 2
-        place = ((np.arctan2(v, u) + turn) % (2 * np.pi) * slices / (2 * np.pi)).astype(int)
+        index = ((np.arctan2(v, u) + turn) % (2 * np.pi) * slices / (2 * np.pi)).astype(int)
         tones = np.stack([colour(rng, (0.5, 1), (0.6, 1)) for _ in range(slices)])
         tones[::2] = 238
-        paint = tones[np.minimum(place, slices - 1)]
+        paint = tones[np.minimum(index, slices - 1)]
     canvas.oval((0.5, 0.5), (0.48, 0.48), paint.astype(np.float32))
     return canvas.finished(0.6, rng.uniform(-1, 1))
 
 
 def draw_umbrella(rng: np.random.Generator, size: int) -> Bytes:
-    """An open umbrella left on the ground, or a parasol on its stick."""
+    """Draw an open umbrella left on the ground, or a parasol on its stick."""
     canvas = Cutout(size)
     first, second = colour(rng, (0.4, 1), (0.4, 1)), colour(rng, (0.0, 1), (0.5, 1))
     low, ribs = rng.uniform(0.4, 0.62), int(rng.integers(5, 9))
@@ -206,12 +206,11 @@ def draw_umbrella(rng: np.random.Generator, size: int) -> Bytes:
 
 
 def _block(left: float, right: float, top: float, bottom: float) -> list[tuple[float, float]]:
-    """The corners of an upright rectangle."""
+    """Return the corners of an upright rectangle."""
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
-def _turned(picture: Bytes, rng: np.random.Generator) -> Bytes:
-    """The object, or its mirror image."""
+def _maybe_mirrored(picture: Bytes, rng: np.random.Generator) -> Bytes:
     return np.ascontiguousarray(picture[:, ::-1]) if rng.random() < 0.5 else picture
 
 
@@ -229,5 +228,5 @@ ANOMALY_FAMILIES = tuple(DRAW)
 
 
 def draw_anomaly(family: str, rng: np.random.Generator, size: int) -> Bytes:
-    """(h, w, 4) RGBA: one object of a family, the longer side about `size` pixels."""
+    """Draw one object of a family, (h, w, 4) RGBA, the longer side about `size` pixels."""
     return DRAW[family](rng, size)

@@ -1,4 +1,4 @@
-"""Cars of synthetic scenes: side profiles pulled to a width, turned, and drawn face by face."""
+"""Draws cars: side profiles are pulled to a width, turned, and drawn face by face."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from eomt_exp.data.synthetic.textures import Floats, colour, jitter
 
 
 class Body(NamedTuple):
-    """A kind of car, from its rear (u = 0) to its nose; all in metres.
+    """Describes a kind of car, from its rear (u = 0) to its nose; all in metres.
 
     outline goes from the rear's foot over the roof to the nose's foot; glass says which of its
-    edges are panes; side_panes are polygons on the flank; wheels are the places of the axles.
+    edges are panes; side_panes are polygons on the flank; wheels are the positions of the axles.
     """
 
     outline: tuple[tuple[float, float], ...]
@@ -76,14 +76,14 @@ TURN = np.linspace(0, 2 * np.pi, 14, endpoint=False)
 
 
 class Pose:
-    """Where a car stands: the map from its own (along, across, up) to the scene's metres."""
+    """Says where a car stands: maps its own (along, across, up) to the scene's metres."""
 
     def __init__(self, body: Body, x: float, z: float, yaw: float) -> None:
         self.half, self.length = body.width / 2, max(u for u, _ in body.outline)
         self.x, self.z, self.sin, self.cos = x, z, np.sin(yaw), np.cos(yaw)
 
     def place(self, along: ArrayLike, across: ArrayLike, up: ArrayLike) -> NDArray[np.float64]:
-        """(..., 3) scene metres; across runs from -1 (left flank) to 1 (right flank)."""
+        """Return (..., 3) scene metres; across runs from -1 (left flank) to 1 (right flank)."""
         u = np.asarray(along, np.float64) - self.length / 2
         w = np.asarray(across, np.float64) * self.half
         up = np.asarray(up, np.float64)
@@ -103,7 +103,7 @@ def draw_car(
     rng: np.random.Generator,
     parked: bool = False,
 ) -> None:
-    """A car with its middle at (x, z); yaw 0 drives away from the camera, pi towards it."""
+    """Draw a car with its middle at (x, z); yaw 0 drives away from the camera, pi towards it."""
     kind = KINDS[rng.choice(len(KINDS), p=PARKED_SHARES if parked else SHARES)]
     body = BODIES[kind]
     pose, paint = Pose(body, x, z, yaw), _paint(rng, kind)
@@ -123,7 +123,7 @@ def draw_car(
 
 
 def _paint(rng: np.random.Generator, kind: str) -> Floats:
-    """Mostly greys, as on the road, but reds and blues and now and then anything else."""
+    """Draw mostly greys, as on the road, but reds and blues and now and then anything else."""
     greys = [(232, 232, 230), (186, 190, 194), (112, 116, 122), (44, 46, 50)]
     hues = [(168, 30, 34), (34, 70, 142), (40, 92, 74), (198, 168, 120)]
     if rng.random() < 0.1 or kind in ("bus", "lorry"):
@@ -132,14 +132,14 @@ def _paint(rng: np.random.Generator, kind: str) -> Floats:
 
 
 def _front_facing(corners: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether polygons, (..., N, 2) pixels, run clockwise on the image."""
+    """Return whether polygons, (..., N, 2) pixels, run clockwise on the image."""
     u, v = corners[..., 0], corners[..., 1]
     twice = (u[..., :-1] * v[..., 1:] - u[..., 1:] * v[..., :-1]).sum(-1)
     return twice + u[..., -1] * v[..., 0] - u[..., 0] * v[..., -1] > 0
 
 
 def _visible_flank(scene: Scene, pose: Pose, outline: NDArray[np.float64]) -> int:
-    """-1 or 1 for the flank the camera sees, 0 for none."""
+    """Return -1 or 1 for the flank the camera sees, 0 for none."""
     for flank in (-1, 1):
         points = pose.place(outline[:, 0], flank, outline[:, 1])[::flank]
         if _front_facing(scene.camera.project(points)):
@@ -148,7 +148,7 @@ def _visible_flank(scene: Scene, pose: Pose, outline: NDArray[np.float64]) -> in
 
 
 def _draw_wheel_ends(scene: Scene, pose: Pose, body: Body) -> None:
-    """The treads seen under the car from ahead or behind, and the dark between them."""
+    """Draw the treads seen under the car from ahead or behind."""
     base = body.outline[0][1]
     for along in (body.wheels[-1], body.wheels[0])[:: 1 if pose.cos > 0 else -1]:
         for side in (-1.0, 0.7):
@@ -164,7 +164,7 @@ def _draw_skin(
     paint: Floats,
     weather: Weather,
 ) -> None:
-    """Rear, panes, roof, bonnet and nose: those strips that face the camera, far ones first."""
+    """Draw rear, panes, roof, bonnet and nose: strips that face the camera, far ones first."""
     start, stop = outline[:-1], outline[1:]
     along = np.stack([start[:, 0], stop[:, 0], stop[:, 0], start[:, 0]], 1)  # (strips, 4)
     up = np.stack([start[:, 1], stop[:, 1], stop[:, 1], start[:, 1]], 1)
@@ -196,7 +196,7 @@ def _draw_flank(
     paint: Floats,
     weather: Weather,
 ) -> None:
-    """The side: sheet, panes, a door seam, a dark sill and the wheels."""
+    """Draw the side: sheet, panes, a door seam, a dark sill and the wheels."""
     lit = 1.0 if (flank * pose.cos > 0) == (weather.side > 0) else 0.86 - 0.16 * weather.sun
     scene.fill(pose.place(outline[:, 0], flank, outline[:, 1]), paint * lit, CAR)
     for pane in body.side_panes:
@@ -226,7 +226,7 @@ def _draw_flank(
 def _draw_lights(
     scene: Scene, pose: Pose, body: Body, yaw: float, weather: Weather, rng: np.random.Generator
 ) -> None:
-    """Head or tail lamps, bumper and number plate on the end that faces the camera."""
+    """Draw head or tail lamps, bumper and number plate on the end that faces the camera."""
     rear = pose.cos > 0.5
     braking = rear and rng.random() < 0.3
     if abs(pose.cos) < 0.5:

@@ -1,4 +1,4 @@
-"""What every synthetic scene starts from: the sky, the far hills, and the ground with its road."""
+"""Paints what every scene starts from: the sky, the far hills, and the ground with its road."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eomt_exp.data.synthetic.textures import Floats, cut, jitter, lookup, noise_
 
 
 class Street(NamedTuple):
-    """The cross-section of a street; widths in metres, pairs are (left, right)."""
+    """Describes the cross-section of a street; widths in metres, pairs are (left, right)."""
 
     style: str  # city, suburb or country
     half: float  # half the width of the road
@@ -23,20 +23,20 @@ class Street(NamedTuple):
     parking: tuple[bool, bool]  # cars stand half on the pavement
 
     def edge(self, side: int) -> float:
-        """X where the pavement of a side (-1 left, 1 right) ends."""
+        """Return X where the pavement of a side (-1 left, 1 right) ends."""
         return side * (self.half + self.pavements[side > 0])
 
     def posts(self, side: int) -> float:
-        """Metres from the kerb where lamps and signs stand, clear of parked cars."""
+        """Return metres from the kerb where lamps and signs stand, clear of parked cars."""
         return 1.2 if self.parking[side > 0] else 0.4
 
     def front(self, side: int) -> float:
-        """X of the houses of a side."""
+        """Return X of the houses of a side."""
         return self.edge(side) + side * self.setbacks[side > 0]
 
 
 def draw_street(rng: np.random.Generator) -> Street:
-    """A street of a random style."""
+    """Draw a street of a random style."""
     style = str(rng.choice(["city", "suburb", "country"], p=[0.5, 0.3, 0.2]))
     lanes = int(rng.choice([2, 2, 3, 4])) if style == "city" else 2
     low, high = {"city": (1.8, 4.5), "suburb": (1.3, 2.6), "country": (0.0, 1.6)}[style]
@@ -55,7 +55,7 @@ def draw_street(rng: np.random.Generator) -> Street:
 
 
 def paint_sky(scene: Scene, weather: Weather, rng: np.random.Generator) -> None:
-    """A gradient from zenith to haze, with clouds that lie flatter towards the horizon."""
+    """Paint a gradient from zenith to haze, with clouds that lie flatter towards the horizon."""
     camera = scene.camera
     rows = min(camera.height, int(camera.horizon) + 2)
     climb = np.linspace(0, 1, rows, dtype=np.float32)[:, None, None] ** rng.uniform(0.6, 1.2)
@@ -72,7 +72,7 @@ def paint_sky(scene: Scene, weather: Weather, rng: np.random.Generator) -> None:
 def paint_distance(
     scene: Scene, street: Street, weather: Weather, rng: np.random.Generator
 ) -> None:
-    """A far tree line or hill, or a skyline in the city, pale from the air between."""
+    """Paint a far tree line or hill, or a skyline in the city, pale from the air between."""
     camera = scene.camera
     skyline = street.style == "city" and rng.random() < 0.6
     steps = 40
@@ -94,7 +94,7 @@ def paint_distance(
 
 
 def paint_ground(scene: Scene, street: Street, weather: Weather, rng: np.random.Generator) -> None:
-    """Road, markings, kerbs, pavements, verges and the shadows that lie on them."""
+    """Paint road, markings, kerbs, pavements, verges and the shadows that lie on them."""
     camera = scene.camera
     first, x, z = camera.ground()
     fade = np.minimum(1, 9 / z)  # texture drowns in the distance instead of shimmering
@@ -119,7 +119,7 @@ def paint_ground(scene: Scene, street: Street, weather: Weather, rng: np.random.
 
 
 def _verge(fine: Floats, coarse: Floats, rng: np.random.Generator) -> Floats:
-    """(h, W, 3): grass, lush or dry, with patches."""
+    """Return (h, W, 3) of grass, lush or dry, with patches."""
     lush = rng.random()
     base = jitter(rng, (92, 118, 58), 12) * lush + jitter(rng, (136, 128, 76), 12) * (1 - lush)
     shade = (1 + 0.16 * fine + 0.1 * coarse)[..., None]
@@ -129,13 +129,13 @@ def _verge(fine: Floats, coarse: Floats, rng: np.random.Generator) -> Floats:
 def _paving(
     x: Floats, z: Floats, fade: Floats, fine: Floats, coarse: Floats, rng: np.random.Generator
 ) -> Floats:
-    """(h, W, 3): slabs with joints, each slab its own grey (or red, or sand)."""
+    """Return (h, W, 3) of slabs with joints, each slab its own grey (or red, or sand)."""
     palette = [(158, 154, 148), (142, 142, 142), (166, 134, 116), (176, 164, 138)]
     base = jitter(rng, palette[rng.integers(4)], 12)
     slab = rng.uniform(0.4, 0.9)
     u, v = x / slab, z / (slab * rng.choice([1.0, 1.6]))
     joints = (u - np.floor(u) < 0.07) | (v - np.floor(v) < 0.07)
-    # A cheap hash of the slab's place gives each one its shade.
+    # A cheap hash of the slab's position gives each one its shade.
     tone = np.sin(np.floor(u) * 12.99 + np.floor(v) * 78.23) * 43.7
     tone = (tone - np.floor(tone) - 0.5) * 0.16
     shade = 1 + fade * (tone - 0.22 * joints) + 0.05 * fine + 0.05 * coarse
@@ -145,7 +145,7 @@ def _paving(
 def _asphalt(
     x: Floats, z: Floats, street: Street, fine: Floats, coarse: Floats, rng: np.random.Generator
 ) -> Floats:
-    """(h, W, 3): asphalt with wheel tracks, mended patches and cracks, then its markings."""
+    """Return (h, W, 3) of asphalt with wheel tracks, patches and cracks, then its markings."""
     tone = rng.uniform(72, 128)
     base = tone + rng.normal(0, 3, 3).astype(np.float32)
     lane = 2 * street.half / street.lanes
@@ -165,7 +165,7 @@ def _asphalt(
 
 
 def _markings(x: Floats, z: Floats, street: Street, rng: np.random.Generator) -> Floats:
-    """(h, W) in [0, 1]: edge lines, dashed lines between the lanes, perhaps a zebra crossing."""
+    """Return (h, W) in [0, 1]: edge lines, dashes between the lanes, perhaps a zebra crossing."""
     texel = x[:, 1:2] - x[:, :1]  # metres a pixel, to soften the edges of thin lines
     phase, period, duty = rng.random() * 9, rng.uniform(6, 10), rng.uniform(0.35, 0.6)
     dashed = (np.mod(z + phase, period) < duty * period).astype(np.float32)
@@ -178,8 +178,8 @@ def _markings(x: Floats, z: Floats, street: Street, rng: np.random.Generator) ->
             (street.half * (2 * k / street.lanes - 1), 1.0 if middle and solid_centre else dashed)
         )
     paint = np.zeros_like(x)
-    for place, drawn in lines:
-        cover = np.clip((0.075 - np.abs(x - place)) / texel + 0.5, 0, 1)
+    for position, drawn in lines:
+        cover = np.clip((0.075 - np.abs(x - position)) / texel + 0.5, 0, 1)
         cover *= np.minimum(1, 0.15 / texel)
         paint = np.maximum(paint, cover * drawn)
     zebra, near = rng.random() < (0.3 if street.style == "city" else 0.1), rng.uniform(6, 22)
@@ -193,7 +193,7 @@ def _markings(x: Floats, z: Floats, street: Street, rng: np.random.Generator) ->
 def _cast_shadow(
     x: Floats, z: Floats, street: Street, weather: Weather, rng: np.random.Generator
 ) -> Floats:
-    """(h, W) in [0, 1]: what houses and trees on the sunny side throw over the ground."""
+    """Return (h, W) in [0, 1]: what houses and trees on the sunny side throw over the ground."""
     reach = rng.uniform(1.0, 2.2) * street.half * (0.4 if street.style != "city" else 1.0)
     blocks = np.repeat(rng.random(40) < 0.7, 7) * np.repeat(rng.uniform(0.3, 1.0, 40), 7)
     lengths = blocks[np.minimum(z + 3 * x * weather.side * 0.2, 270).clip(0).astype(int)] * reach
@@ -204,7 +204,7 @@ def _cast_shadow(
 
 
 def draw_camera(rng: np.random.Generator, street: Street, height: int, width: int) -> Camera:
-    """A dash-board camera in the right-hand lane (or another one), looking ahead."""
+    """Draw a dash-board camera in the right-hand lane (or another one) that looks ahead."""
     lane = 2 * street.half / street.lanes
     chosen = rng.integers(street.lanes // 2, street.lanes)
     bends = rng.random() < 0.5

@@ -1,4 +1,4 @@
-"""What stands behind the pavements of a synthetic scene: houses, hedges and walls."""
+"""Paints what stands behind the pavements: houses, hedges and walls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STOREY = 3.1  # metres
 
 
 def paint_houses(scene: Scene, street: Street, weather: Weather, rng: np.random.Generator) -> None:
-    """Both rows of houses, far ones first."""
+    """Paint both rows of houses, far ones first."""
     plans = []
     for side in (-1, 1):
         at, free = rng.uniform(-8, 4), True
@@ -42,7 +42,7 @@ def paint_house(
     free: bool,
     rng: np.random.Generator,
 ) -> None:
-    """One house from span[0] to span[1] metres along the road: gable, front and roof.
+    """Paint a house from span[0] to span[1] metres along the road: gable, front and roof.
 
     free: no house touches the gable, so it has windows.
     """
@@ -82,7 +82,7 @@ def paint_house(
 
 
 def _cell(camera: Camera, z: float) -> int:
-    """Texels of a storey at depth z: about as many as pixels, but never a burden."""
+    """Return texels of a storey at depth z: about as many as pixels, but not too many to draw."""
     most = 32 * max(1.0, camera.height / 128)
     return int(np.clip(STOREY * camera.pixels_per_metre(z), 6, most))
 
@@ -90,7 +90,7 @@ def _cell(camera: Camera, z: float) -> int:
 def facade(
     rng: np.random.Generator, storeys: int, columns: int, wall: Floats, cell: int, night: float
 ) -> Bytes:
-    """(storeys * cell, columns * cell, 3): a wall with a grid of windows, shops or a door below."""
+    """Return (storeys * cell, columns * cell, 3): a grid of windows, shops or a door below."""
     grid = np.empty((storeys, cell, columns, cell, 3), np.float32)
     grid[:] = wall
     top, bottom, left, right = _window_frame(rng)
@@ -115,7 +115,7 @@ def facade(
 
 
 def _window_frame(rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """Top, bottom, left and right of the window in its cell: upright, square, wide or a ribbon."""
+    """Draw top, bottom, left, right of a window in its cell: upright, square, wide or a ribbon."""
     frames = [(0.2, 0.75, 0.3, 0.7), (0.25, 0.7, 0.22, 0.78), (0.25, 0.68, 0.1, 0.9),
               (0.2, 0.7, 0.0, 1.0), (0.12, 0.85, 0.28, 0.72)]  # fmt: skip
     return frames[rng.integers(len(frames))]
@@ -126,7 +126,7 @@ def _texels(low: float, high: float, cell: int) -> slice:
 
 
 def _glass(rng: np.random.Generator, storeys: int, columns: int, night: float) -> Floats:
-    """(storeys, columns, 3): panes dark, mirroring the sky, curtained, or lit from inside."""
+    """Return (storeys, columns, 3): panes dark, mirroring the sky, curtained, or lit inside."""
     dark, sky = np.array([44, 52, 64]), np.array([124, 146, 168])
     mix = rng.random((storeys, columns, 1)) ** 1.6
     panes = dark + (sky - dark) * mix * (1 - 0.7 * night)
@@ -137,7 +137,7 @@ def _glass(rng: np.random.Generator, storeys: int, columns: int, night: float) -
 
 
 def _ground_floor(grid: Floats, rng: np.random.Generator, wall: Floats, night: float) -> None:
-    """Shop windows under an awning, or a door; grid is one storey, (cell, columns, cell, 3)."""
+    """Paint shop windows with an awning, or a door, on one storey, (cell, columns, cell, 3)."""
     cell, columns = grid.shape[:2]
     if rng.random() < 0.4:
         grid[:] = wall * 0.7
@@ -145,14 +145,14 @@ def _ground_floor(grid: Floats, rng: np.random.Generator, wall: Floats, night: f
         grid[int(0.3 * cell) : int(0.88 * cell), :, int(0.08 * cell) : int(0.92 * cell)] = inside
         grid[int(0.12 * cell) : int(0.3 * cell)] = colour(rng, (0.3, 0.9), (0.3, 0.85))
     else:
-        place = rng.integers(columns)
-        door = grid[int(0.3 * cell) :, place, int(0.32 * cell) : int(0.68 * cell)]
+        column = rng.integers(columns)
+        door = grid[int(0.3 * cell) :, column, int(0.32 * cell) : int(0.68 * cell)]
         door[:] = colour(rng, (0.2, 0.7), (0.2, 0.6))
         grid[int(0.9 * cell) :] *= 0.8
 
 
 def paint_hedges(scene: Scene, street: Street, rng: np.random.Generator) -> None:
-    """Hedges or low walls between the pavement and the gardens, where there are gardens."""
+    """Paint hedges or low walls between the pavement and the gardens, where there are any."""
     for side in (-1, 1):
         if street.style == "city" or rng.random() < 0.35:
             continue
@@ -180,7 +180,7 @@ def _paint_hedge(
     leafy: bool,
     rng: np.random.Generator,
 ) -> None:
-    """A box: its end, its face with texture, and the top as far as the camera sees it."""
+    """Paint a box: its end, its face with texture, and the top as far as the camera sees it."""
     label, deep = (VEGETATION, 0.9 * side) if leafy else (BUILDING, 0.3 * side)
     z, back = span[0], span[1]
     top = [[x, high, z], [x + deep, high, z], [x + deep, high, back], [x, high, back]]

@@ -1,4 +1,4 @@
-"""What stands along the road of a synthetic scene: trees, lamps, poles, signs, traffic lights."""
+"""Draws what stands along the road: trees, lamps, poles, signs, traffic lights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GREY = (128, 132, 136)
 
 @lru_cache(maxsize=CROWNS * 5)
 def crown(index: int, size: int = CROWN_SIZE) -> tuple[Floats, Floats]:
-    """Shade times alpha, and alpha in [0, 1], (size, size): a round or tall crown, or a conifer."""
+    """Return shade times alpha, and alpha in [0, 1], (size, size), of a crown or a conifer."""
     if size == CROWN_SIZE:
         return _draw_crown(index)
     shade, alpha = crown(index, 2 * size)
@@ -47,7 +47,7 @@ def _draw_crown(index: int) -> tuple[Floats, Floats]:
 
 
 def _foliage(index: int, tone: Floats, pixels: float) -> Bytes:
-    """(s, s, 4) RGBA, premultiplied: a crown in a green, not much finer than `pixels` high."""
+    """Return a green crown, (s, s, 4) premultiplied RGBA, not much finer than `pixels` high."""
     size = CROWN_SIZE
     while size > 20 and size >= 2 * pixels:
         size //= 2
@@ -59,7 +59,7 @@ def _foliage(index: int, tone: Floats, pixels: float) -> Bytes:
 
 
 def draw_tree(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
-    """A trunk and a crown; greens from spring to autumn."""
+    """Draw a trunk and a crown; greens from spring to autumn."""
     high, wide = rng.uniform(4.0, 9.0), rng.uniform(0.25, 0.5)
     index, flip = int(rng.integers(CROWNS)), bool(rng.random() < 0.5)
     greens = [(74, 108, 48), (58, 92, 50), (96, 122, 56), (116, 116, 52), (150, 104, 44)]
@@ -73,19 +73,19 @@ def draw_tree(scene: Scene, x: float, z: float, rng: np.random.Generator) -> Non
     sprite = _foliage(index, tone, crown_height * scene.camera.pixels_per_metre(z))
     scene.bar(x, z, (0, trunk + 0.8), wide * (0.7 if conifer else 1.0), bark, VEGETATION)
     sprite = sprite[:, ::-1] if flip else sprite
-    scene.stamp(sprite, x, z, crown_height, VEGETATION, trunk, 0.8 * spread)
+    scene.paste(sprite, x, z, crown_height, VEGETATION, trunk, 0.8 * spread)
 
 
 def draw_bush(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
-    """A crown without a trunk."""
+    """Draw a crown without a trunk."""
     index, high = int(rng.integers(CROWNS // 3)) * 3, rng.uniform(0.8, 2.0)
     pixels = high * scene.camera.pixels_per_metre(z)
     sprite = _foliage(index, jitter(rng, (70, 100, 48), 14), pixels)
-    scene.stamp(sprite, x, z, high, VEGETATION, lift=-0.1)
+    scene.paste(sprite, x, z, high, VEGETATION, lift=-0.1)
 
 
 def draw_lamp(scene: Scene, x: float, z: float, weather: Weather, rng: np.random.Generator) -> None:
-    """A street lamp whose arm reaches over the road; it glows from dusk on."""
+    """Draw a street lamp whose arm reaches over the road; it glows from dusk on."""
     high, arm = rng.uniform(5.5, 8.0), -np.sign(x) * rng.uniform(0.8, 1.8)
     metal = jitter(rng, GREY, 18) * rng.choice([0.6, 1.0])
     scene.bar(x, z, (0, high), 0.16, metal, POLE)
@@ -102,14 +102,14 @@ def draw_lamp(scene: Scene, x: float, z: float, weather: Weather, rng: np.random
 
 
 def draw_pole(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
-    """A bollard, or a wooden or steel mast."""
+    """Draw a bollard, or a wooden or steel mast."""
     high = rng.choice([0.95, rng.uniform(6, 9)], p=[0.4, 0.6])
     tone = jitter(rng, [(110, 88, 66), GREY, (70, 72, 76)][rng.integers(3)], 12)
     scene.bar(x, z, (0, high), 0.2, tone, POLE)
 
 
 def draw_sign(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
-    """A traffic sign on its pole: ring, triangle, disc, octagon, diamond or board."""
+    """Draw a traffic sign on its pole: ring, triangle, disc, octagon, diamond or board."""
     low, radius = rng.uniform(1.9, 2.5), rng.uniform(0.34, 0.5)
     scene.bar(x, z, (0, low + radius), 0.09, jitter(rng, GREY, 12), POLE)
     red, blue = (196, 32, 36), (28, 76, 170)
@@ -135,18 +135,18 @@ def draw_sign(scene: Scene, x: float, z: float, rng: np.random.Generator) -> Non
 def draw_traffic_light(
     scene: Scene, x: float, z: float, weather: Weather, rng: np.random.Generator
 ) -> None:
-    """Three lamps on a pole, one of them lit."""
+    """Draw three lamps on a pole, one of them lit."""
     low = rng.uniform(2.3, 3.0)
     scene.bar(x, z, (0, low), 0.12, jitter(rng, GREY, 12) * 0.7, POLE)
     box = [[x - 0.2, low + 1.05, z], [x + 0.2, low + 1.05, z], [x + 0.2, low, z], [x - 0.2, low, z]]
     scene.fill(box, (34, 36, 38), SIGN)
     lit = rng.choice(3, p=[0.4, 0.15, 0.45])
     lamps = ((235, 40, 36), (250, 180, 40), (50, 220, 130))
-    for place, lamp in enumerate(lamps):
-        height = low + 0.86 - 0.33 * place
-        tone = np.array(lamp) * (1.0 if place == lit else 0.22)
+    for index, lamp in enumerate(lamps):
+        height = low + 0.86 - 0.33 * index
+        tone = np.array(lamp) * (1.0 if index == lit else 0.22)
         scene.fill(_disc(x, z, 0.13, 0.0, height, 0.13), tone)
-        if place == lit:
+        if index == lit:
             column, row = scene.camera.project([x, height, z])
             size = 0.16 * scene.camera.pixels_per_metre(z) * (1 + weather.night)
             scene.glows.append(Glow(column, row, size, tuple(0.35 * tone)))
@@ -155,14 +155,14 @@ def draw_traffic_light(
 def _disc(
     x: float, z: float, across: float, along: float, height: float = 0.0, up: float = 0.0
 ) -> Floats:
-    """(14, 3): an ellipse around (x, height, z) with these half axes, in metres."""
+    """Return (14, 3): an ellipse around (x, height, z) with these half axes, in metres."""
     angles = np.linspace(0, 2 * np.pi, 14, endpoint=False)
     return np.stack([x + across * np.cos(angles), height + up * np.sin(angles),
                      z + along * np.sin(angles)], -1)  # fmt: skip
 
 
 def draw_poster(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
-    """A board with the names of far towns, on two poles."""
+    """Draw a board with the names of far towns, on two poles."""
     wide, low = rng.uniform(1.4, 2.4), rng.uniform(1.6, 2.2)
     for shift in (-0.35, 0.35):
         scene.bar(x + shift * wide, z, (0, low + 0.2), 0.1, jitter(rng, GREY, 10), POLE)
@@ -178,8 +178,8 @@ def draw_poster(scene: Scene, x: float, z: float, rng: np.random.Generator) -> N
 
 
 def draw_flowers(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
-    """A low bush in bloom."""
+    """Draw a low bush in bloom."""
     sprite, high = _foliage(0, jitter(rng, (74, 104, 52), 12), 40), rng.uniform(0.5, 0.9)
     spots = cut(noise_tile(0.2), rng, sprite.shape[:2], 0.1) > 1.5
     sprite[spots & (sprite[..., 3] > 200), :3] = colour(rng, (0.4, 0.9), (0.7, 1.0))
-    scene.stamp(sprite, x, z, high, VEGETATION, lift=-0.08)
+    scene.paste(sprite, x, z, high, VEGETATION, lift=-0.08)

@@ -1,4 +1,4 @@
-"""Who stands where in a synthetic scene: the street is furnished, then drawn from far to near."""
+"""Composes a synthetic scene: furnishes the street, then draws it from far to near."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ from eomt_exp.data.synthetic.textures import Bytes, jitter
 
 
 class Thing(NamedTuple):
-    """Something to stand at (x, z), half as wide as said, all in metres; reach is what it has in
-    depth, to both sides."""
+    """Stands at (x, z); half is half its width, reach half its depth, all in metres."""
 
     x: float
     z: float
@@ -39,8 +38,8 @@ class Thing(NamedTuple):
     draw: Callable[[], None]
 
 
-class Guest(NamedTuple):
-    """An anomaly to stand at (x, z) metres, `height` metres tall."""
+class PlacedAnomaly(NamedTuple):
+    """Stands at (x, z) metres and is `height` metres tall."""
 
     x: float
     z: float
@@ -49,7 +48,7 @@ class Guest(NamedTuple):
 
     @property
     def half(self) -> float:
-        """Half its width in metres."""
+        """Return half its width in metres."""
         return self.height * self.sprite.shape[1] / self.sprite.shape[0] / 2
 
 
@@ -58,9 +57,9 @@ def compose(
     street: Street,
     weather: Weather,
     rng: np.random.Generator,
-    guests: Sequence[Guest] = (),
+    anomalies: Sequence[PlacedAnomaly] = (),
 ) -> Scene:
-    """The whole scene but for its last pass; guests keep their fronts free of other things."""
+    """Draw the whole scene but for its last pass; nothing else stands in front of anomalies."""
     scene = Scene(camera)
     paint_sky(scene, weather, rng)
     paint_distance(scene, street, weather, rng)
@@ -74,8 +73,8 @@ def compose(
         *_greenery(scene, street, rng),
         *_furniture(scene, street, weather, rng),
     ]
-    things = [thing for thing in things if not any(_hides(camera, thing, g) for g in guests)]
-    things += [Thing(g.x, g.z, g.half, 0.0, _arrival(scene, g)) for g in guests]
+    things = [thing for thing in things if not any(_hides(camera, thing, a) for a in anomalies)]
+    things += [Thing(a.x, a.z, a.half, 0.0, partial(_draw_anomaly, scene, a)) for a in anomalies]
     for thing in sorted(things, key=lambda thing: -thing.z):
         if scene.sees(thing.x, thing.z, thing.half + thing.reach):
             thing.draw()
@@ -83,53 +82,49 @@ def compose(
     return scene
 
 
-def _hides(camera: Camera, thing: Thing, guest: Guest) -> bool:
-    """Whether a thing stands before a guest, or in the same place."""
-    if thing.z - thing.reach > guest.z + 0.7:
+def _hides(camera: Camera, thing: Thing, item: PlacedAnomaly) -> bool:
+    """Return whether a thing stands before an item, or where it does."""
+    if thing.z - thing.reach > item.z + 0.7:
         return False
     near = max(thing.z - thing.reach, 1.0)
-    here, there = camera.project([[thing.x, 0, near], [guest.x, 0, guest.z]])[:, 0]
-    room = camera.focal * (thing.half / near + guest.half / guest.z)
-    return bool(abs(here - there) < room + 0.02 * camera.width)
+    here, there = camera.project([[thing.x, 0, near], [item.x, 0, item.z]])[:, 0]
+    both = camera.focal * (thing.half / near + item.half / item.z)
+    return bool(abs(here - there) < both + 0.02 * camera.width)
 
 
-def _arrival(scene: Scene, guest: Guest) -> Callable[[], None]:
-    """Draws a guest with the shadow at its foot."""
-
-    def draw() -> None:
-        turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-        for size, factor in ((1.15, 0.75), (0.85, 0.6)):
-            across = guest.x + size * guest.half * np.cos(turn)
-            along = guest.z + size * min(guest.half, 0.5) * 0.6 * np.sin(turn)
-            scene.shade(np.stack([across, 0 * turn, along], -1), factor)
-        scene.stamp(guest.sprite, guest.x, guest.z, guest.height, FOREIGN)
-
-    return draw
+def _draw_anomaly(scene: Scene, item: PlacedAnomaly) -> None:
+    """Draw an item with the shadow at its foot."""
+    turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    for size, factor in ((1.15, 0.75), (0.85, 0.6)):
+        across = item.x + size * item.half * np.cos(turn)
+        along = item.z + size * min(item.half, 0.5) * 0.6 * np.sin(turn)
+        scene.shade(np.stack([across, 0 * turn, along], -1), factor)
+    scene.paste(item.sprite, item.x, item.z, item.height, FOREIGN)
 
 
 def _traffic(
     scene: Scene, street: Street, weather: Weather, rng: np.random.Generator
 ) -> list[Thing]:
-    """Cars in every lane, cars parked at the kerb, now and then one that crosses."""
-    places: list[tuple[float, float, float, bool]] = []
+    """Put cars in every lane, cars parked at the kerb, now and then one that crosses."""
+    spots: list[tuple[float, float, float, bool]] = []
     lane, busy = 2 * street.half / street.lanes, rng.uniform(12, 60)
     for k in range(street.lanes):
         ahead = 2 * k + 1 >= street.lanes
         z = rng.uniform(8, 13) + rng.exponential(busy * 0.4)
         while z < 70:
             x = -street.half + lane * (k + 0.5) + rng.normal(0, 0.15)
-            places.append((x, z, (0.0 if ahead else np.pi) + rng.normal(0, 0.03), False))
+            spots.append((x, z, (0.0 if ahead else np.pi) + rng.normal(0, 0.03), False))
             z += 8 + rng.exponential(busy)
     for side in (-1, 1):
         z = rng.uniform(5, 9)
         while street.parking[side > 0] and z < 60:
-            places.append((side * (street.half - 0.1), z, (0.0, np.pi)[int(side < 0)], True))
+            spots.append((side * (street.half - 0.1), z, (0.0, np.pi)[int(side < 0)], True))
             z += 6.0 + rng.exponential(7)
     if rng.random() < 0.08:
         yaw = rng.choice([-1, 1]) * np.pi / 2
-        places.append((rng.uniform(-3, 3), rng.uniform(12, 35), yaw, False))
+        spots.append((rng.uniform(-3, 3), rng.uniform(12, 35), yaw, False))
     kept: list[tuple[float, float, float, bool]] = []
-    for x, z, yaw, parked in places:  # no car may stand in another
+    for x, z, yaw, parked in spots:  # no car may stand in another
         if all(abs(x - a) > 2.1 or abs(z - b) > 6.5 for a, b, *_ in kept):
             kept.append((x, z, yaw, parked))
     things = []
@@ -143,8 +138,8 @@ def _traffic(
 def _people(
     scene: Scene, street: Street, cars: Sequence[Thing], rng: np.random.Generator
 ) -> list[Thing]:
-    """Alone and in groups on the pavements, and some who cross, none of them inside a car."""
-    places = []
+    """Put people on the pavements, alone and in groups, and some who cross, none inside a car."""
+    spots = []
     crowd = {"city": 4.0, "suburb": 2.0, "country": 0.5}[street.style]
     for _ in range(rng.poisson(crowd)):
         side = int(rng.choice([-1, 1]))
@@ -153,20 +148,20 @@ def _people(
         z = 4.5 + rng.exponential(13)
         for _ in range(rng.choice([1, 2, 3], p=[0.7, 0.22, 0.08])):
             x = side * (street.half + out + rng.random() * free)
-            places.append((x, z + rng.normal(0, 0.5)))
+            spots.append((x, z + rng.normal(0, 0.5)))
     if rng.random() < 0.2:
         z = rng.uniform(7, 28)
         for _ in range(rng.integers(1, 4)):
-            places.append((rng.uniform(-1, 1) * street.half, z + rng.normal(0, 0.6)))
+            spots.append((rng.uniform(-1, 1) * street.half, z + rng.normal(0, 0.6)))
     return [
         Thing(x, z, 0.4, 0.2, partial(draw_person, scene, x, z, rng))
-        for x, z in places
+        for x, z in spots
         if z > 3.5 and all(abs(x - car.x) > 1.3 or abs(z - car.z) > 2.8 for car in cars)
     ]
 
 
 def _greenery(scene: Scene, street: Street, rng: np.random.Generator) -> list[Thing]:
-    """An avenue, garden trees, or the trees of the open country, with bushes."""
+    """Plant an avenue, garden trees, or the trees of the open country, with bushes."""
     trees: list[tuple[float, float]] = []
     bushes: list[tuple[float, float]] = []
     for side in (-1, 1):
@@ -192,7 +187,7 @@ def _greenery(scene: Scene, street: Street, rng: np.random.Generator) -> list[Th
 def _furniture(
     scene: Scene, street: Street, weather: Weather, rng: np.random.Generator
 ) -> list[Thing]:
-    """Lamps in a row, masts or bollards, signs, traffic lights, boards."""
+    """Put up lamps in a row, masts or bollards, signs, traffic lights, boards."""
     things = []
     lamp_side = int(rng.choice([-1, 1]))
 
@@ -220,7 +215,7 @@ def _furniture(
 
 
 def _draw_bonnet(scene: Scene, rng: np.random.Generator) -> None:
-    """The rim of one's own car in some scenes; it has no label, as in the real sets."""
+    """Draw the rim of one's own car in some scenes; it has no label, as in the real sets."""
     present, tone = rng.random() < 0.1, jitter(rng, (52, 54, 60), 14)
     rise, shift = rng.uniform(0.02, 0.05), rng.uniform(-0.1, 0.1)
     if not present:

@@ -1,6 +1,6 @@
-"""Weather, and the last pass of a scene: fog, dusk, lamps, rain, lens and sensor over everything.
+"""Draws the weather, and a scene's last pass: fog, dusk, lamps, rain, lens and sensor over all.
 
-Anomalies are drawn before this pass, so no seam of compositing tells them from the rest.
+Anomalies are drawn before this pass, so no seam of compositing marks them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from eomt_exp.data.synthetic.textures import (
 
 
 class Weather(NamedTuple):
-    """Sky and light of one scene; colours are RGB in 0..255."""
+    """Describes sky and light of one scene; colours are RGB in 0..255."""
 
     kind: str
     sun: float  # 0 no cast shadows .. 1 hard ones
@@ -49,7 +49,7 @@ KINDS = {
 
 
 def draw_weather(rng: np.random.Generator) -> Weather:
-    """A kind of weather by its share, every number of it moved a little."""
+    """Draw a kind of weather by its share, every number of it moved a little."""
     shares = np.array([row[0] for row in KINDS.values()])
     kind = str(rng.choice(list(KINDS), p=shares / shares.sum()))
     _, sun, zenith, haze, clouds, fog, rain, night, tint = KINDS[kind]
@@ -68,7 +68,7 @@ def draw_weather(rng: np.random.Generator) -> Weather:
 
 
 def finish(scene: Scene, weather: Weather, rng: np.random.Generator) -> Bytes:
-    """The photograph of a scene, (H, W, 3) uint8 RGB."""
+    """Return the photograph of a scene, (H, W, 3) uint8 RGB."""
     picture = scene.image.astype(np.float32)
     if weather.rain > 0:
         _reflect(picture, scene, 0.36 * weather.rain)
@@ -86,7 +86,7 @@ def finish(scene: Scene, weather: Weather, rng: np.random.Generator) -> Bytes:
 
 
 def _photograph(picture: Floats, camera: Camera, night: float, rng: np.random.Generator) -> Bytes:
-    """Contrast, lens blur, vignette and sensor noise, the noise stronger by night."""
+    """Add contrast, lens blur, vignette and sensor noise, the noise stronger by night."""
     gain, gamma = rng.normal(1.0, 0.06), np.exp(rng.normal(0, 0.1))
     curve = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).astype(np.float32)
     picture = curve[np.clip(picture, 0, 255).astype(np.uint8)]
@@ -115,7 +115,7 @@ def _reflect(picture: Floats, scene: Scene, strength: float) -> None:
 
 
 def _sun_glow(scene: Scene, weather: Weather, rng: np.random.Generator) -> list[Glow]:
-    """A low sun in some scenes, blinding a little, unless something stands before it."""
+    """Return a low sun in some scenes, blinding a little, unless something stands before it."""
     camera = scene.camera
     shines = rng.random() < 0.35 * weather.sun
     column = camera.width * (0.5 + weather.side * rng.uniform(0.1, 0.5))
@@ -125,7 +125,7 @@ def _sun_glow(scene: Scene, weather: Weather, rng: np.random.Generator) -> list[
 
 
 def _glow(camera: Camera, glows: list[Glow]) -> Floats | None:
-    """(H, W, 3) of light to add: discs with soft halos, drawn on half the grid to be cheap."""
+    """Return (H, W, 3) of light to add: discs with soft halos, on half the grid to be cheap."""
     if not glows:
         return None
     h, w = -(-camera.height // 2), -(-camera.width // 2)

@@ -1,4 +1,4 @@
-"""Outliers for exposure: smooth blobs in any colour and pattern, the one family training may see.
+"""Draws outliers for exposure: smooth blobs in any colour, the one family training may see.
 
 The anomalies of the benchmarks (anomalies.py) have other outlines and other patterns.
 """
@@ -20,7 +20,7 @@ Pattern = Callable[[np.random.Generator, int, Floats, Floats], Floats]
 
 
 class Cutout:
-    """A square RGBA canvas in unit coordinates, (0, 0) top left, on which an object is drawn."""
+    """Holds a square RGBA canvas for an object, in unit coordinates, (0, 0) top left."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -35,7 +35,7 @@ class Cutout:
         self._lay(mask, paint, shade)
 
     def limb(self, joints: ArrayLike, width: float, paint: Floats, shade: float = 1.0) -> None:
-        """A stroke with round ends through joints (N, 2), filled like a part."""
+        """Draw a stroke with round ends through joints (N, 2), filled like a part."""
         mask = np.zeros_like(self.alpha)
         points = np.round(np.asarray(joints, np.float64) * self.size).astype(np.int32)
         cv2.polylines(mask, [points], False, 255, max(1, round(width * self.size)))
@@ -49,7 +49,7 @@ class Cutout:
         shade: float = 1.0,
         turn: float = 0.0,
     ) -> None:
-        """A filled ellipse with these half axes, turned by `turn` radians."""
+        """Fill an ellipse with these half axes, turned by `turn` radians."""
         angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
         u, v = axes[0] * np.cos(angle), axes[1] * np.sin(angle)
         ring = np.stack([u * np.cos(turn) - v * np.sin(turn), u * np.sin(turn) + v * np.cos(turn)])
@@ -62,7 +62,7 @@ class Cutout:
         self.rgb[self.alpha == 0] = 0
 
     def finished(self, roundness: float, light: float) -> Bytes:
-        """(h, w, 4) RGBA, cropped to the object; edges darker by roundness, lit from one side.
+        """Return (h, w, 4) RGBA, cropped to the object, edges darker by roundness, lit from a side.
 
         light: -1 from the left .. 1 from the right.
         """
@@ -82,7 +82,7 @@ class Cutout:
 
 
 def any_colour(rng: np.random.Generator) -> Floats:
-    """(3,) RGB: vivid, earthen or grey, so that no part of the colour cube stays unseen."""
+    """Draw (3,) RGB: vivid, earthen or grey, so that no part of the colour cube stays unseen."""
     kind = rng.integers(4)
     if kind == 0:
         return colour(rng, (0.0, 0.15), (0.05, 1.0))
@@ -101,7 +101,7 @@ def _gradient(rng: np.random.Generator, size: int, first: Floats, second: Floats
 
 
 def _stripes(rng: np.random.Generator, size: int, first: Floats, second: Floats) -> Floats:
-    """Straight or wavy ones."""
+    """Draw straight or wavy stripes."""
     bend = rng.uniform(0, 0.35) * cut(noise_tile(1.6), rng, (size, size), 0.3)
     wave = np.sin(rng.uniform(6, 40) * (_ramp(rng, size) + bend))
     return _mix(first, second, np.clip(0.5 + rng.uniform(0.6, 6) * wave, 0, 1))
@@ -113,7 +113,7 @@ def _clouds(rng: np.random.Generator, size: int, first: Floats, second: Floats) 
 
 
 def _patches(rng: np.random.Generator, size: int, first: Floats, second: Floats) -> Floats:
-    """Three flat colours with borders like a map's."""
+    """Draw three flat colours with borders like a map's."""
     relief = cut(noise_tile(1.7), rng, (size, size), rng.uniform(0.15, 0.6))
     third = any_colour(rng)
     out = np.where((relief > rng.uniform(-0.5, 0.2))[..., None], first, second)
@@ -121,7 +121,7 @@ def _patches(rng: np.random.Generator, size: int, first: Floats, second: Floats)
 
 
 def _spots(rng: np.random.Generator, size: int, first: Floats, second: Floats) -> Floats:
-    """A lattice of dots, turned and bent."""
+    """Draw a lattice of dots, turned and bent."""
     pitch = rng.uniform(5, 16)
     u, v = _ramp(rng, size), _ramp(rng, size)
     dots = np.cos(np.pi * pitch * u) * np.cos(np.pi * pitch * v)
@@ -134,7 +134,7 @@ def _speckle(rng: np.random.Generator, size: int, first: Floats, second: Floats)
 
 
 def _ramp(rng: np.random.Generator, size: int) -> Floats:
-    """(size, size): a plane through 0 in a random direction, -1 to 1 across the canvas."""
+    """Return (size, size), a plane through 0 in a random direction, -1 to 1 across the canvas."""
     angle = rng.uniform(0, 2 * np.pi)
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     return np.float32(np.cos(angle)) * axis + np.float32(np.sin(angle)) * axis[:, None]
@@ -150,7 +150,7 @@ BLOB_PATTERNS: tuple[Pattern, ...] = (
 
 
 def blob_outline(rng: np.random.Generator) -> Floats:
-    """(96, 2) in [0, 1]: a closed curve of a few Fourier terms, from egg to starfish."""
+    """Return (96, 2) in [0, 1], a closed curve of a few Fourier terms, from egg to starfish."""
     angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     terms = np.arange(2, 2 + rng.integers(1, 6))
     strength = rng.uniform(0, 0.42) * rng.dirichlet(np.ones(len(terms)))
@@ -165,7 +165,7 @@ def blob_outline(rng: np.random.Generator) -> Floats:
 
 
 def draw_blob(rng: np.random.Generator, size: int) -> Bytes:
-    """(h, w, 4) RGBA: one blob, the longer side `size` pixels or just under."""
+    """Draw one blob, (h, w, 4) RGBA, the longer side `size` pixels or just under."""
     canvas = Cutout(size)
     pattern = BLOB_PATTERNS[rng.integers(len(BLOB_PATTERNS))]
     paint = pattern(rng, size, any_colour(rng), any_colour(rng))

@@ -1,4 +1,4 @@
-"""People of synthetic scenes: a few limbs, a coat, a face; walking, standing, looking away."""
+"""Draws people: a few limbs, a coat, a face; walking, standing, looking away."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ HAIR = ((34, 28, 24), (74, 50, 32), (134, 96, 52), (206, 176, 110), (150, 148, 1
 
 
 class Figure:
-    """An RGBA canvas on which limbs are drawn in a body's own units: 1 is the body's height."""
+    """Holds an RGBA canvas for limbs in a body's own units: 1 is the body's height."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.pixels: Bytes = np.zeros((size, size // 2, 4), np.uint8)
 
     def limb(self, joints: ArrayLike, width: float, tone: Floats) -> None:
-        """A stroke with round ends through joints (N, 2): across from the middle, down from top."""
+        """Draw a stroke with round ends through joints (N, 2), x from the middle, y from top."""
         points = self._pixels(joints)
         thick = max(1, round(width * self.size))
         cv2.polylines(self.pixels, [points], False, (*tone.tolist(), 255), thick)
 
     def part(self, corners: ArrayLike, tone: Floats) -> None:
-        """A filled polygon, (N, 2)."""
+        """Fill a polygon, (N, 2)."""
         cv2.fillPoly(self.pixels, [self._pixels(corners)], (*tone.tolist(), 255))
 
     def ball(self, centre: tuple[float, float], axes: tuple[float, float], tone: Floats) -> None:
-        """A filled ellipse."""
+        """Fill an ellipse."""
         middle = self._pixels([centre])[0].tolist()
         half = [max(1, round(axis * self.size)) for axis in axes]
         cv2.ellipse(self.pixels, middle, half, 0, 0, 360, (*tone.tolist(), 255), -1)
@@ -42,18 +42,18 @@ class Figure:
 
 
 def draw_person(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
-    """Someone on their feet at (x, z), with a small shadow."""
+    """Draw someone on their feet at (x, z), with a small shadow."""
     high = rng.uniform(1.55, 1.92) if rng.random() < 0.88 else rng.uniform(1.05, 1.4)
     pixels = high * scene.camera.pixels_per_metre(z)
     figure = draw_figure(rng, size=int(np.clip(2 * pixels, 64, 400)))
     turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     foot = np.stack([x + 0.32 * np.cos(turn), 0 * turn, z + 0.3 * np.sin(turn)], -1)
     scene.shade(foot, 0.55)
-    scene.stamp(figure, x, z, high, PERSON)
+    scene.paste(figure, x, z, high, PERSON)
 
 
 def draw_figure(rng: np.random.Generator, size: int) -> Bytes:
-    """(size, about size / 2, 4) RGBA: one person, cut to its outline."""
+    """Draw one person, (size, about size / 2, 4) RGBA, cut to its outline."""
     figure = Figure(size)
     skin = jitter(rng, SKIN[rng.integers(len(SKIN))], 8)
     hair = jitter(rng, HAIR[rng.integers(len(HAIR))], 8)
@@ -90,7 +90,7 @@ def draw_figure(rng: np.random.Generator, size: int) -> Bytes:
 
 
 def _draw_head(figure: Figure, rng: np.random.Generator, skin: Floats, hair: Floats) -> None:
-    """Neck, face or the back of a head, hair or a cap."""
+    """Draw neck, face or the back of a head, hair or a cap."""
     style, cap = rng.integers(3), colour(rng, (0.2, 0.9), (0.2, 0.9))
     figure.limb([(0, 0.13), (0, 0.19)], 0.045, skin * 0.85)
     if style == 1:  # long hair

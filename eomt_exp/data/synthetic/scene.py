@@ -1,4 +1,4 @@
-"""The canvas of a synthetic scene: a pinhole camera, and paint that lands on image, labels, depth.
+"""Defines the canvas of a scene: a pinhole camera, and paint on image, labels and depth.
 
 World axes in metres: X to the right of the road's centre line, Y up from the ground, Z ahead. The
 centre line bends sideways by curvature * Z^2 / 2, and everything bends with it.
@@ -29,7 +29,7 @@ SUBPIXEL = 4  # bits of sub-pixel precision in cv2's drawing
 
 
 class Camera(NamedTuple):
-    """Pinhole camera over a road; lengths in pixels unless said otherwise."""
+    """Describes a pinhole camera over a road; lengths in pixels unless said otherwise."""
 
     height: int
     width: int
@@ -41,7 +41,7 @@ class Camera(NamedTuple):
     curvature: float  # 1/metres, positive bends right
 
     def project(self, points: ArrayLike) -> NDArray[np.float64]:
-        """(..., 3) metres -> (..., 2) pixels (column, row). Z must be positive."""
+        """Project (..., 3) metres to (..., 2) pixels (column, row). Z must be positive."""
         points = np.asarray(points, np.float64)
         z = points[..., 2]
         pixels = np.empty((*points.shape[:-1], 2))
@@ -52,7 +52,7 @@ class Camera(NamedTuple):
         return pixels
 
     def ground(self) -> tuple[int, Floats, Floats]:
-        """The first row under the horizon, and X and Z in metres of all pixels from there down."""
+        """Return the first row under the horizon; X and Z in metres of all pixels from there."""
         first = int(np.ceil(self.horizon + 0.004 * self.height))
         rows = np.arange(first, self.height) + 0.5
         z = (self.focal * self.elevation / (rows - self.horizon))[:, None]
@@ -61,12 +61,12 @@ class Camera(NamedTuple):
         return first, x.astype(np.float32), np.broadcast_to(z, x.shape).astype(np.float32)
 
     def pixels_per_metre(self, z: float) -> float:
-        """How large a metre is on the image at depth z."""
+        """Return how large a metre is on the image at depth z."""
         return self.focal / z
 
 
 class Glow(NamedTuple):
-    """A light to be added in the end: where (pixels), how wide (pixels), which colour (RGB)."""
+    """Describes a light added in the end: where and how wide (pixels), which colour (RGB)."""
 
     column: float
     row: float
@@ -75,7 +75,7 @@ class Glow(NamedTuple):
 
 
 class Scene:
-    """Image, labels and depth of one picture while it is drawn, far things first."""
+    """Holds image, labels and depth of one picture while it is drawn, far things first."""
 
     def __init__(self, camera: Camera) -> None:
         shape = (camera.height, camera.width)
@@ -111,7 +111,7 @@ class Scene:
         colour: Colour,
         label: int,
     ) -> None:
-        """An upright bar from span[0] to span[1] metres above (x, z), one pixel wide at least."""
+        """Draw an upright bar from span[0] to span[1] metres above (x, z), a pixel wide or more."""
         (column, low), (_, high) = self.camera.project([[x, span[0], z], [x, span[1], z]])
         half = max(0.5, self.camera.pixels_per_metre(z) * width / 2)
         corners = [(column - half, low), (column - half, high), (column + half, high),
@@ -153,7 +153,7 @@ class Scene:
         self.labels[top:bottom, left:right][inside] = label
         self.depth[top:bottom, left:right][inside] = quad[:, 2].mean()
 
-    def stamp(
+    def paste(
         self,
         sprite: Bytes,
         x: float,
@@ -188,13 +188,13 @@ class Scene:
         self.depth[rows, columns][solid] = z
 
     def sees(self, x: float, z: float, half: float) -> bool:
-        """Whether something at (x, z), half as wide as said (metres), is inside the frame."""
+        """Return whether something at (x, z), `half` its width in metres, is inside the frame."""
         column = self.camera.project([x, 0.0, z])[0]
-        room = half * self.camera.pixels_per_metre(z)
-        return bool(-room < column < self.camera.width + room)
+        pixels = half * self.camera.pixels_per_metre(z)
+        return bool(-pixels < column < self.camera.width + pixels)
 
     def _clip(self, corners: NDArray[np.float64]) -> tuple[int, int, int, int] | None:
-        """Bounding box (top, bottom, left, right) inside the image, None where nothing is left."""
+        """Return the box (top, bottom, left, right) inside the image, None if nothing is left."""
         (u_low, v_low), (u_high, v_high) = corners.min(0).tolist(), corners.max(0).tolist()
         left, top = max(floor(u_low), 0), max(floor(v_low), 0)
         right = min(ceil(u_high) + 1, self.camera.width)
@@ -203,11 +203,11 @@ class Scene:
 
 
 def _fixed(corners: ArrayLike) -> NDArray[np.int32]:
-    """Pixels to cv2's fixed point; pixel i covers [i, i + 1), cv2 puts its centre at i."""
+    """Convert pixels to cv2's fixed point; pixel i covers [i, i + 1), cv2 centres it at i."""
     # The half of a step in the offset makes the cast round.
     return (np.asarray(corners) * (1 << SUBPIXEL) - (1 << SUBPIXEL) / 2 + 0.5).astype(np.int32)
 
 
 def box_side(x: float, z: tuple[float, float], y: tuple[float, float]) -> Sequence[Sequence[float]]:
-    """Corners (4, 3) of a wall along the road, from its far top clockwise as warp() wants it."""
+    """Return (4, 3) corners of a wall along the road, clockwise from its far top as for warp()."""
     return [[x, y[1], z[1]], [x, y[1], z[0]], [x, y[0], z[0]], [x, y[0], z[1]]]

@@ -1,4 +1,4 @@
-"""What the anomalies of the synthetic benchmarks are made of: fur, cloth, planks, panels."""
+"""Draws what anomalies are made of: fur, cloth, planks, panels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WOODS = ((172, 128, 80), (146, 104, 64), (196, 158, 108), (120, 88, 60), (160, 1
 
 
 def fur(rng: np.random.Generator, size: int) -> Floats:
-    """(size, size, 3): short hair that lies along the body, plain, pied like a cow's, or barred."""
+    """Draw (size, size, 3) of short hair along the body, plain, pied like a cow's, or barred."""
     base = jitter(rng, COATS[rng.integers(len(COATS))], 12)
     hair = cut(noise_tile(0.4), rng, (size, size), 0.12, stretch=3.0)
     pied = cut(noise_tile(1.5), rng, (size, size), 0.5)
@@ -25,7 +25,7 @@ def fur(rng: np.random.Generator, size: int) -> Floats:
 
 
 def cloth(rng: np.random.Generator, size: int, base: Floats) -> Floats:
-    """(size, size, 3): woven, sometimes checked."""
+    """Draw (size, size, 3), woven, sometimes checked."""
     u = np.arange(size) * (2 * np.pi / max(size / 48, 1.5))
     weave = 0.06 * np.sin(u)[:, None] * np.sin(u)
     pitch = 2 * np.pi * rng.uniform(6, 12) * np.arange(size) / size
@@ -36,17 +36,17 @@ def cloth(rng: np.random.Generator, size: int, base: Floats) -> Floats:
 
 
 def planks(rng: np.random.Generator, size: int) -> Floats:
-    """(size, size, 3): boards with gaps, each of its own shade, with the grain along them."""
+    """Draw (size, size, 3) of boards with gaps, each of its own shade, the grain along them."""
     base = jitter(rng, WOODS[rng.integers(len(WOODS))], 12)
-    place = np.arange(size) / size * rng.integers(6, 10)
-    tone = rng.uniform(0.82, 1.12, 16)[place.astype(int)] * np.where(place % 1 < 0.1, 0.45, 1.0)
+    board = np.arange(size) / size * rng.integers(6, 10)
+    tone = rng.uniform(0.82, 1.12, 16)[board.astype(int)] * np.where(board % 1 < 0.1, 0.45, 1.0)
     grain = cut(noise_tile(0.6), rng, (size, size), 0.3, stretch=6.0)
     shade = tone[:, None] * (1 + 0.09 * grain)
     return (base * shade[..., None]).astype(np.float32)
 
 
 def football(points: Floats, ink: Floats, skin: Floats) -> Floats:
-    """(n, n, 3): dark pentagons and pale hexagons with seams, for points (n, n, 3) on a sphere."""
+    """Draw (n, n, 3), dark pentagons, pale hexagons, seams, at points (n, n, 3) of a sphere."""
     golden = (1 + 5**0.5) / 2
     pentagons = [(0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]
     hexagons = [(0, a * golden, b / golden) for a in (-1, 1) for b in (-1, 1)]

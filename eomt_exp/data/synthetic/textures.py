@@ -1,4 +1,4 @@
-"""Periodic noise, made once per process and cut into pieces ever after: the grain of every scene.
+"""Makes periodic noise, once per process, and cuts it into pieces: the grain of every scene.
 
 Tiles depend on nothing but their arguments, so scenes stay the same in every process; cuts are
 given as fractions of a tile, so scenes look the same at every size.
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TILE = 512
-"""Texels of a side. A power of two, since every tile goes through an FFT."""
+"""Texels of a side: a power of two, since every tile goes through an FFT."""
 
 Floats = NDArray[Any]  # float32, mostly
 Bytes = NDArray[np.uint8]
@@ -22,7 +22,7 @@ Bytes = NDArray[np.uint8]
 
 @lru_cache(maxsize=16)
 def noise_tile(slope: float) -> Floats:
-    """(TILE, TILE), mean 0, variance 1; amplitude falls as 1/f^slope: 0 is white, 2 clouds."""
+    """Make (TILE, TILE), mean 0, variance 1; amplitude falls as 1/f^slope: 0 is white, 2 clouds."""
     rng = np.random.default_rng([7, int(slope * 1000)])
     frequency = np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None])
     frequency[0, 0] = 1.0
@@ -34,7 +34,7 @@ def noise_tile(slope: float) -> Floats:
 
 @lru_cache(maxsize=1)
 def streak_tile() -> Floats:
-    """(TILE, TILE) in [0, 1]: rain, that is sparse dots smeared along a steep slant."""
+    """Make (TILE, TILE) in [0, 1] of rain, that is sparse dots smeared along a steep slant."""
     rng = np.random.default_rng([7, 99])
     dots = (rng.random((TILE, TILE)) > 0.9985).astype(np.float32)
     kernel = np.zeros((25, 25), np.float32)
@@ -50,7 +50,7 @@ def cut(
     cover: float = 0.5,
     stretch: float = 1.0,
 ) -> Floats:
-    """A random piece of a tile, resampled to size (h, w).
+    """Cut a random piece of a tile, resampled to size (h, w).
 
     cover: share of the tile's height in the piece, which sets the grain independently of the size;
     stretch > 1 draws the grain out sideways.
@@ -65,14 +65,14 @@ def cut(
 
 
 def cut_pixels(tile: Floats, rng: np.random.Generator, size: tuple[int, int]) -> Floats:
-    """A random piece of a tile, one texel a pixel, repeated where size (h, w) is larger."""
+    """Cut a random piece of a tile, one texel a pixel, repeated where size (h, w) is larger."""
     top, left = rng.integers(0, TILE, 2)
     piece = tile.take(np.arange(top, top + size[0]), 0, mode="wrap")
     return piece.take(np.arange(left, left + size[1]), 1, mode="wrap")
 
 
 def lookup(tile: Floats, across: Floats, along: Floats, per_metre: float) -> Floats:
-    """The tile laid on a plane: sampled at coordinates in metres, same shape as they have."""
+    """Lay the tile on a plane: sample it at coordinates in metres, same shape as they have."""
     scale = np.float32(per_metre)
     return cv2.remap(
         tile,
@@ -88,13 +88,13 @@ def colour(
     saturation: tuple[float, float] = (0.3, 1.0),
     value: tuple[float, float] = (0.25, 1.0),
 ) -> Floats:
-    """(3,) RGB in 0..255: any hue, with saturation and value drawn from the ranges given."""
+    """Draw (3,) RGB in 0..255 of any hue, saturation and value from the ranges given."""
     hue, s, v = rng.random() * 6, rng.uniform(*saturation), rng.uniform(*value)
     channel = np.clip(np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
     return (255 * v * (1 - s + s * channel)).astype(np.float32)
 
 
 def jitter(rng: np.random.Generator, rgb: tuple[float, float, float], amount: float = 14) -> Floats:
-    """(3,) RGB in 0..255: the colour given, moved a little in brightness and in hue."""
+    """Draw (3,) RGB in 0..255: the colour given, moved a little in brightness and in hue."""
     moved = np.asarray(rgb, np.float32) + rng.normal(0, amount) + rng.normal(0, amount / 3, 3)
     return np.clip(moved, 0, 255).astype(np.float32)
