@@ -1,7 +1,8 @@
-"""Configuration to objects: the only door to Hydra's `instantiate`.
+"""Builds objects from a configuration: only this module calls Hydra's `instantiate`.
 
 A `_target_` is code that will be called, and configurations travel inside run folders; so only
-classes that live in the rooms of parts may be named there, and only called with named arguments.
+classes of our own parts, and samplers and pruners of Optuna, may be named there, and only called
+with named arguments.
 """
 
 from __future__ import annotations
@@ -14,33 +15,32 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-ROOMS = tuple(
-    f"eomt_exp.{room}." for room in ("backbones", "models", "heads", "losses", "scorers", "data")
-)
+from eomt_exp.contracts import UserError
 
-
-class ConfigError(ValueError):
-    """A key of the configuration has a value that cannot be; the message says what can."""
+PARTS = ("backbones", "models", "heads", "losses", "scorers", "data")
+ALLOWED = (*(f"eomt_exp.{part}." for part in PARTS), "optuna.samplers.", "optuna.pruners.")
 
 
 def build(node: Any, full_key: str = "") -> Any:
     """Instantiate a config node: numbers, plain lists and dicts, and parts by `_target_`.
 
-    A node whose `_target_` is null is None. Raises ConfigError for a target outside this package,
-    an unknown argument or a wrong type; errors of the parts themselves come through as they are.
+    A node whose `_target_` is null is None. Raises UserError for a target that is not allowed, an
+    unknown or missing argument or a wrong type; errors of our parts come through as they are.
     """
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     plain = _checked(plain, full_key)
     try:
         return instantiate(plain, _convert_="all")
     except InstantiationException as error:
-        if isinstance(error.__cause__, (ValueError, OSError)):
-            raise error.__cause__ from error
-        raise ConfigError(f"{full_key}: {error}") from error
+        cause = error.__cause__ or error
+        # Our parts say UserError of a wrong value, Optuna's say ValueError.
+        if isinstance(cause, ValueError) and plain["_target_"].startswith("optuna."):
+            raise UserError(f"{full_key}: {cause}") from cause
+        raise cause from None
 
 
 def build_all(nodes: DictConfig, full_key: str) -> dict[str, Any]:
-    """Every member of a merged group (loss, scorer, benchmark), by name, without the nulls.
+    """Build every member of a merged group (loss, scorer, benchmark), by name, without the nulls.
 
     benchmark=none stays empty, whatever debug= has set below it.
     """
@@ -48,7 +48,7 @@ def build_all(nodes: DictConfig, full_key: str) -> dict[str, Any]:
         return {}
     for name, node in _named(nodes):
         if not _is_part(node):  # a misspelt member of a merged group
-            raise ConfigError(
+            raise UserError(
                 f"{full_key}.{name} is no part: it has no _target_. "
                 f"There are {', '.join(n for n, v in _named(nodes) if _is_part(v)) or 'none'}."
             )
@@ -65,7 +65,7 @@ def _named(nodes: DictConfig) -> list[tuple[str, Any]]:
 
 
 def _checked(node: Any, key: str) -> Any:
-    """The same tree without null targets; every target allowed and given what it takes."""
+    """Return the tree without null targets, once every target and its arguments are checked."""
     if isinstance(node, list):
         return [_checked(item, f"{key}[{i}]") for i, item in enumerate(node)]
     if not isinstance(node, dict):
@@ -80,35 +80,46 @@ def _checked(node: Any, key: str) -> Any:
 
 def _locate(target: str, key: str) -> Any:
     module, _, name = target.rpartition(".")
-    if not module.startswith(ROOMS):
-        raise ConfigError(
-            f"{key}._target_ is {target!r}; only classes in {', '.join(ROOMS)} are called."
+    if not target.startswith(ALLOWED):
+        raise UserError(
+            f"{key}._target_ is {target!r}; only classes in {', '.join(ALLOWED)} are called."
         )
     try:
         part = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{key}._target_ {target!r} cannot be found: {error}") from error
+        raise UserError(f"{key}._target_ {target!r} cannot be found: {error}") from error
     # Not what such a module happens to import: that may be anything.
-    if not inspect.isclass(part) or part.__module__ != module:
-        raise ConfigError(f"{key}._target_ {target!r} is no class of that module.")
+    if not inspect.isclass(part) or not f"{part.__module__}.".startswith(f"{module}."):
+        raise UserError(f"{key}._target_ {target!r} is no class of that module.")
     return part
 
 
 def _check_call(part: Any, node: dict[str, Any], key: str) -> None:
-    """Arguments by name and, where the constructor says int, float, bool or str, by type."""
+    """Check arguments by name and, where the constructor says int, float, bool or str, by type."""
     parameters = inspect.signature(part).parameters
-    hints = get_type_hints(part.__init__)
     given = {k: v for k, v in node.items() if k != "_target_"}
     for name in given:
         if name not in parameters:
-            raise ConfigError(
+            raise UserError(
                 f"{key}.{name} is no key of {node['_target_']}; "
                 f"there are {', '.join(sorted(parameters))}."
             )
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in given]
+    if missing:
+        raise UserError(f"{key} lacks {', '.join(missing)}, which {node['_target_']} needs.")
+    hints = _hints(part)
     for name, value in given.items():
         wanted: Any = hints.get(name)
-        if wanted in _ACCEPTS and not _is(value, wanted):
-            raise ConfigError(f"{key}.{name} must be {wanted.__name__}, got {value!r}.")
+        if wanted in _ACCEPTS and not _has_type(value, wanted):
+            raise UserError(f"{key}.{name} must be {wanted.__name__}, got {value!r}.")
+
+
+def _hints(part: Any) -> dict[str, Any]:
+    """Return the types of a constructor's arguments; {} where some exist for type checkers only."""
+    try:
+        return get_type_hints(part.__init__)
+    except NameError:
+        return {}
 
 
 _ACCEPTS: dict[Any, tuple[type, ...]] = {
@@ -119,7 +130,7 @@ _ACCEPTS: dict[Any, tuple[type, ...]] = {
 }
 
 
-def _is(value: Any, wanted: Any) -> bool:
+def _has_type(value: Any, wanted: Any) -> bool:
     if isinstance(value, bool) and wanted is not bool:
         return False
     return isinstance(value, _ACCEPTS[wanted])

@@ -1,4 +1,4 @@
-"""What flows through the house: the named types and protocols that every room leans on.
+"""Define the named types and protocols through which the parts of the package meet.
 
 Shape legend, used by every comment in the package:
 B images, Q queries, K known classes, C class outputs (known, maybe one outlier class, no-object
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 VOID = 255
-"""Pixels nobody may look at: no label, or outside the region of interest."""
+"""Marks pixels that never count: they have no label, or lie outside the region of interest."""
 
 NORMAL, ANOMALY, NO_OBJECT = 0, 1, 2
-"""The three states of a query, in the order of the anomaly head's logits."""
+"""These are the three states of a query, in the order of the anomaly head's logits."""
 
 
 class Target(NamedTuple):
-    """What one image truly shows."""
+    """Holds the truth of one image."""
 
     masks: Tensor  # (M, H, W) bool, one mask per class present, as semantic EoMT is trained
     labels: Tensor  # (M,) int64, the class of each mask; K is the outlier class, where there is one
@@ -32,7 +32,7 @@ class Target(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One training image, ready for the model."""
+    """Holds one training image, ready for the model."""
 
     image: Tensor  # (3, H, W) float32 RGB in [0, 1]
     target: Target
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Samples of one size, stacked."""
+    """Stacks samples of one size."""
 
     images: Tensor  # (B, 3, H, W) float32 RGB in [0, 1]
     targets: list[Target]
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
 
 class LabelledImage(NamedTuple):
-    """One picture with its truth, as a data set hands it out: numpy arrays in native resolution."""
+    """Holds one image of a data set with its truth: numpy arrays in native resolution."""
 
     image: Any  # (H, W, 3) uint8 RGB ndarray
     labels: Any  # (H, W) uint8 ndarray: known classes 0..K-1, VOID elsewhere
@@ -57,23 +57,23 @@ class LabelledImage(NamedTuple):
 
 
 class PixelOutput(NamedTuple):
-    """What a per-pixel network says, or a MaskOutput once its queries are summed."""
+    """Holds the output of a per-pixel network, or of a mask model once its queries are summed."""
 
     logits: Tensor  # (B, K, H, W)
 
     def semantic_scores(self) -> Tensor:
-        """(B, K, H, W): the evidence for each known class at each pixel."""
+        """Return the evidence for each known class at each pixel, (B, K, H, W)."""
         return self.logits
 
     def resized(self, size: tuple[int, int]) -> PixelOutput:
-        """Logits on an (H, W) grid, bilinear."""
+        """Resize the logits to an (H, W) grid, bilinear."""
         return PixelOutput(
             F.interpolate(self.logits, size=size, mode="bilinear", align_corners=False)
         )
 
 
 class MaskOutput(NamedTuple):
-    """What a mask transformer says: each query gives a mask and a class."""
+    """Holds the output of a mask transformer: each query gives a mask and a class."""
 
     mask_logits: Tensor  # (B, Q, h, w)
     class_logits: Tensor  # (B, Q, C)
@@ -85,14 +85,14 @@ class MaskOutput(NamedTuple):
 
     @property
     def has_outlier_class(self) -> bool:
-        """Whether the class head has an output for pasted outliers, between known and no-object."""
+        """Return whether a class output, between known and no-object, is for pasted outliers."""
         return self.class_logits.shape[-1] == self.num_classes + 2
 
     def semantic_scores(self) -> Tensor:
-        """(B, K, h, w): L_k = sum_q sigmoid(mask_q) * softmax(class_q)_k over the known classes.
+        """Sum over queries, (B, K, h, w): L_k = sum_q sigmoid(mask_q) * softmax(class_q)_k.
 
-        The softmax runs over all C outputs and the others are dropped after it, so sum_k of one
-        query may be well under 1 (facts of EoMT, `to_per_pixel_logits_semantic`).
+        The softmax runs over all C outputs and only the K known are kept, so sum_k of one query
+        may be well under 1 (facts of EoMT, `to_per_pixel_logits_semantic`).
         """
         if self.semantic is not None:
             return self.semantic
@@ -100,17 +100,17 @@ class MaskOutput(NamedTuple):
         return torch.einsum("bqk,bqhw->bkhw", probs, self.mask_logits.sigmoid())
 
     def with_semantic(self) -> MaskOutput:
-        """The same output with L computed once, for several scorers to share."""
+        """Return the same output with L computed once, for several scorers to share."""
         return self._replace(semantic=self.semantic_scores())
 
     def resized(self, size: tuple[int, int]) -> MaskOutput:
-        """Mask logits on an (H, W) grid; bilinear before the sigmoid, as EoMT does it."""
+        """Resize mask logits to an (H, W) grid, bilinear before the sigmoid, as EoMT does."""
         logits = F.interpolate(self.mask_logits, size=size, mode="bilinear", align_corners=False)
         return self._replace(mask_logits=logits, semantic=None)
 
 
 class Tokens(NamedTuple):
-    """An image as a transformer sees it, before the first block."""
+    """Holds an image as a transformer sees it before the first block."""
 
     values: Tensor  # (B, P + h*w, D): prefix tokens (class, registers), then patches row by row
     grid: tuple[int, int]  # (h, w)
@@ -119,7 +119,7 @@ class Tokens(NamedTuple):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """Image to tokens, block by block, so that queries can join half-way. Six members."""
+    """Turns an image into tokens, block by block, so that queries can join half-way."""
 
     embed_dim: int  # D
     patch_size: int
@@ -132,7 +132,7 @@ class Backbone(Protocol):
     def block(
         self, index: int, tokens: Tensor, positions: Tensor | None, keep: Tensor | None
     ) -> Tensor:
-        """One block. Tokens (B, N, D) may have queries in front, which have no position.
+        """Run one block on (B, N, D) tokens, the first of which may be queries, without a position.
 
         keep (B, 1, Q, N) bool says what each of the first Q tokens may attend to; all others, and
         with None all, attend to everything.
@@ -141,7 +141,7 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class SpatialBackbone(Protocol):
-    """Image to a pyramid of 2-D maps; queries can join the blocks of the last one. Six members."""
+    """Turns an image into a pyramid of 2-D maps; queries can join the blocks of the last one."""
 
     embed_dim: int  # D, channels of the last map
     widths: tuple[int, ...]  # channels of each map, finest first; the last is D
@@ -155,11 +155,11 @@ class SpatialBackbone(Protocol):
         """
 
     def block(self, index: int, cells: Tensor) -> Tensor:
-        """One block of the last stage: (B, D, h, w) to the same."""
+        """Run one block of the last stage, (B, D, h, w) -> (B, D, h, w)."""
 
 
 class Part(NamedTuple):
-    """A part of a model: what is frozen, slowed down and described together."""
+    """Names parameters of a model that are frozen, slowed down and described together."""
 
     name: str
     kind: Literal["backbone", "joint", "head", "anomaly_head"]  # joint: backbone, with queries
@@ -168,21 +168,21 @@ class Part(NamedTuple):
 
 
 class AnomalyHead(Protocol):
-    """Query to three states: normal, anomaly, no-object."""
+    """Classifies queries into three states: normal, anomaly, no-object."""
 
     def __call__(self, queries: Tensor, class_logits: Tensor) -> Tensor:
         """(B, Q, D), (B, Q, C) -> (B, Q, 3)."""
 
 
 class Loss(Protocol):
-    """Output and truth to named, already weighted terms; the total is their sum."""
+    """Computes named, already weighted terms from output and truth; the total is their sum."""
 
     def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Each value is a scalar that carries gradient."""
 
 
 class Scorer(Protocol):
-    """Output to score map; a higher score is more anomalous, always."""
+    """Turns an output into a score map; a higher score is always more anomalous."""
 
     level: Literal["semantic", "query"]  # semantic ones need only semantic_scores()
 
@@ -191,7 +191,7 @@ class Scorer(Protocol):
 
 
 class ImageSet(Protocol):
-    """A data set or benchmark: files (or a renderer) to labelled images."""
+    """Reads labelled images of a data set or benchmark from files, or renders them."""
 
     num_classes: int  # K of the known classes
     class_names: Sequence[str]
@@ -202,7 +202,7 @@ class ImageSet(Protocol):
 
 
 class OutlierPool(Protocol):
-    """Objects to paste: cut-outs with an alpha channel."""
+    """Holds objects to paste: cut-outs with an alpha channel."""
 
     def __len__(self) -> int: ...
 
@@ -210,9 +210,25 @@ class OutlierPool(Protocol):
         """(h, w, 4) uint8 RGBA ndarray, alpha > 0 is the object."""
 
 
-class DataError(ValueError):
-    """A file or folder the user gave is missing or broken; the message says what to do."""
+class UserError(ValueError):
+    """The user can fix what is wrong by another command; the message says what to type.
+
+    It is shown as one line, and the command ends with exit code 2. Any other exception is a bug
+    in this package and shows its traceback.
+    """
 
 
-class CheckpointError(ValueError):
-    """Weights that are missing, broken or of another model; the message says what to do."""
+class DataError(UserError):
+    """A file or folder the user gave is missing or broken."""
+
+
+class CheckpointError(UserError):
+    """Weights are missing, broken or of another model."""
+
+
+class TrainingError(UserError):
+    """A training cannot go on with the settings it has; other settings may do."""
+
+
+class TrialPruned(Exception):
+    """The pruner of a study has ended this training early, which is no failure."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then moved into it."""
+"""Writes files that are whole or not there, and lock files that say which process is alive."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+LOCK = ".lock"  # in a run folder, held by the process that works there
+# A process that asks whether a lock is held takes it for an instant; whoever wants it waits longer.
+_PATIENCE_SECONDS = 2.0
 
 
 @contextmanager
@@ -26,6 +32,33 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Put `text` (UTF-8) into `path` at one stroke."""
+    """Write `text` (UTF-8) to `path`, which is whole at any time."""
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def hold_lock(path: Path) -> FileLock | None:
+    """Take the lock file at `path`, or return None where somebody else holds it.
+
+    It is held until `release()` or the end of this process, however that ends: the kernel lets go
+    of it, so there are no process numbers to compare and no signs of life to send. Where the file
+    system has no flock, filelock falls back to a lock file that names its process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=_PATIENCE_SECONDS)
+    except Timeout:
+        return None
+    return lock
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process, this one included, holds the lock file at `path`."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, thread_local=False).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True

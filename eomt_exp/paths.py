@@ -1,4 +1,4 @@
-"""Where conf/ and sweeps/ are, in a checkout as in an installed wheel."""
+"""Finds conf/ and sweeps/, in a checkout as in an installed wheel."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def asset_dir(name: str) -> Path:
-    """conf or sweeps: the copy inside an installed wheel, else the checkout's own folder."""
+    """Return the folder conf or sweeps: the copy in an installed wheel, else the checkout's."""
     packaged = _PACKAGE / "_assets" / name
     return packaged if packaged.is_dir() else _PACKAGE.parent / name

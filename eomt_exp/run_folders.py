@@ -1,82 +1,109 @@
-"""Where a run lives, and how the same command finds its unfinished run again.
+"""Chooses the folder of a run, and finds a command's unfinished run again.
 
-A started run leaves a pointer under <outputs>/.unfinished, named after the command that was typed;
-it is removed when the run is complete. A pointer whose process is dead is where to go on. Whether
-it is dead can only be told on its own machine, and by more than its number, which may be reused.
-Jobs of a sweep leave none: their folders come from the sweep, which finds them by itself.
+A process that works in a run folder holds the lock file there. A run that has begun leaves a
+pointer under <outputs>/.unfinished, named after the command that was typed; it is removed when the
+run is complete. A pointer to a folder whose lock is free says where to go on. Jobs of a sweep leave
+none: their folders come from the sweep, which finds them by itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from eomt_exp.processes import lives, this_process
+from eomt_exp.files import LOCK, hold_lock, is_locked, write_text
 
-RANK_WORDS = ("hydra.output_subdir=null", "hydra/job_logging=none")  # of every rank but the first
+RANK_OVERRIDES = ("hydra.output_subdir=null", "hydra/job_logging=none")  # all ranks but the first
 
-_given: set[Path] = set()  # folders that `choose` gave; others are found without a pointer
+
+class RunFolders:
+    """Remembers the folders that one command was given; each is chosen once."""
+
+    def __init__(self) -> None:
+        self._chosen: dict[tuple[str, str], str] = {}
+
+    def clear(self) -> None:
+        """Forget the folders of an earlier command of this process."""
+        self._chosen.clear()
+
+    def find(self, outputs: str, name: str) -> str | None:
+        """Return the folder that was chosen before for this outputs folder and name."""
+        return self._chosen.get((outputs, name))
+
+    def keep(self, outputs: str, name: str, folder: str) -> str:
+        """Remember a folder that `choose` gave, and return it."""
+        return self._chosen.setdefault((outputs, name), folder)
+
+    def holds(self, run_dir: Path) -> bool:
+        """Return whether this command chose the folder itself, so that typing it again finds it."""
+        return run_dir.resolve() in {Path(folder).resolve() for folder in self._chosen.values()}
+
+
+run_folders = RunFolders()
 
 
 def choose(outputs: str, name: str, resume: bool) -> str:
-    """The folder of this command: its unfinished run's, else a new one named after the time."""
+    """Return the folder of this command's unfinished run, else a new one named after the time."""
     found = _unfinished(Path(outputs)) if resume else None
     # Sortable, and unique enough for runs that start in the same second.
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    folder = found or Path(outputs) / name / stamp
-    _given.add(folder.resolve())
-    return str(folder)
+    return str(found or Path(outputs) / name / stamp)
 
 
 @contextmanager
-def pointed_to(outputs: Path, run_dir: Path, active: bool = True) -> Iterator[None]:
-    """While inside, and after a failure or a kill inside, the command points to its run folder.
+def working_in(run_dir: Path, outputs: Path) -> Iterator[None]:
+    """Hold the lock of a run folder; while inside, and after a failure, the command points to it.
 
-    Not after a failure that left the folder empty: then there is nothing to go on with. Nor in a
-    sweep, whose jobs share one command, nor where hydra.run.dir= was typed.
+    The pointer goes after a failure that left nothing to go on with. Raises UserError where another
+    process works in the folder.
     """
-    active = active and run_dir.resolve() in _given and "EOMT_TRIAL" not in os.environ
-    if active:
-        _mark_unfinished(outputs, run_dir)
+    lock = hold_lock(run_dir / LOCK)
+    if lock is None:
+        from eomt_exp.contracts import UserError
+
+        raise UserError(
+            f"another process works in {run_dir}. Wait for its end, or type another hydra.run.dir."
+        )
+    points = run_folders.holds(run_dir)
     try:
-        yield
-    except Exception:
-        if active and not any(p.suffix != ".log" and p.is_file() for p in run_dir.glob("*")):
-            _mark_finished(outputs, run_dir)
-        raise
-    if active:
-        _mark_finished(outputs, run_dir)
+        if points:
+            write_text(_pointer(outputs), json.dumps({"run_dir": str(run_dir.resolve())}))
+        try:
+            yield
+        except Exception:
+            if points and not _has_begun(run_dir):
+                _remove_pointer(outputs, run_dir)
+            raise
+        if points:
+            _remove_pointer(outputs, run_dir)
+    finally:
+        lock.release()
 
 
-def _mark_unfinished(outputs: Path, run_dir: Path) -> None:
-    pointer = _pointer(outputs)
-    pointer.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pointer.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps({"run_dir": str(run_dir.resolve()), **this_process()}))
-    os.replace(temporary, pointer)
+def _has_begun(run_dir: Path) -> bool:
+    """Return whether a run has left more than its log and lock."""
+    return any(p.suffix != ".log" and p.name != LOCK and p.is_file() for p in run_dir.glob("*"))
 
 
-def _mark_finished(outputs: Path, run_dir: Path) -> None:
+def _remove_pointer(outputs: Path, run_dir: Path) -> None:
     pointer = _pointer(outputs)
     if _read(pointer).get("run_dir") == str(run_dir.resolve()):
         pointer.unlink(missing_ok=True)
 
 
 def _unfinished(outputs: Path) -> Path | None:
-    entry = _read(_pointer(outputs))
-    run_dir = Path(entry.get("run_dir", ""))
-    if not entry or not run_dir.is_dir():
+    run_dir = Path(_read(_pointer(outputs)).get("run_dir", ""))
+    if run_dir == Path() or not run_dir.is_dir():
         return None
-    if _may_be_alive(entry):
+    if is_locked(run_dir / LOCK):
         print(
-            f"{run_dir} is an unfinished run of this command that may still be running on "
-            f"{entry.get('host')}; a new one begins. To go on there: hydra.run.dir={run_dir}",
+            f"{run_dir} is an unfinished run of this command that is still running; a new one "
+            f"begins. To go on there once it has ended: hydra.run.dir={run_dir}",
             file=sys.stderr,
         )
         return None
@@ -84,9 +111,9 @@ def _unfinished(outputs: Path) -> Path | None:
 
 
 def _pointer(outputs: Path) -> Path:
-    left_out = ("resume=", *RANK_WORDS)
-    words = sorted(word for word in sys.argv[1:] if not word.startswith(left_out))
-    digest = hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
+    left_out = ("resume=", *RANK_OVERRIDES)
+    overrides = sorted(one for one in sys.argv[1:] if not one.startswith(left_out))
+    digest = hashlib.sha256("\0".join(overrides).encode()).hexdigest()[:16]
     return outputs / ".unfinished" / f"{digest}.json"
 
 
@@ -95,7 +122,3 @@ def _read(pointer: Path) -> dict[str, str]:
         return dict(json.loads(pointer.read_text()))
     except (OSError, ValueError):
         return {}
-
-
-def _may_be_alive(entry: dict[str, str]) -> bool:
-    return int(entry["pid"]) != os.getpid() and lives(entry) is not False

@@ -1,4 +1,4 @@
-"""Run folders: what a run keeps so that it can be resumed, found by content and loaded again."""
+"""Run folders keep what lets a run be resumed, found by content and loaded again."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from eomt_exp.build import ConfigError, build, build_all
-from eomt_exp.contracts import CheckpointError
+from eomt_exp.build import build, build_all
+from eomt_exp.contracts import CheckpointError, UserError
 from eomt_exp.engine.detector import Detector
 from eomt_exp.files import write_text
 from eomt_exp.schema import Config
@@ -24,21 +26,10 @@ STATES = "checkpoints"
 
 # What may differ between two tries of one run: it does not touch the weights. A recipe only counts
 # through the keys that read it, and the pasted objects through outlier_exposure. What a run is
-# looked at with while it trains may stop it, but not turn it.
+# validated on while it trains may stop it, but not change it.
 _FREE = (
-    *(
-        "resume",
-        "task",
-        "tracking",
-        "paths",
-        "evaluator",
-        "protocol",
-        "benchmark",
-        "tuning",
-        "tuned_on",
-        "scorer",
-        "score",
-    ),
+    *("resume", "task", "tracking", "paths", "evaluator", "protocol", "benchmark", "tuning"),
+    *("tuned_on", "scorer", "score"),
     *("recipe", "data.val", "data.outliers", "data.val_outliers", "data.cache"),
     *("trainer.num_workers", "trainer.log_every", "trainer.keep_checkpoints"),
     "trainer.validate_every",
@@ -50,12 +41,12 @@ _LOADING = ("checkpoint", "strict", "load_class_head", "delta_weights")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as plain values."""
+    """Return the resolved configuration as plain values."""
     return dict(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))  # type: ignore[arg-type]
 
 
-def essence(cfg: DictConfig) -> dict[str, Any]:
-    """What decides the weights of a run: everything but tracking, reading and reporting."""
+def training_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return what decides the weights of a run: everything but tracking, reading and reporting."""
 
     def counts(key: str, value: Any) -> bool:
         return key not in _FREE and not (key in _NEUTRAL and value == _NEUTRAL[key])
@@ -70,8 +61,8 @@ def essence(cfg: DictConfig) -> dict[str, Any]:
 
 
 def content_key(cfg: DictConfig, besides: Sequence[str] = ()) -> str:
-    """Names runs of equal essence, whatever they are called; `besides` are keys that may differ."""
-    found = essence(cfg)
+    """Name runs of equal training settings; `besides` the run's name these keys may differ."""
+    found = training_settings(cfg)
     ignored = ("name", *besides) if found.get("checkpoint") else ("name", *besides, *_LOADING)
     kept = {k: v for k, v in found.items() if k not in ignored}
     text = json.dumps(kept, sort_keys=True)
@@ -79,15 +70,16 @@ def content_key(cfg: DictConfig, besides: Sequence[str] = ()) -> str:
 
 
 def begin(cfg: DictConfig, run_dir: Path) -> None:
-    """Write the folder's config.yaml; in a folder begun earlier, insist on the same essence.
+    """Write the folder's config.yaml; UserError where the run was begun with other settings.
 
     What may differ between two tries is written anew: the numbers will be of the later one.
     """
     path = run_dir / CONFIG
     if path.is_file():
-        differing = _differences(essence(OmegaConf.load(path)), essence(cfg))  # type: ignore[arg-type]
+        old: Any = OmegaConf.load(path)
+        differing = differences(training_settings(old), training_settings(cfg))
         if differing:
-            raise ConfigError(
+            raise UserError(
                 f"{run_dir} was begun with other settings: {'; '.join(differing[:4])}. "
                 "Give hydra.run.dir a new folder, or resume=false to start afresh."
             )
@@ -95,17 +87,24 @@ def begin(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def read_metrics(run_dir: Path) -> dict[str, Any] | None:
-    """The finished run's metrics.json, or None."""
+    """Read the finished run's metrics.json, or return None."""
     path = run_dir / METRICS
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def load_config(run_dir: Path) -> DictConfig:
-    """The configuration a run was trained with, checked against the schema."""
+    """Read the configuration a run was trained with. Raises CheckpointError for another file."""
     path = run_dir / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{run_dir} is no run folder: it has no {CONFIG}.")
-    found: Any = OmegaConf.load(path)
+    try:
+        return _with_schema(OmegaConf.load(path))
+    except (OmegaConfBaseException, YAMLError, UnicodeError) as error:
+        first = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} is no configuration of a run: {first}") from error
+
+
+def _with_schema(found: Any) -> DictConfig:
     if "protocol" not in found:  # of a run from before there were protocols
         windows = found.get("evaluator", {}).pop("windows", True)
         found.protocol = {"windows": windows, "score_resolution": "input"}
@@ -116,12 +115,12 @@ def load_config(run_dir: Path) -> DictConfig:
 
 
 def is_run(where: str | Path) -> bool:
-    """Whether this is a run folder, as opposed to weights from elsewhere."""
+    """Return whether this is a run folder, as opposed to weights from elsewhere."""
     return not str(where).startswith(HUB) and (Path(where) / CONFIG).is_file()
 
 
 def weights_of(where: str | Path) -> str | Path:
-    """A run folder's weights, or what is a file, folder or hub id of weights itself.
+    """Return a run folder's weights, or what is a file, folder or hub id of weights itself.
 
     Raises CheckpointError for the folder of a run that has not come to its end.
     """
@@ -137,7 +136,7 @@ def weights_of(where: str | Path) -> str | Path:
 
 
 def trained_size(where: str | Path) -> tuple[int, int] | None:
-    """The (H, W) of the images a run folder, or the weights in one, was trained on; else None."""
+    """Return the (H, W) of the images a run folder or its weights were trained on; else None."""
     if str(where).startswith(HUB):
         return None
     folder = Path(where).parent if Path(where).name == WEIGHTS else Path(where)
@@ -148,7 +147,7 @@ def trained_size(where: str | Path) -> tuple[int, int] | None:
 
 
 def load_model(run_dir: Path) -> tuple[DictConfig, Any]:
-    """A finished run's configuration and its model, with its weights, in eval mode."""
+    """Load a finished run's configuration and its model, with its weights, in eval mode."""
     cfg = load_config(run_dir)
     model = build_model(cfg, pretrained=False)
     fill(model, run_dir)
@@ -178,7 +177,7 @@ def fill(
 
 
 def build_model(cfg: DictConfig, pretrained: bool = True) -> Any:
-    """cfg.model; with `pretrained=False` the backbone's own weights are not looked for.
+    """Build cfg.model; with `pretrained=False` without the backbone's own weights.
 
     A model that is a whole by itself, such as ERFNet, has no encoder among its keys.
     """
@@ -195,7 +194,7 @@ def build_model(cfg: DictConfig, pretrained: bool = True) -> Any:
 def make_detector(
     cfg: DictConfig, model: Any, precision: str, score: str | None = None
 ) -> Detector:
-    """The detector of a configuration around a model."""
+    """Make the detector of a configuration around a model."""
     return Detector(
         model=model,
         scorers=build_all(cfg.scorer, "scorer"),
@@ -211,7 +210,7 @@ def make_detector(
 def load_detector(
     run_folder: str | Path, score: str | None = None, device: str = "cpu", precision: str = "no"
 ) -> Detector:
-    """The detector of a finished run: `detector(image)`, (H, W, 3) uint8 RGB -> (H, W) float32.
+    """Load a finished run's detector: `detector(image)`, (H, W, 3) uint8 RGB -> (H, W) float32.
 
     `score` names one of the run's scorers; without it, the run's own choice.
     """
@@ -220,7 +219,7 @@ def load_detector(
 
 
 def flat(node: Any, key: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names; lists stay whole."""
+    """Return nested settings by dotted names; lists stay whole."""
     if not isinstance(node, dict):
         return {key: node}
     found: dict[str, Any] = {}
@@ -229,12 +228,12 @@ def flat(node: Any, key: str = "") -> dict[str, Any]:
     return found
 
 
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """`key: old -> new`, for every leaf that differs."""
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Return `key: old -> new` for every leaf of two nested mappings that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for name in sorted({*old, *new}):
             path = f"{key}.{name}" if key else name
-            found += _differences(old.get(name), new.get(name), path)
+            found += differences(old.get(name), new.get(name), path)
         return found
     return [] if old == new else [f"{key}: {old} -> {new}"]

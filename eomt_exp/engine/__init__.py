@@ -1,1 +1,1 @@
-"""Training, evaluation, checkpoints, tracking: what runs the parts."""
+"""Runs the parts: training, evaluation, detection, checkpoints."""

@@ -1,6 +1,6 @@
-"""A trained model as a detector: any image in, a score per pixel out, in the image's own size.
+"""Makes a detector of a model: any image in, a score per pixel out, in the image's own size.
 
-Follows EoMT's semantic inference: scale the image until it just covers the training size, slide
+It follows EoMT's semantic inference: scale the image until it just covers the training size, slide
 windows over what is longer, average, scale back. Evidence for the classes is averaged before a
 score is formed from it; scores of single queries are averaged themselves.
 """
@@ -17,20 +17,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import MaskOutput, PixelOutput, Scorer
+from eomt_exp.contracts import MaskOutput, PixelOutput, Scorer, UserError
 
 Resolution = Literal["input", "mask"]
 
 
 class Detection(NamedTuple):
-    """What a detector found in one image, in that image's size."""
+    """Holds what a detector found in one image, in that image's size."""
 
     scores: dict[str, np.ndarray]  # by scorer: (H, W) float32, higher is more anomalous
     known: np.ndarray | None  # (H, W) int64, the likeliest known class; None where not asked for
 
 
 class Detector:
-    """Scores of one model; `detector(image)` gives the scorer called `score`.
+    """Scores images with one model; `detector(image)` gives the scorer called `score`.
 
     With `windows=False` the whole image is resized to the training size instead, at the price of
     its aspect ratio. `resolution` says where masks meet classes: "input" upsamples every mask
@@ -52,7 +52,7 @@ class Detector:
         resolution: Resolution = "input",
     ) -> None:
         if score not in scorers:
-            raise ValueError(
+            raise UserError(
                 f"score={score} must be one of the scorers: {', '.join(scorers)}; "
                 f"type score={next(iter(scorers), '…')}, say."
             )
@@ -73,7 +73,7 @@ class Detector:
     def scores(
         self, image: np.ndarray, only: Sequence[str] | None = None
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Every score map (H, W) float32, and the known class of each pixel (H, W) int64."""
+        """Return every score map (H, W) float32, and each pixel's known class (H, W) int64."""
         (found,) = self.stream([image], only=only)
         assert found.known is not None
         return found.scores, found.known
@@ -81,9 +81,9 @@ class Detector:
     def stream(
         self, images: Iterable[np.ndarray], only: Sequence[str] | None = None, known: bool = True
     ) -> Iterator[Detection]:
-        """One Detection an image, in order; `only` names the scorers wanted, () for none.
+        """Yield one Detection an image, in order; `only` names the scorers wanted, () for none.
 
-        Windows of neighbouring images share a forward pass until it holds `batch_size` of them.
+        Windows of successive images share a forward pass until it holds `batch_size` of them.
         """
         scorers = {n: s for n, s in self.scorers.items() if only is None or n in only}
         open_canvases: list[_Canvas] = []
@@ -95,19 +95,19 @@ class Detector:
             open_canvases.append(canvas)
             waiting += [(canvas, y, x) for y, x in boxes]
             while len(waiting) >= self.batch_size:
-                self._fill(waiting[: self.batch_size], scorers)
+                self._add_windows(waiting[: self.batch_size], scorers)
                 del waiting[: self.batch_size]
             while open_canvases and not open_canvases[0].missing:
-                yield self._read_off(open_canvases.pop(0), scorers, known)
+                yield self._detection(open_canvases.pop(0), scorers, known)
         if waiting:
-            self._fill(waiting, scorers)
+            self._add_windows(waiting, scorers)
         for canvas in open_canvases:
-            yield self._read_off(canvas, scorers, known)
+            yield self._detection(canvas, scorers, known)
 
     def _to_tensor(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, H', W') in [0, 1], scaled to cover the training size."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(
+            raise UserError(
                 f"an image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}."
             )
         device = next(self.model.parameters()).device
@@ -122,10 +122,10 @@ class Detector:
         return F.interpolate(tensor, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
     @torch.inference_mode()
-    def _fill(
+    def _add_windows(
         self, windows: Sequence[tuple[_Canvas, int, int]], scorers: dict[str, Scorer]
     ) -> None:
-        """One forward pass; what it says is added to the canvases the windows come from."""
+        """Add the scores of one forward pass to the canvases that the windows come from."""
         self.model.eval()
         height, width = self.image_size
         crops = torch.cat([c.image[..., y : y + height, x : x + width] for c, y, x in windows])
@@ -137,11 +137,11 @@ class Detector:
         semantic = _resize(semantic, (height, width))
         queries = {name: _resize(maps, (height, width))[:, 0] for name, maps in queries.items()}
         for i, (canvas, y, x) in enumerate(windows):
-            place = (slice(y, y + height), slice(x, x + width))
-            canvas.add(place, semantic[i], {name: maps[i] for name, maps in queries.items()})
+            box = (slice(y, y + height), slice(x, x + width))
+            canvas.add(box, semantic[i], {name: maps[i] for name, maps in queries.items()})
 
     @torch.inference_mode()
-    def _read_off(self, canvas: _Canvas, scorers: dict[str, Scorer], known: bool) -> Detection:
+    def _detection(self, canvas: _Canvas, scorers: dict[str, Scorer], known: bool) -> Detection:
         assert canvas.evidence is not None
         evidence = canvas.evidence / canvas.counts
         maps = {
@@ -166,7 +166,7 @@ class Detector:
 
 @dataclass(eq=False)
 class _Canvas:
-    """One image while its windows come in: sums, and how many windows each pixel had."""
+    """Sums up one image while its windows come in, and counts the windows of each pixel."""
 
     image: Tensor  # (1, 3, H', W')
     original: tuple[int, int]
@@ -182,20 +182,20 @@ class _Canvas:
     def size(self) -> tuple[int, int]:
         return self.image.shape[-2], self.image.shape[-1]
 
-    def add(self, place: tuple[slice, slice], semantic: Tensor, queries: dict[str, Tensor]) -> None:
-        """One window: evidence (K, h, w) and score maps (h, w)."""
+    def add(self, box: tuple[slice, slice], semantic: Tensor, queries: dict[str, Tensor]) -> None:
+        """Add one window: evidence (K, h, w) and score maps (h, w)."""
         if self.evidence is None:
             self.evidence = self.image.new_zeros(1, semantic.shape[0], *self.size)
             self.maps = {name: self.image.new_zeros(self.size) for name in queries}
-        self.evidence[0, :, place[0], place[1]] += semantic
-        self.counts[place] += 1
+        self.evidence[0, :, box[0], box[1]] += semantic
+        self.counts[box] += 1
         for name, window_map in queries.items():
-            self.maps[name][place] += window_map
+            self.maps[name][box] += window_map
         self.missing -= 1
 
 
 def window_boxes(size: tuple[int, int], window: tuple[int, int]) -> list[tuple[int, int]]:
-    """Top left corners (y, x) of the fewest evenly overlapping windows that cover `size`."""
+    """Return top left corners (y, x) of the fewest evenly overlapping windows that cover `size`."""
     starts = []
     for length, side in zip(size, window, strict=True):
         count = math.ceil(length / side)

@@ -1,4 +1,4 @@
-"""Which device and which precision a run computes in."""
+"""Chooses the device and the precision of a run, and lets its processes agree."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 
 def make_accelerator(settings: TrainerConfig) -> Accelerator:
-    """An Accelerator for these settings; forget the last one first with `forget_accelerator`."""
-    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it tells each file it saves
+    """Return an Accelerator; forget the last one first with `forget_accelerator`."""
+    logging.getLogger("accelerate").setLevel(logging.WARNING)  # it logs each file it saves
     cpu = settings.device == "cpu" or not torch.cuda.is_available()
     return Accelerator(
         cpu=cpu,
@@ -31,7 +31,7 @@ def make_accelerator(settings: TrainerConfig) -> Accelerator:
 
 
 def resolve_precision(precision: Precision, cpu: bool) -> str:
-    """auto: bf16 where the hardware multiplies in it; emulated, it is slower than float32."""
+    """Resolve auto: bf16 where the hardware multiplies in it; emulated, it is slow."""
     if precision is not Precision.auto:
         return precision.value
     if not cpu:
@@ -42,7 +42,7 @@ def resolve_precision(precision: Precision, cpu: bool) -> str:
 
 
 def in_full_precision(accelerator: Accelerator, model: torch.nn.Module) -> torch.nn.Module:
-    """The model without the autocast that Accelerate wrapped its forward in for training."""
+    """Return the model without the autocast that Accelerate wraps its forward in for training."""
     return accelerator.unwrap_model(model, keep_fp32_wrapper=False)
 
 
@@ -58,24 +58,24 @@ def forget_accelerator(accelerator: Accelerator) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Weights and the losses' random points; data has its own function of the seed."""
+    """Seed weights and the losses' random points; data has its own function of the seed."""
     set_seed(seed)
 
 
 def is_first_process() -> bool:
-    """Of those that torchrun or accelerate launch started; true when there is only one."""
+    """Whether this is the first process that torchrun or accelerate launch started, or the only."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def from_all(values: list[T]) -> list[T]:
-    """The values of all processes, one process after the other."""
+    """Gather the values of all processes, one process after the other."""
     return values if int(os.environ.get("WORLD_SIZE", "1")) <= 1 else gather_object(values)
 
 
 def agreed(value: T) -> T:
-    """The first process's value, in all of them: decisions on files must not depend on timing."""
+    """Give all processes the first one's value: decisions on files must not depend on timing."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return value
-    box = [value]
-    broadcast_object_list(box)
-    return box[0]
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]

@@ -1,7 +1,7 @@
-"""Images through a detector into the evaluator's counts, shared among processes.
+"""Runs images through a detector into the evaluator's counts, shared among processes.
 
-Two passes over a benchmark: all pixels first, since the components of SMIYC are cut at a threshold
-that only they tell. The second pass reads the score maps that the first one left on disk.
+A benchmark is passed over twice: all pixels first, since SMIYC cuts components at a threshold that
+is computed from them. The second pass reads the score maps that the first one left on disk.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EXAMPLE_WIDTH = 640  # pixels
 
 
 class Settings(NamedTuple):
-    """How a benchmark is measured."""
+    """Says how a benchmark is measured."""
 
     scratch: Path  # where score maps lie between the passes
     scratch_bytes: int = 8 << 30
@@ -45,7 +45,7 @@ class Settings(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One image to look at, no wider than 640 pixels."""
+    """Shows one image and its scores, no wider than 640 pixels."""
 
     kind: str  # "best" or "worst" of its benchmark by AP, under the main scorer
     name: str
@@ -58,7 +58,7 @@ class Example(NamedTuple):
 
 @dataclass
 class Measured:
-    """What a benchmark came to, the same in all processes."""
+    """Holds what a benchmark came to, the same in all processes."""
 
     counts: dict[str, PixelCounts]  # by scorer, as the next two
     images: dict[str, ImageCounts]
@@ -75,23 +75,25 @@ def measure_benchmark(
     advance: Callable[[], object] = lambda: None,
     exports: dict[str, Sequence[Write]] | None = None,
 ) -> Measured:
-    """Every scorer on this process's `count` images; what is counted is summed over processes.
+    """Count every scorer on this process's `count` images, and sum up over the processes.
 
     `exports` are written as the maps come, by scorer.
     """
     with ScoreStore(settings.scratch, settings.scratch_bytes) as store:
-        here = _First(detector, settings, store, exports or {}).run(read(range(count)), advance)
-        found = Measured(
-            _merged(here.counts),
-            _merged(here.images),
-            left_out=sorted(name for part in gather_object([here.left_out]) for name in part),
+        first = _FirstPass(detector, settings, store, exports or {}).run(
+            read(range(count)), advance
         )
-        again = _Second(detector, settings, store, read, here.names)
+        found = Measured(
+            _merged(first.counts),
+            _merged(first.images),
+            left_out=sorted(name for part in gather_object([first.left_out]) for name in part),
+        )
+        second = _SecondPass(detector, settings, store, read, first.names)
         if settings.components is not None:
             thresholds = {n: c.results()["f1_threshold"] for n, c in found.counts.items()}
-            found.components = _merged(again.components(thresholds))
+            found.components = _merged(second.components(thresholds))
         chosen = _best_and_worst(found.images[detector.score], settings.num_examples)
-        shards = gather_object([again.examples(chosen)])
+        shards = gather_object([second.examples(chosen)])
         examples = {(e.kind, e.name): e for shard in shards for e in shard}
         found.examples = [examples[kind, name] for kind, name, _ in chosen]
     return found
@@ -106,7 +108,7 @@ def measure_known_classes(
     half: bool = False,
     advance: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, float], dict[str, PixelCounts]]:
-    """mIoU and its like of the argmax over the known classes.
+    """Measure mIoU and its like of the argmax over the known classes.
 
     With `bits`, also the score counts of the pixels of known classes, all of them normal: what an
     operating point is set by when no anomaly has been seen.
@@ -129,12 +131,12 @@ def measure_known_classes(
 
 
 def shard(images: ImageSet, rank: int, world: int) -> list[int]:
-    """Every world-th image from rank on: together the processes see each image once."""
+    """Return every world-th position from rank on: together the processes see each image once."""
     return list(range(rank, len(images), world))
 
 
-class _First:
-    """Pixels: one look at each image."""
+class _FirstPass:
+    """Counts the pixels of each image, and keeps its score maps for the second pass."""
 
     def __init__(
         self,
@@ -149,19 +151,18 @@ class _First:
         self.left_out: list[str] = []
         self.names: dict[int, str] = {}  # position -> name, of the images that count
 
-    def run(self, items: Iterator[LabelledImage], advance: Callable[[], object]) -> _First:
+    def run(self, items: Iterator[LabelledImage], advance: Callable[[], object]) -> _FirstPass:
         keep = self._has_anomaly if self.settings.skip_empty else None
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             for position, item, found in _detected(self.detector, items, keep=keep):
                 maps = {n: _rounded(m, self.settings.half) for n, m in found.scores.items()}
                 list(pool.map(lambda name: self._count(name, maps[name], item), maps))  # noqa: B023
-                self.store.put(position, {**self._wanted(maps), "/anomaly": item.anomaly})
+                self.store.put(position, {**self._to_keep(maps), "/anomaly": item.anomaly})
                 self.names[position] = item.name
                 advance()
         return self
 
-    def _wanted(self, maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What the second pass will look at."""
+    def _to_keep(self, maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         main = self.detector.score
         return maps if self.settings.components is not None else {main: maps[main]}
 
@@ -178,8 +179,8 @@ class _First:
         return found
 
 
-class _Second:
-    """A second look: at score maps from disk, or at the images again where there was no room."""
+class _SecondPass:
+    """Reads the score maps from disk, or computes them again where they did not fit."""
 
     def __init__(
         self,
@@ -202,20 +203,20 @@ class _Second:
         return counts
 
     def examples(self, chosen: Sequence[tuple[str, str, float]]) -> list[Example]:
-        """Those that are this process's."""
+        """Return those of the chosen images that this process has measured."""
         positions = {name: position for position, name in self.names.items()}
         mine = [entry for entry in chosen if entry[1] in positions]
         order = [positions[name] for _, name, _ in mine]
         main = self.detector.score
         pairs = zip(self.read(order), self._maps(order), strict=True)
         return [
-            Example(kind, name, ap, main, *_small(item, maps[main]))
+            Example(kind, name, ap, main, *_downsampled(item, maps[main]))
             for (kind, name, ap), (item, maps) in zip(mine, pairs, strict=True)
         ]
 
     def _maps(self, positions: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
-        lost = [position for position in positions if not self.store.has(position)]
-        again = _detected(self.detector, self.read(lost)) if lost else iter(())
+        not_kept = [position for position in positions if not self.store.has(position)]
+        again = _detected(self.detector, self.read(not_kept)) if not_kept else iter(())
         for position in positions:
             if self.store.has(position):
                 yield self.store.get(position)
@@ -232,7 +233,7 @@ def _detected(
     known: bool = False,
     keep: Callable[[LabelledImage], bool] | None = None,
 ) -> Iterator[tuple[int, LabelledImage, Detection]]:
-    """(position, image, what the detector found) of each image that `keep` does not refuse."""
+    """Yield (position, image, detection) of each image that `keep` does not refuse."""
     waiting: deque[tuple[int, LabelledImage]] = deque()
 
     def images() -> Iterator[np.ndarray]:
@@ -252,7 +253,7 @@ def _rounded(scores: np.ndarray, half: bool) -> np.ndarray:
 
 
 def _merged(counts: dict[str, T]) -> dict[str, T]:
-    """Summed over the processes."""
+    """Sum up over the processes."""
     total, *shards = gather_object([counts])
     for other in shards:
         for name in total:
@@ -261,7 +262,7 @@ def _merged(counts: dict[str, T]) -> dict[str, T]:
 
 
 def _best_and_worst(images: ImageCounts, number: int) -> list[tuple[str, str, float]]:
-    """(kind, name, AP) of the images shown; none twice."""
+    """Choose the images shown, none twice; return (kind, name, AP) of each."""
     found = zip(images.names, images.metrics()["ap"].tolist(), strict=True)
     ranked = sorted((ap, name) for name, ap in found if ap == ap)
     worst = ranked[: min(number, len(ranked) // 2)]
@@ -269,8 +270,10 @@ def _best_and_worst(images: ImageCounts, number: int) -> list[tuple[str, str, fl
     return [("best", name, ap) for ap, name in best] + [("worst", n, ap) for ap, n in worst]
 
 
-def _small(item: LabelledImage, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, truth and score, every n-th pixel of the last two."""
+def _downsampled(
+    item: LabelledImage, score: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the image averaged over blocks, and every n-th pixel of its truth and score."""
     step = -(-item.image.shape[1] // EXAMPLE_WIDTH)
     height, width = (n // step * step for n in item.image.shape[:2])
     blocks = item.image[:height, :width].reshape(height // step, step, width // step, step, 3)

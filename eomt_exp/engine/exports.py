@@ -1,6 +1,6 @@
-"""Score maps as files that other people's tools read: SegmentMeIfYouCan and OoDIS.
+"""Writes score maps as files that other people's tools read: SegmentMeIfYouCan and OoDIS.
 
-Layouts as their public code reads them: SegmentMeIfYouCan/road-anomaly-benchmark (evaluation.py,
+Their public code reads these layouts: SegmentMeIfYouCan/road-anomaly-benchmark (evaluation.py,
 datasets/) and kumuji/anomaly-benchmark-suite (verify_submission.py, scoring_program/).
 """
 
@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from eomt_exp.contracts import UserError
 from eomt_exp.evaluator.components import label_components
 from eomt_exp.files import replacing, write_text
 
@@ -35,36 +36,36 @@ class ScoreExport(Protocol):
     """Takes the score maps of a data set, one image at a time and in any order."""
 
     def write(self, name: str, score: np.ndarray) -> None:
-        """`score` (H, W) of the image `name` at its full size, higher = more anomalous."""
+        """Write `score` (H, W) of the image `name` at its full size, higher = more anomalous."""
 
 
 class SmiycExport:
-    """`<folder>/anomaly_p/<method>/<data set>/<image>.hdf5`, float16, as SMIYC's own tool has them.
+    """Writes `<folder>/anomaly_p/<method>/<data set>/<image>.hdf5`, float16, as SMIYC's own tool.
 
     Evaluate with DIR_OUTPUTS=<folder> python -m road_anomaly_benchmark metric PixBinaryClass
     <method> <data set>. float16 has 11 bits: scores that saturate near 1 become ties.
     """
 
     def __init__(self, folder: str | Path, method: str, dataset: str) -> None:
-        """`dataset` as the tool calls it: AnomalyTrack-validation, ObstacleTrack-all, …
+        """Take `dataset` as the tool calls it: AnomalyTrack-validation, ObstacleTrack-all, …
 
         Splits share the folder of their whole set, where the tool looks for them; names that it
-        does not know are taken as they are. ValueError without h5py.
+        does not know are taken as they are. UserError without h5py.
         """
         _h5py()  # now, and not after hours of scoring
-        place = _smiyc_folder(_plain("dataset", dataset))
-        self.folder = Path(folder) / "anomaly_p" / _plain("method", method) / place
+        part = _smiyc_folder(_plain_name("dataset", dataset))
+        self.folder = Path(folder) / "anomaly_p" / _plain_name("method", method) / part
 
     def write(self, name: str, score: np.ndarray) -> None:
-        """Write the map; ValueError for NaN and for numbers beyond float16."""
+        """Write the map; UserError for numbers beyond float16."""
         path = self.folder / f"{_image_id(name)}.hdf5"
-        half = _half(_checked(name, score), name)
+        half = _as_float16(_checked(name, score), name)
         with replacing(path) as scratch, _h5py().File(scratch, "w") as file:
             file.create_dataset("value", data=half, compression="gzip", compression_opts=9)
 
 
 class OodisExport:
-    """`<folder>/oodis/<method>/<part>/`: per image a list of instances, and a mask for each.
+    """Writes `<folder>/oodis/<method>/<part>/`: per image a list of instances, and their masks.
 
     An instance is an 8-connected component of score > threshold with at least min_predicted
     pixels, and its confidence the mean score inside. `<image>_instanceIds_pred.txt` has a line
@@ -77,13 +78,13 @@ class OodisExport:
     def __init__(
         self, folder: str | Path, method: str, dataset: str, threshold: float, min_predicted: int
     ) -> None:
-        """`dataset` is the part: fishyscapes, roadanomaly or roadobstacle."""
+        """Take the part as `dataset`: fishyscapes, roadanomaly or roadobstacle."""
         if dataset not in OODIS_PARTS:
-            raise ValueError(f"dataset must be one of {', '.join(OODIS_PARTS)}; got {dataset!r}.")
+            raise UserError(f"dataset must be one of {', '.join(OODIS_PARTS)}; got {dataset!r}.")
         if np.isnan(threshold) or min_predicted < 1:
             got = f"threshold={threshold} and min_predicted={min_predicted}"
-            raise ValueError(f"threshold must be a number and min_predicted at least 1; got {got}.")
-        self.folder = Path(folder) / "oodis" / _plain("method", method) / dataset
+            raise UserError(f"threshold must be a number and min_predicted at least 1; got {got}.")
+        self.folder = Path(folder) / "oodis" / _plain_name("method", method) / dataset
         self.threshold, self.min_predicted = threshold, min_predicted
         self._infix = OODIS_PARTS[dataset]
 
@@ -92,7 +93,7 @@ class OodisExport:
         score = _checked(name, score)
         stem = f"{_image_id(name)}{self._infix}_instanceIds"
         if " " in stem:  # the list is split at blanks
-            raise ValueError(f"OoDIS cannot read names with blanks, got {name!r}; rename the file.")
+            raise UserError(f"OoDIS cannot read names with blanks, got {name!r}; rename the file.")
         ids = label_components(score > self.threshold, self.min_predicted)
         confidences = _means(score, ids) or [0.0]
         masks = [f"{stem}_{number}_1.png" for number in range(1, len(confidences) + 1)]
@@ -104,7 +105,7 @@ class OodisExport:
         self._remove_others(stem, masks)
 
     def _remove_others(self, stem: str, masks: list[str]) -> None:
-        """Masks of an earlier run that no list names any more: OoDIS would refuse the whole zip."""
+        """Remove an earlier run's masks that no list names: OoDIS would refuse the whole zip."""
         number = len(masks) + 1
         while (old := self.folder / f"{stem}_{number}_1.png").exists():
             old.unlink()
@@ -112,18 +113,18 @@ class OodisExport:
 
 
 def _means(score: np.ndarray, ids: np.ndarray) -> list[float]:
-    """The mean score of each component 1, 2, …"""
+    """Return the mean score of each component 1, 2, …"""
     inside = ids > 0
     numbers = ids[inside] - 1
     return (np.bincount(numbers, score[inside]) / np.bincount(numbers)).tolist()
 
 
-def _half(score: np.ndarray, name: str) -> np.ndarray:
+def _as_float16(score: np.ndarray, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         half = score.astype(np.float16)
     if (np.isinf(half) & np.isfinite(score)).any():
         most = np.abs(score[np.isfinite(score)]).max()
-        raise ValueError(
+        raise UserError(
             f"The scores of {name} reach {most:g}, but SMIYC's files are float16 and end at "
             "65504; divide the scores, or take a scorer of a bounded range."
         )
@@ -135,13 +136,13 @@ def _checked(name: str, score: np.ndarray) -> np.ndarray:
         got = f"{score.shape} {score.dtype}"
         raise ValueError(f"A score map is (H, W) of floats, got {got} for {name}; squeeze it.")
     if bad := int(np.isnan(score).sum()):
-        raise ValueError(f"{bad} of {score.size} scores of {name} are NaN; mend the scorer.")
+        raise ValueError(f"{bad} of {score.size} scores of {name} are NaN; fix the scorer.")
     return score
 
 
 def _smiyc_folder(dataset: str) -> str:
     if dataset.startswith("FishyLAF"):
-        raise ValueError(
+        raise UserError(
             f"SMIYC reads {dataset} from the maps of all Lost and Found; export "
             "LostAndFound-train and LostAndFound-test instead."
         )
@@ -149,14 +150,14 @@ def _smiyc_folder(dataset: str) -> str:
 
 
 def _image_id(name: str) -> str:
-    """Both tools name the images of Lost and Found without their ending."""
-    return _plain("an image's name", name).removesuffix("_leftImg8bit")
+    """Return the name; both tools name the images of Lost and Found without their ending."""
+    return _plain_name("an image's name", name).removesuffix("_leftImg8bit")
 
 
-def _plain(what: str, name: str) -> str:
-    """The name, if it can be a single file or folder."""
+def _plain_name(what: str, name: str) -> str:
+    """Return the name, if it can be a single file or folder."""
     if name in ("", ".", "..") or PurePosixPath(name).name != name or "\\" in name:
-        raise ValueError(f"{what} must be a plain name without folders, got {name!r}.")
+        raise UserError(f"{what} must be a plain name without folders, got {name!r}.")
     return name
 
 
@@ -164,7 +165,7 @@ def _h5py() -> ModuleType:
     try:
         import h5py
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "SMIYC's files are HDF5, which needs h5py, and that cannot be imported; "
             'type pip install -e ".[smiyc]".'
         ) from error

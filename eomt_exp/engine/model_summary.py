@@ -1,4 +1,4 @@
-"""A model in numbers, without its weights: parameters, sizes, and the work of one forward pass.
+"""Counts a model without its weights: parameters, sizes, and the work of one forward pass.
 
 Everything is counted on PyTorch's meta device, where tensors have shapes and no memory, so a
 billion parameters are described as fast as a million.
@@ -28,7 +28,7 @@ NOTE = (
 
 
 class PartSum(NamedTuple):
-    """A part of a model, or a run of alike blocks, in one line."""
+    """Sums up a part of a model, or successive blocks of one kind."""
 
     name: str
     parameters: int
@@ -36,7 +36,7 @@ class PartSum(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What `describe` found."""
+    """Holds what `describe` found."""
 
     parts: list[PartSum]
     sizes: dict[str, str]
@@ -44,12 +44,12 @@ class Description(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """All parameters of the model."""
+        """Count all parameters of the model."""
         return sum(part.parameters for part in self.parts)
 
     @property
     def trained(self) -> int:
-        """Those that get a gradient."""
+        """Count the parameters that get a gradient."""
         return sum(part.trained for part in self.parts)
 
 
@@ -66,7 +66,7 @@ def describe(model: Any, image_size: tuple[int, int]) -> Description:
 
 
 def part_sums(parts: list[Part]) -> list[PartSum]:
-    """The same parts; "block 0", "block 1" and so on of one kind become "blocks 0-1"."""
+    """Sum up parts; "block 0", "block 1" and so on of one kind become "blocks 0-1"."""
 
     def family(part: Part) -> tuple[str, str]:
         numbered = re.fullmatch(r"(.+) \d+", part.name)
@@ -86,14 +86,14 @@ def part_sums(parts: list[Part]) -> list[PartSum]:
 
 
 def multiply_accumulates(model: Any, images: Tensor) -> int:
-    """Of one forward pass; torch counts two operations for each."""
+    """Count those of one forward pass; torch counts two operations for each."""
     with FlopCounterMode(display=False) as counter:
         model(images)
     return counter.get_total_flops() // 2
 
 
 def description_table(found: Description) -> Table:
-    """Parts with their parameters, then sizes, then work; one column says what is trained."""
+    """List parts with their parameters, sizes, and work; one column says what is trained."""
     from rich import box
     from rich.table import Table
 
@@ -102,18 +102,18 @@ def description_table(found: Description) -> Table:
     for heading in ("parameters", "trained"):
         table.add_column(heading, justify="right", no_wrap=True)
     for part in found.parts:
-        table.add_row(part.name, f"{part.parameters:,}", _share(part))
+        table.add_row(part.name, f"{part.parameters:,}", _trained(part))
     table.add_section()
     table.add_row("total", _millions(found.parameters), _millions(found.trained))
     table.add_section()
     work = {f"GMACs{how}": f"{count / 1e9:.2f}" for how, count in found.macs.items()}
     for rows in (found.sizes, work):
-        _add(table, rows)
+        _add_rows(table, rows)
     return table
 
 
 def print_description(found: Description, title: str) -> None:
-    """Title, table and note; lines are never broken, so that logs can be searched."""
+    """Print title, table and note; lines are never broken, so that logs can be searched."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -122,13 +122,13 @@ def print_description(found: Description, title: str) -> None:
     console.print(NOTE, markup=False, soft_wrap=True)
 
 
-def _add(table: Table, rows: Mapping[str, str]) -> None:
+def _add_rows(table: Table, rows: Mapping[str, str]) -> None:
     for name, value in rows.items():
         table.add_row(name, value, "")
     table.add_section()
 
 
-def _share(part: PartSum) -> str:
+def _trained(part: PartSum) -> str:
     if part.trained == part.parameters:
         return "yes"
     return f"{part.trained:,}" if part.trained else "no"
@@ -139,7 +139,7 @@ def _millions(count: int) -> str:
 
 
 def _sizes(model: Any, images: Tensor) -> dict[str, str]:
-    """What lies between image and masks, in the words of whatever encoder the model has."""
+    """Say what lies between image and masks, in terms of the model's kind of encoder."""
     sizes = {"image": _by(images)}
     encoder, queries = getattr(model, "encoder", None), getattr(model, "q", None)
     if isinstance(encoder, Backbone):

@@ -1,4 +1,4 @@
-"""EoMT's optimiser: layer-wise decay, two-stage warm-up, poly schedule and mask annealing.
+"""Makes EoMT's optimiser: layer-wise decay, two-stage warm-up, poly schedule, mask annealing.
 
 Formulas are those of the official recipe (tue-mps/eomt, training/): heads warm up first, the
 backbone stands still meanwhile and warms up after them, and every mask is open for the last sixth
@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from eomt_exp.contracts import UserError
 from eomt_exp.schema import OptimConfig
 
 
 def parameter_groups(model: Any, optim: OptimConfig) -> list[dict[str, Any]]:
-    """Groups of one learning rate each; they hold every trainable parameter exactly once.
+    """Group parameters by learning rate; the groups hold every trainable one exactly once.
 
     Backbone block i of n has lr * backbone_lr_factor * layer_decay ** (n - 1 - i); embeddings count
     as the first block, the last norm as the last one. Without decay_joint_blocks, the blocks that
@@ -36,7 +37,7 @@ def parameter_groups(model: Any, optim: OptimConfig) -> list[dict[str, Any]]:
         if trained:
             groups.setdefault((stage, scale), []).extend(trained)
     if not groups:
-        raise ValueError("nothing is trainable; set trainable=all or add an anomaly head.")
+        raise UserError("nothing is trainable; set trainable=all or add an anomaly head.")
     return [
         {"params": params, "lr": 0.0, "peak_lr": optim.lr * scale, "stage": stage}
         for (stage, scale), params in groups.items()
@@ -44,7 +45,7 @@ def parameter_groups(model: Any, optim: OptimConfig) -> list[dict[str, Any]]:
 
 
 def make_optimizer(model: Any, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; fused, which is about three times as fast."""
+    """Make an AdamW over `parameter_groups`; fused, which is about three times as fast."""
     return torch.optim.AdamW(
         parameter_groups(model, optim), weight_decay=optim.weight_decay, fused=True
     )
@@ -65,12 +66,12 @@ def set_rates(
 
 
 def warmup_steps(warmup: float, total_steps: int) -> int:
-    """A share of the run below 1; from 1 on, a number of steps, as the official configs give it."""
+    """Read a share of the run below 1; from 1 on, steps, as the official configs give them."""
     return round(warmup if warmup >= 1 else warmup * total_steps)
 
 
 def warmup_poly(step: int, start: int, warmup: int, total: int, power: float) -> float:
-    """0 before `start`, linear for `warmup` steps, then (1 - progress) ** power to 0 at `total`."""
+    """Return 0 before `start`, rise for `warmup` steps, then (1 - progress) ** power to `total`."""
     if step < start:
         return 0.0
     step -= start
@@ -83,7 +84,7 @@ def warmup_poly(step: int, start: int, warmup: int, total: int, power: float) ->
 def annealing_steps(
     given: Sequence[Sequence[float]] | None, total: int, num_blocks: int
 ) -> list[tuple[float, float]]:
-    """From which step to which the masks of each joint block open, the first block first.
+    """Say from which step to which the masks of each joint block open, the first block first.
 
     `given` holds (start, end) pairs: shares of the run where the end is at most 1, else steps. None
     is what the official DINOv2 configs spell out in steps: a_i = T/6 + (T/2) i / (K - 1) and
@@ -93,7 +94,7 @@ def annealing_steps(
         starts = [total / 6 + (total / 2) * i / max(1, num_blocks - 1) for i in range(num_blocks)]
         return [(start, start + total / 6) for start in starts]
     if len(given) != num_blocks:
-        raise ValueError(
+        raise UserError(
             f"optim.mask_annealing needs a pair for each of the {num_blocks} blocks that see "
             f"queries, got {len(given)}."
         )
@@ -102,9 +103,9 @@ def annealing_steps(
 
 
 def mask_probs(step: int, annealing: Sequence[tuple[float, float]]) -> list[float]:
-    """Probability of masked attention for each joint block, of which each has (start, end).
+    """Return the probability of masked attention of each joint block, given its (start, end).
 
-    1 before a_i, 0 from b_i on, between them (1 - (s - a_i) / (b_i - a_i)) ** 0.9.
+    It is 1 before a_i, 0 from b_i on, between them (1 - (s - a_i) / (b_i - a_i)) ** 0.9.
     """
     probs = []
     for start, end in annealing:

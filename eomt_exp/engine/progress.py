@@ -1,9 +1,8 @@
-"""Signs of life: a bar on a terminal, and a plain line every 15 seconds in logs and CI."""
+"""Shows progress: a bar on a terminal, and a plain line every 15 seconds in logs and CI."""
 
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ def progress(
     enabled: bool = True,
     plain_seconds: float = PLAIN_SECONDS,
 ) -> Progress:
-    """A context manager that counts from `start` to `total`; `enabled=False` is for other ranks.
+    """Return a context manager that counts from `start` to `total`; other ranks disable it.
 
     The rate leaves out the first `start` items, which an earlier try has done.
     """
@@ -36,7 +35,7 @@ def progress(
 
 
 class Progress:
-    """Counts, and says nothing."""
+    """Counts, and prints nothing."""
 
     def __init__(self, total: int, description: str, start: int = 0) -> None:
         self.total, self.description, self.start, self.done = total, description, start, start
@@ -47,13 +46,8 @@ class Progress:
         self.began = time.monotonic()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Say the last word."""
+    def __exit__(self, *raised: object) -> None:
+        """Print the end, where something is printed."""
 
     def advance(self, n: int = 1, **fields: object) -> None:
         """Count `n` more; `fields`, such as loss=0.3, stay shown until they change."""
@@ -62,21 +56,21 @@ class Progress:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the `with` began."""
+        """Return the seconds since the `with` began."""
         return time.monotonic() - self.began
 
     @property
     def rate(self) -> float:
-        """Items a second, 0 before the first one."""
+        """Return items a second, 0 before the first one."""
         return (self.done - self.start) / max(self.elapsed, 1e-9)
 
     def field_text(self) -> str:
-        """ "loss 0.312  lr 1e-05"."""
-        return "  ".join(f"{name} {_short(value)}" for name, value in self.fields.items())
+        """Return "loss 0.312  lr 1e-05"."""
+        return "  ".join(f"{name} {_value_text(value)}" for name, value in self.fields.items())
 
 
 class PlainProgress(Progress):
-    """Whole lines, for outputs that cannot be drawn over."""
+    """Prints whole lines, for outputs that cannot be drawn over."""
 
     def __init__(
         self, total: int, description: str, start: int, console: Console, seconds: float
@@ -90,12 +84,7 @@ class PlainProgress(Progress):
         self._last_time = self.began
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         if self._last_done != self.done:
             self._print()
 
@@ -106,25 +95,25 @@ class PlainProgress(Progress):
             self._print()
 
     def line(self) -> str:
-        """ "train  20 % 40/200, 2.1/s, 0:00:19 gone, 0:01:16 left, loss 0.312"."""
+        """Return "train  20 % 40/200, 2.1/s, 0:00:19 gone, 0:01:16 left, loss 0.312"."""
         share = 100 * self.done / self.total if self.total else 100.0
         left = (self.total - self.done) / self.rate if self.rate else float("inf")
         parts = [
             f"{self.description} {share:3.0f} % {self.done}/{self.total}",
             f"{self.rate:.3g}/s",
-            f"{_clock(self.elapsed)} gone",
-            f"{_clock(left)} left",
+            f"{clock(self.elapsed)} gone",
+            f"{clock(left)} left",
         ]
         return ", ".join([*parts, self.field_text()] if self.fields else parts)
 
     def _print(self) -> None:
         self._last_time, self._last_done = time.monotonic(), self.done
         self._console.print(self.line(), markup=False, soft_wrap=True)
-        self._console.file.flush()  # a file is block-buffered, and a log should show life
+        self._console.file.flush()  # a file is block-buffered, and a log should be up to date
 
 
 class BarProgress(Progress):
-    """rich's bar with count, rate, elapsed time, time left and the fields."""
+    """Draws rich's bar with count, rate, elapsed time, time left and the fields."""
 
     def __init__(self, total: int, description: str, start: int, console: Console) -> None:
         from rich import progress as rich_progress
@@ -150,12 +139,7 @@ class BarProgress(Progress):
         self._bar.start_task(self._task)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._bar.stop()
 
     def advance(self, n: int = 1, **fields: object) -> None:
@@ -165,12 +149,12 @@ class BarProgress(Progress):
         self._bar.update(self._task, completed=self.done, rate=rate, text=self.field_text())
 
 
-def _short(value: object) -> str:
+def _value_text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _clock(seconds: float) -> str:
-    """ "1:02:03"; "?" when nobody knows."""
+def clock(seconds: float) -> str:
+    """Write hours, minutes and seconds, "1:02:03"; "?" for infinity."""
     if seconds == float("inf"):
         return "?"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Which images a model has seen, by content, so that none of them can be its test.
+"""Records by content which images a model has seen, so that none of them can be its test.
 
 An image is named by a hash of its decoded pixels: renaming it, or saving a JPEG as PNG, does not
 make it another one. Resizing or compressing it anew does, and that is not noticed.
@@ -27,14 +27,14 @@ _HEX = 32  # 128 bits of SHA-256: two images will not meet by chance
 
 
 class Contents(NamedTuple):
-    """What a set holds."""
+    """Identifies what a set holds."""
 
     images: dict[str, str]  # digest of the pixels -> name
     sha256: str  # of all images and labels, whatever their order
 
 
 class Overlap(NamedTuple):
-    """An image that was seen before it was to be the test."""
+    """Names an image that was seen before it was to be the test."""
 
     name: str  # in the set that is evaluated
     use: str  # what it was used for
@@ -42,7 +42,7 @@ class Overlap(NamedTuple):
 
 
 def digest(array: np.ndarray) -> str:
-    """Of an array's shape and values."""
+    """Hash an array's shape and values."""
     array = np.ascontiguousarray(array)
     return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.data).hexdigest()
 
@@ -60,13 +60,13 @@ def read_digests(
 
 
 def digests_of(item: LabelledImage) -> Digests:
-    """(digest of the pixels, digest of the truth, name) of one image."""
+    """Return (digest of the pixels, digest of the truth, name) of one image."""
     truth = hashlib.sha256((digest(item.labels) + digest(item.anomaly)).encode()).hexdigest()
     return digest(item.image)[:_HEX], truth, item.name
 
 
 def contents_of(found: Sequence[Digests]) -> Contents:
-    """From the digests of single images."""
+    """Sum up the digests of single images."""
     text = "\n".join(sorted(f"{image} {truth}" for image, truth, _ in found))
     return Contents(
         {image: name for image, _, name in found}, hashlib.sha256(text.encode()).hexdigest()
@@ -84,7 +84,7 @@ def verify(pool: OutlierPool) -> None:
 
 @dataclass
 class SeenImages:
-    """What a model has seen in its life, the models it began with included."""
+    """Records what a model has seen, the models it began with included."""
 
     uses: dict[str, dict[str, str]] = field(default_factory=dict)  # use -> digest -> name
     unknown: list[str] = field(default_factory=list)  # weights whose images are not on record
@@ -96,13 +96,13 @@ class SeenImages:
         self.uses.setdefault(use, {}).update(images)
 
     def include(self, earlier: SeenImages) -> None:
-        """What the model that this one began with had seen."""
+        """Add what the model that this one began with had seen."""
         for use, images in earlier.uses.items():
             self.add(use, images)
         self.unknown = list(dict.fromkeys([*self.unknown, *earlier.unknown]))
 
     def overlap(self, contents: Contents, besides: Sequence[str] = ()) -> list[Overlap]:
-        """The images of a set that were seen in a use that is not one of `besides`."""
+        """Return the images of a set that were seen in a use that is not one of `besides`."""
         return [
             Overlap(contents.images[image], use, known[image])
             for use, known in self.uses.items()
@@ -111,13 +111,13 @@ class SeenImages:
         ]
 
     def save(self, folder: Path) -> None:
-        """Into images.json of a run folder."""
+        """Write images.json of a run folder."""
         content = {"uses": self.uses, "unknown": self.unknown}
         write_text(folder / FILE_NAME, json.dumps(content, indent=0) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> SeenImages:
-        """Of a run folder; of one without a record, that it is unknown."""
+        """Read the record of a run folder; one without a record is named as unknown."""
         path = folder / FILE_NAME
         if not path.is_file():
             return cls(unknown=[str(folder)])
@@ -129,7 +129,7 @@ class SeenImages:
 
 
 def in_words(overlaps: Sequence[Overlap], where: str) -> str:
-    """ "3 images of road_anomaly were seen before: a.jpg (training, as b.jpg), …"."""
+    """Return "3 images of road_anomaly were seen before: a.jpg (training, as b.jpg), …"."""
     shown = ", ".join(f"{o.name} ({o.use}, as {o.seen_as})" for o in overlaps[:3])
     more = f" and {len(overlaps) - 3} more" if len(overlaps) > 3 else ""
     count = "1 image" if len(overlaps) == 1 else f"{len(overlaps)} images"

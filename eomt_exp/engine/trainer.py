@@ -1,7 +1,7 @@
-"""The training loop: Accelerate for devices and processes, our schedule, resumable at any epoch.
+"""Trains a model: Accelerate for devices and processes, our schedule, resumable at any epoch.
 
 A run is a function of its seed: augmentation depends on (seed, epoch, index) alone, and the random
-state is part of a checkpoint, so a resumed run walks the same path as one that was never stopped.
+state is part of a checkpoint, so a resumed run goes on exactly as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -18,27 +18,24 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from eomt_exp.contracts import Batch, CheckpointError, Loss
+from eomt_exp.contracts import Batch, CheckpointError, Loss, TrainingError
 from eomt_exp.engine import checkpoint
 from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
 from eomt_exp.schema import OptimConfig, TrainerConfig
+from eomt_exp.signals import stop_signals
 from eomt_exp.tracking.run import Tracker
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says since when and what to try."""
-
-
 class Bar(Protocol):
-    """A progress bar."""
+    """Shows the steps of a training."""
 
     def advance(self, n: int = 1, **fields: Any) -> None:
-        """n more steps are done; fields are shown beside the bar."""
+        """Note that n more steps are done; fields are shown beside the bar."""
 
 
 @dataclass
-class Progress:
-    """Where a run stands, and what must be the same for it to go on; part of its checkpoints."""
+class TrainingProgress:
+    """Says where a run stands, and what must stay the same for it to go on; kept in checkpoints."""
 
     epoch: int
     step: int
@@ -60,9 +57,9 @@ def allow_graphs(num_blocks: int) -> None:
 class Trainer:
     """Trains `model` in place.
 
-    `validate(epoch)` gives metrics after an epoch: a look at the model, every validate_every epochs
-    and after the last. `after_look(metrics, epoch)` may raise; what was trained is saved by then.
-    `last_look()` gives what an earlier try saw last.
+    `validate(epoch)` gives metrics after an epoch, every validate_every epochs and after the last.
+    `after_validation(metrics, epoch)` may raise; what was trained is saved by then.
+    `last_validation()` gives the last metrics of an earlier try.
     `make_bar(total, start)` is a progress bar. The loader's data set must have `set_epoch`.
     """
 
@@ -79,8 +76,8 @@ class Trainer:
         tracker: Tracker,
         make_bar: Callable[[int, int], AbstractContextManager[Bar]],
         validate: Callable[[int], dict[str, float]],
-        after_look: Callable[[dict[str, float], int], None] = lambda metrics, epoch: None,
-        last_look: Callable[[], dict[str, float]] = dict,
+        after_validation: Callable[[dict[str, float], int], None] = lambda metrics, epoch: None,
+        last_validation: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.accelerator = accelerator
         self.losses = losses
@@ -90,7 +87,7 @@ class Trainer:
         self.tracker = tracker
         self.make_bar = make_bar
         self.validate = validate
-        self.after_look, self.last_look = after_look, last_look
+        self.after_validation, self.last_validation = after_validation, last_validation
         self.optim = optim
         blocks = model.num_blocks
         if settings.compile:
@@ -106,19 +103,19 @@ class Trainer:
             self.steps_per_epoch = min(wanted, self.steps_per_epoch)
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.annealing = annealing_steps(optim.mask_annealing, self.total_steps, blocks)
-        self.progress = Progress(0, 0, self.total_steps, accelerator.num_processes)
+        self.progress = TrainingProgress(0, 0, self.total_steps, accelerator.num_processes)
 
     def fit(self) -> None:
         """Train to the end, from the last checkpoint where there is one."""
         self._resume()
-        if self.progress.epoch and self._wants_look() and (seen := self.last_look()):
-            # Killed between the checkpoint and what comes after a look, maybe: it is made up for.
-            self.after_look(seen, self.progress.epoch)
+        if self.progress.epoch and self._validates_now() and (last := self.last_validation()):
+            # The earlier try may have been killed between its checkpoint and this call.
+            self.after_validation(last, self.progress.epoch)
         with self.make_bar(self.total_steps, self.progress.step) as bar:
             while self.progress.epoch < self.settings.epochs:
                 self._epoch(bar)
                 self.progress.epoch += 1
-                found = self.validate(self.progress.epoch) if self._wants_look() else None
+                found = self.validate(self.progress.epoch) if self._validates_now() else None
                 if found is not None:
                     self.tracker.log_metrics(found, self.progress.step)
                 # Numbers first: a checkpoint must never be ahead of the metrics it continues.
@@ -131,16 +128,16 @@ class Trainer:
                     self.settings.keep_checkpoints,
                 )
                 if found is not None:
-                    self.after_look(found, self.progress.epoch)
+                    self.after_validation(found, self.progress.epoch)
 
-    def _wants_look(self) -> bool:
+    def _validates_now(self) -> bool:
         every, epoch = self.settings.validate_every, self.progress.epoch
         return every > 0 and (epoch % every == 0 or epoch == self.settings.epochs)
 
     def _resume(self) -> None:
         states = checkpoint.states(self.folder)
         if states:
-            saved = Progress(**checkpoint.load_state(self.accelerator, states[-1]))
+            saved = TrainingProgress(**checkpoint.load_state(self.accelerator, states[-1]))
             now = self.progress
             if (saved.total_steps, saved.processes) != (now.total_steps, now.processes):
                 raise CheckpointError(
@@ -164,6 +161,8 @@ class Trainer:
             for name, value in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             seen += 1
+            if stop_signals:  # Python swallows an interrupt that comes inside a destructor
+                raise KeyboardInterrupt
             if not self.accelerator.sync_gradients:
                 continue
             self.progress.step += 1
@@ -203,7 +202,7 @@ class Trainer:
         return {name: value.detach() for name, value in terms.items()} | {"total": total.detach()}
 
     def _log(self, sums: dict[str, Tensor], seen: int) -> float:
-        """Means since the last log, of this process; returns the total's."""
+        """Log the means since the last log, of this process; return the total's."""
         means = {f"train/{name}": float(value) / seen for name, value in sums.items()}
         rates = {g["stage"]: g["lr"] for g in self.optimizer.param_groups}  # last group of a stage
         self.tracker.log_metrics(

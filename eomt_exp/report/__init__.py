@@ -1,1 +1,1 @@
-"""Results to what a person sees: tables, pictures, an HTML report."""
+"""Makes of results what a person sees: tables, pictures, an HTML report."""

@@ -1,4 +1,4 @@
-"""One model on one benchmark, finished and on disk: an evaluation that was killed skips it."""
+"""Keeps one model's results on one benchmark on disk: an evaluation that was killed reuses them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Cell:
-    """What one benchmark came to under one model."""
+    """Holds what one benchmark came to under one model."""
 
     depends_on: dict[str, Any]  # all that could change the numbers, as JSON knows it
     results: list[Result]  # a scorer each
@@ -34,7 +34,7 @@ class Cell:
 
 
 def save_cell(path: Path, cell: Cell) -> None:
-    """At one stroke, as an archive of arrays and one JSON text: nothing in it can run."""
+    """Write a cell as an archive of arrays and one JSON text: nothing in it can run."""
     arrays: dict[str, np.ndarray] = {}
     results = []
     for i, result in enumerate(cell.results):
@@ -62,18 +62,18 @@ def save_cell(path: Path, cell: Cell) -> None:
 
 
 def load_cell(path: Path, depends_on: dict[str, Any]) -> Cell | None:
-    """The finished cell, or None where there is none that these settings could have made."""
+    """Return the finished cell, or None where there is none that these settings have made."""
     if not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            return _read(dict(file), depends_on)
+            return _from_arrays(dict(file), depends_on)
     except Exception as error:  # flipped bytes surface as zlib's, zipfile's or tokenize's errors
         _log.warning("%s cannot be read (%s); it is measured again.", path, error)
         return None
 
 
-def _read(arrays: dict[str, np.ndarray], depends_on: dict[str, Any]) -> Cell | None:
+def _from_arrays(arrays: dict[str, np.ndarray], depends_on: dict[str, Any]) -> Cell | None:
     content = json.loads(arrays["json"].tobytes().decode())
     if content["depends_on"] != depends_on:
         return None
@@ -96,7 +96,7 @@ def _read(arrays: dict[str, np.ndarray], depends_on: dict[str, Any]) -> Cell | N
         images[results[-1].scorer] = ImageCounts()
         images[results[-1].scorer].load_state_dict(state)
     examples = [
-        Example(*words, *(arrays[f"example{i}/{k}"] for k in ("image", "anomaly", "score")))
-        for i, words in enumerate(content["examples"])
+        Example(*facts, *(arrays[f"example{i}/{k}"] for k in ("image", "anomaly", "score")))
+        for i, facts in enumerate(content["examples"])
     ]
     return Cell(depends_on, results, images, examples, content["facts"])

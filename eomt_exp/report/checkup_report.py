@@ -1,20 +1,18 @@
-"""The doctor's words: a table for each data set, and below it what was found."""
+"""Prints what the doctor found: a table for each data set, and the findings below it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from eomt_exp.report.terminal import make_console
 
-Line = tuple[str, str, str]  # what, how much, remark
-MIN_WIDTH = 100  # columns, where there is no terminal
-STYLES = {"broken": "red", "error": "red", "warnings": "yellow", "warning": "yellow", "ok": "green"}
+TableLine = tuple[str, str, str]  # what, how much, remark
+COLOUR = {"broken": "red", "error": "red", "warnings": "yellow", "warning": "yellow", "ok": "green"}
 
 
 class FindingLike(Protocol):
-    """What is printed of a finding."""
+    """Says what is printed of a finding."""
 
     @property
     def severity(self) -> str: ...
@@ -32,22 +30,22 @@ class FindingLike(Protocol):
 def print_checkup(
     name: str,
     verdict: str,
-    summary: Iterable[Line],
-    values: Iterable[Line],
+    summary: Iterable[TableLine],
+    values: Iterable[TableLine],
     findings: Iterable[FindingLike],
 ) -> None:
-    """One set: verdict, table (only where it could be opened) and findings, worst first.
+    """Print a set's verdict, table (only where it could be opened) and findings, worst first.
 
     Lines are never broken, so that logs can be searched.
     """
-    console = _console()
-    console.print(f"\n{name}: [{STYLES.get(verdict, 'dim')}]{verdict}[/]", soft_wrap=True)
+    console = make_console()
+    console.print(f"\n{name}: [{COLOUR.get(verdict, 'dim')}]{verdict}[/]", soft_wrap=True)
     summary = list(summary)
     if summary:
         console.print(_table(summary, values))
     for finding in findings:
         label = f"{finding.severity:<9}"
-        console.print(label, end="", style=STYLES.get(finding.severity), markup=False)
+        console.print(label, end="", style=COLOUR.get(finding.severity), markup=False)
         console.print(f"{finding.text}", markup=False, soft_wrap=True)
         for line in finding.names:
             console.print(f"{'':<9}{line}", markup=False, soft_wrap=True)
@@ -56,14 +54,14 @@ def print_checkup(
 
 
 def print_verdicts(verdicts: Iterable[tuple[str, str]]) -> None:
-    """The last lines: every set with its verdict."""
-    console = _console()
+    """Print the last lines: every set with its verdict."""
+    console = make_console()
     console.print()
     for name, verdict in verdicts:
-        console.print(f"{name:<28} [{STYLES.get(verdict, 'dim')}]{verdict}[/]", soft_wrap=True)
+        console.print(f"{name:<28} [{COLOUR.get(verdict, 'dim')}]{verdict}[/]", soft_wrap=True)
 
 
-def _table(summary: Iterable[Line], values: Iterable[Line]) -> object:
+def _table(summary: Iterable[TableLine], values: Iterable[TableLine]) -> object:
     from rich import box
     from rich.table import Table
 
@@ -77,12 +75,3 @@ def _table(summary: Iterable[Line], values: Iterable[Line]) -> object:
     for value, share, meaning in values:
         table.add_row(f"label value {value}", share, meaning)
     return table
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, MIN_WIDTH)
-    return console

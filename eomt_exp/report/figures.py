@@ -1,46 +1,47 @@
-"""Pictures of a result: where a scorer sees anomalies, and how it trades misses for alarms."""
+"""Draws a result: where a scorer sees anomalies, and how it trades misses for alarms."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from eomt_exp.contracts import VOID
-from eomt_exp.report.canvas import FAINT, INK, line_style, new_figure, save_png, tidy
+from eomt_exp.evaluator.ranking import PixelCurves
+from eomt_exp.report.canvas import (
+    FAINT,
+    HEAT,
+    INK,
+    heat_range,
+    line_style,
+    new_figure,
+    save_png,
+    thinned,
+    tidy,
+)
+from eomt_exp.report.metric_names import RECALL
 from eomt_exp.report.training_figure import training_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Curves", "HeatMapRow", "curves_figure", "heat_map_figure", "training_figure"]
+__all__ = ["HeatMapRow", "curves_figure", "heat_map_figure", "training_figure"]
 
 ANOMALY_COLOUR = (1.0, 0.24, 0.42)
-HEAT = "inferno"
 MAX_WIDTH = 800  # pixels of a panel before it is drawn: a column is about 380 wide
 MAX_POINTS = 2000  # of a curve
-RECALL = 0.95  # the level of FPR95
 
 
 class HeatMapRow(NamedTuple):
-    """One picture with its truth and what a scorer made of it."""
+    """Holds a picture with its truth and what a scorer made of it."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
     anomaly: np.ndarray  # (H, W) uint8: 0 normal, 1 anomaly, VOID
     score: np.ndarray  # (H, W) float, higher is more anomalous
     title: str  # the picture's name
-
-
-class Curves(Protocol):
-    """Aligned points of one scorer over falling thresholds, as the pixel evaluator gives them."""
-
-    precision: np.ndarray
-    recall: np.ndarray
-    fpr: np.ndarray
-    tpr: np.ndarray
 
 
 def heat_map_figure(rows: Sequence[HeatMapRow], path: str | Path, title: str = "") -> Path:
@@ -50,8 +51,8 @@ def heat_map_figure(rows: Sequence[HeatMapRow], path: str | Path, title: str = "
     """
     if not rows:
         raise ValueError("heat_map_figure got no rows; give it at least one HeatMapRow.")
-    rows = [_shrunk(HeatMapRow(*row)) for row in rows]
-    low, high = _score_range(rows)
+    rows = [_block_averaged(HeatMapRow(*row)) for row in rows]
+    low, high = heat_range(_scores_that_count(rows))
     heights = [row.image.shape[0] / row.image.shape[1] for row in rows]
     figure = new_figure(12, 3.68 * sum(heights) + 0.26 * len(rows) + 0.8)
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.04, wspace=0.0, hspace=0.0)
@@ -73,8 +74,8 @@ def heat_map_figure(rows: Sequence[HeatMapRow], path: str | Path, title: str = "
     return save_png(figure, path)
 
 
-def _shrunk(row: HeatMapRow) -> HeatMapRow:
-    """The row in whole-number steps smaller; a thin anomaly outlives it, void does not spread."""
+def _block_averaged(row: HeatMapRow) -> HeatMapRow:
+    """Shrink a row by a whole number; a thin anomaly stays visible, void does not spread."""
     step = -(-row.image.shape[1] // MAX_WIDTH)
     height, width = (side // step * step for side in row.anomaly.shape)
 
@@ -91,23 +92,20 @@ def _shrunk(row: HeatMapRow) -> HeatMapRow:
     )
 
 
-def _score_range(rows: Sequence[HeatMapRow]) -> tuple[float, float]:
-    """Percentiles, so that one wild pixel cannot turn the rest black."""
+def _scores_that_count(rows: Sequence[HeatMapRow]) -> np.ndarray:
+    """Return the scores outside void, or all of them where there is nothing else."""
     scores = np.concatenate([row.score[row.anomaly != VOID] for row in rows])
-    if scores.size == 0:
-        scores = np.concatenate([row.score.ravel() for row in rows])
-    low, high = np.percentile(scores, (1, 99.5))
-    return float(low), float(high if high > low else low + 1.0)
+    return scores if scores.size else np.concatenate([row.score.ravel() for row in rows])
 
 
 def _dimmed(image: np.ndarray, brightness: float) -> np.ndarray:
-    """(h, w, 3) in [0, 1]: the picture in grey, as ground for colours."""
+    """Return the picture in grey, (h, w, 3) in [0, 1], as background for colours."""
     grey = image.mean(axis=2, keepdims=True) / 255.0
     return np.repeat(grey * brightness, 3, axis=2)
 
 
-def _striped(row: HeatMapRow, panel: np.ndarray) -> np.ndarray:
-    """The panel with its void pixels pale and striped: nobody may look there."""
+def _with_void_striped(row: HeatMapRow, panel: np.ndarray) -> np.ndarray:
+    """Make void pixels pale and striped: they are not judged."""
     void = row.anomaly == VOID
     height, width = void.shape
     period = max(width // 60, 4)
@@ -117,20 +115,20 @@ def _striped(row: HeatMapRow, panel: np.ndarray) -> np.ndarray:
 
 
 def _truth_panel(row: HeatMapRow) -> np.ndarray:
-    """Anomaly in one colour over the dimmed picture."""
+    """Draw the anomaly in one colour over the dimmed picture."""
     panel = 0.05 + _dimmed(row.image, 0.6)
     anomaly = row.anomaly == 1
     panel[anomaly] = 0.2 * panel[anomaly] + 0.8 * np.array(ANOMALY_COLOUR)
-    return _striped(row, panel)
+    return _with_void_striped(row, panel)
 
 
 def _heat_panel(row: HeatMapRow, heat: np.ndarray) -> np.ndarray:
-    """Heat over the grey picture, denser where it is hotter."""
+    """Draw heat over the grey picture, denser where it is hotter."""
     from matplotlib import colormaps
 
     colour = colormaps[HEAT](heat)[..., :3]
     weight = 0.5 + 0.45 * heat[..., None]
-    return _striped(row, _dimmed(row.image, 0.9) * (1 - weight) + colour * weight)
+    return _with_void_striped(row, _dimmed(row.image, 0.9) * (1 - weight) + colour * weight)
 
 
 def _colour_bar(figure: Figure, axes: Axes, low: float, high: float) -> None:
@@ -157,7 +155,7 @@ def _truth_legend(figure: Figure) -> None:
 
 
 def curves_figure(
-    curves: Mapping[str, Curves],
+    curves: Mapping[str, PixelCurves],
     title: str,
     path: str | Path,
     results: Mapping[str, Mapping[str, float]] | None = None,
@@ -176,10 +174,10 @@ def curves_figure(
     order = sorted(curves, key=lambda name: -np.nan_to_num(found[name]["ap"], nan=-1.0))
     for index, name in enumerate(order):
         curve, style = curves[name], {**line_style(index), "linewidth": 1.8}
-        ap, auroc, fpr95 = (_shown(found[name][key]) for key in ("ap", "auroc", "fpr95"))
-        left.plot(*_thinned(curve.recall, curve.precision), label=f"{name}   AP {ap}", **style)
+        ap, auroc, fpr95 = (_three_digits(found[name][key]) for key in ("ap", "auroc", "fpr95"))
+        left.plot(*_drawn_points(curve.recall, curve.precision), label=f"{name}   AP {ap}", **style)
         label = f"{name}   AUROC {auroc}   FPR95 {fpr95}"
-        right.plot(*_thinned(curve.fpr, curve.tpr), label=label, **style)
+        right.plot(*_drawn_points(curve.fpr, curve.tpr), label=label, **style)
         right.plot([found[name]["fpr95"]], [RECALL], "o", color=style["color"], markersize=5)
     chance = max(_share_of_anomaly(curve) for curve in curves.values())
     dashes = {"color": FAINT, "linestyle": (0, (2, 2)), "linewidth": 1.2}
@@ -195,18 +193,18 @@ def curves_figure(
     return save_png(figure, path)
 
 
-def _shown(value: float) -> str:
+def _three_digits(value: float) -> str:
     return f"{value:.3f}" if np.isfinite(value) else "undefined"
 
 
 def _rising(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 with x rising, whichever way the evaluator walked the thresholds."""
+    """Return both as float64 with x rising, whichever way the thresholds go."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     return (x[::-1], y[::-1]) if x.size > 1 and x[0] > x[-1] else (x, y)
 
 
-def _areas(curve: Curves) -> dict[str, float]:
-    """ "ap", "auroc" and "fpr95" of the points; NaN for the empty curve of an empty truth."""
+def _areas(curve: PixelCurves) -> dict[str, float]:
+    """Compute "ap", "auroc" and "fpr95" of the points; NaN for the empty curve of no anomaly."""
     recall, precision = _rising(curve.recall, curve.precision)
     fpr, tpr = _rising(curve.fpr, curve.tpr)
     if recall.size == 0:
@@ -219,14 +217,11 @@ def _areas(curve: Curves) -> dict[str, float]:
     }
 
 
-def _share_of_anomaly(curve: Curves) -> float:
-    """What a coin would reach: the precision when every pixel is called an anomaly."""
+def _share_of_anomaly(curve: PixelCurves) -> float:
+    """Return the precision of chance: that of calling every pixel an anomaly."""
     recall, precision = _rising(curve.recall, curve.precision)
     return float(precision[-1]) if recall.size else 0.0
 
 
-def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most MAX_POINTS points, both ends among them."""
-    x, y = _rising(x, y)
-    keep = np.unique(np.linspace(0, max(x.size - 1, 0), min(x.size, MAX_POINTS)).astype(int))
-    return x[keep], y[keep]
+def _drawn_points(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return thinned(*_rising(x, y), MAX_POINTS)

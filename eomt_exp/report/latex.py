@@ -1,4 +1,4 @@
-"""A leaderboard as a LaTeX table in the manner of papers: booktabs, percent, the best in bold."""
+"""Writes a leaderboard as papers do in LaTeX: booktabs, percent, the best in bold."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 
 from eomt_exp.report.leaderboard import Leaderboard, Result
-from eomt_exp.report.metric_names import UNDEFINED, best, metric
+from eomt_exp.report.metric_names import HEADLINE, UNDEFINED, best, measured, metric
 
-COLUMNS = ("ap", "fpr95")
 WHERE_MEASURED = ("siou", "ppv", "component_f1")
 SPECIAL = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
@@ -32,10 +31,10 @@ UP, DOWN = r"$\uparrow$", r"$\downarrow$"
 
 
 def as_latex(board: Leaderboard) -> str:
-    r"""A table environment for a document with \usepackage{booktabs}; it needs nothing else.
+    r"""Write a table environment for a document with \usepackage{booktabs}; it needs nothing else.
 
     Methods down, benchmarks across, in percent with one decimal; intervals are in the CSV.
-    Stamps stand under the table, marked in the caption, so that they are printed with it; notes
+    Warnings stand under the table, marked in the caption, so that they are printed with it; notes
     follow them.
     """
     columns = [(name, key) for name in board.benchmarks for key in _keys(board, name)]
@@ -45,26 +44,29 @@ def as_latex(board: Leaderboard) -> str:
         " & ".join(
             [
                 escaped(f"{model} {scorer}" if len(board.models) > 1 else scorer),
-                *(_cell(board, cells.get((model, scorer, name)), key) for name, key in columns),
+                *(
+                    _percent_cell(board, cells.get((model, scorer, name)), key)
+                    for name, key in columns
+                ),
             ]
         )
         for model, scorer in methods
     ]
     seeds = _seed_rows(board, columns)
-    mark = r"$^{\dagger}$" if board.stamps else ""
+    mark = r"$^{\dagger}$" if board.warnings else ""
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escaped(_caption(board))}{mark}}}",
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
         r"\toprule",
-        *_heads(board, columns),
+        *_heading_lines(board, columns),
         r"\midrule",
         *(rf"{row} \\" for row in rows),
         *([r"\midrule", *(rf"{row} \\" for row in seeds)] if seeds else []),
         r"\bottomrule",
         r"\end{tabular}",
-        *(_below(f"{mark} {escaped(stamp)}") for stamp in board.stamps),
+        *(_below(f"{mark} {escaped(warning)}") for warning in board.warnings),
         *(_below(escaped(note)) for note in board.notes),
         r"\end{table}",
     ]
@@ -76,7 +78,7 @@ def _below(text: str) -> str:
 
 
 def _seed_rows(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> list[str]:
-    """Experiments that are there with several seeds: mean and sample standard deviation."""
+    """Write mean and sample standard deviation of experiments that have several seeds."""
     found = {(r.experiment, r.scorer, r.benchmark, r.metric): r for r in board.over_seeds}
     rows = []
     for experiment, scorer in dict.fromkeys((r.experiment, r.scorer) for r in board.over_seeds):
@@ -96,23 +98,23 @@ def _caption(board: Leaderboard) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that LaTeX prints as it is; letters outside Latin become a question mark."""
+    """Escape text so that LaTeX prints it as it is; letters outside Latin become question marks."""
     return "".join(SPECIAL.get(mark) or _printable(mark) for mark in " ".join(text.split()))
 
 
 def _printable(mark: str) -> str:
-    """What inputenc's utf8 knows without further packages."""
+    """Keep what inputenc's utf8 knows without further packages."""
     is_latin = mark.isalpha() and ord(mark) < 0x180
     return mark if mark.isascii() or is_latin else "?"
 
 
 def _keys(board: Leaderboard, benchmark: str) -> list[str]:
-    found = {key for r in board.results if r.benchmark == benchmark for key in r.metrics}
-    return [*COLUMNS, *(key for key in WHERE_MEASURED if key in found)]
+    found = [r.metrics for r in board.results if r.benchmark == benchmark]
+    return [*HEADLINE, *measured(WHERE_MEASURED, found)]
 
 
-def _heads(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> list[str]:
-    """Benchmarks over their metrics, with a rule from the first to the last column of each."""
+def _heading_lines(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> list[str]:
+    """Write benchmarks over their metrics, with a rule below the columns of each."""
     names, rules, start = [], [], 2  # column 1 is the method's
     for benchmark in board.benchmarks:
         width = len(_keys(board, benchmark))
@@ -129,8 +131,8 @@ def _heads(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> list[str]:
     ]
 
 
-def _cell(board: Leaderboard, result: Result | None, key: str) -> str:
-    """0.8123 -> 81.2, bold where no other method on this benchmark reads better."""
+def _percent_cell(board: Leaderboard, result: Result | None, key: str) -> str:
+    """Write 0.8123 as 81.2, bold where no other method on this benchmark reads better."""
     value = result.metrics.get(key) if result else None
     if result is None or value is None:
         return "--"

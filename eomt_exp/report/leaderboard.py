@@ -1,4 +1,4 @@
-"""Results in the order people read them: methods on benchmarks, and what belongs to each number.
+"""Holds results as people read them: methods on benchmarks, and what belongs to each number.
 
 A *method* is a model with a scorer. Everything here is plain values and arrays, so that tables, the
 report, MLflow and the files of finished cells take the same thing.
@@ -16,7 +16,7 @@ from eomt_exp.evaluator.ranking import PixelCurves
 
 
 class Histogram(NamedTuple):
-    """How the scores of either kind of pixel are spread."""
+    """Shows how the scores of either kind of pixel are spread."""
 
     edges: np.ndarray  # (N + 1,) float64, rising
     normal: np.ndarray  # (N,) share of the normal pixels in each bin; sums to 1, or all 0
@@ -24,7 +24,7 @@ class Histogram(NamedTuple):
 
 
 class ImageRow(NamedTuple):
-    """One image of a benchmark; metrics are NaN where it has no anomaly or nothing else."""
+    """Describes one image; metrics are NaN where it has no anomaly or nothing else."""
 
     name: str
     ap: float
@@ -34,7 +34,7 @@ class ImageRow(NamedTuple):
 
 
 class SizeRow(NamedTuple):
-    """True components whose size lies in a range of pixels."""
+    """Sums up true components whose size lies in a range of pixels."""
 
     low: int  # pixels
     high: int | None  # exclusive; None: no upper end
@@ -44,7 +44,7 @@ class SizeRow(NamedTuple):
 
 
 class TnrRow(NamedTuple):
-    """The first threshold at which this share of the anomaly is found, and what it costs."""
+    """Says what it costs to find this share of the anomaly, at the first threshold that does."""
 
     tpr: float
     tnr: float  # share of the normal pixels below it
@@ -53,7 +53,7 @@ class TnrRow(NamedTuple):
 
 @dataclass
 class Result:
-    """One method on one benchmark."""
+    """Holds the results of one method on one benchmark."""
 
     model: str  # "eim_oe-0": experiment and seed, or the name of a weight file
     scorer: str
@@ -68,12 +68,12 @@ class Result:
 
     @property
     def method(self) -> str:
-        """What tables call it when there are several models."""
+        """Return what tables call it when there are several models."""
         return f"{self.model} {self.scorer}"
 
 
 class Comparison(NamedTuple):
-    """Two methods on the same images: paired bootstrap over images."""
+    """Compares two methods on the same images by paired bootstrap over images."""
 
     benchmark: str
     metric: str  # "ap"
@@ -86,7 +86,7 @@ class Comparison(NamedTuple):
 
 
 class OverSeeds(NamedTuple):
-    """One experiment and scorer over several seeds."""
+    """Sums up one experiment and scorer over several seeds."""
 
     experiment: str
     scorer: str
@@ -98,7 +98,7 @@ class OverSeeds(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """A published number, to stand beside ours."""
+    """Holds published numbers, to be shown beside ours."""
 
     benchmark: str
     method: str  # as its authors call it, with backbone where known
@@ -109,7 +109,7 @@ class Anchor(NamedTuple):
 
 @dataclass
 class Leaderboard:
-    """All that one evaluation found."""
+    """Holds all that one evaluation found."""
 
     title: str
     results: list[Result]
@@ -119,27 +119,30 @@ class Leaderboard:
     over_seeds: list[OverSeeds] = field(default_factory=list)
     anchors: list[Anchor] = field(default_factory=list)
     manifest: dict[str, object] = field(default_factory=dict)  # protocol, weights, data; nested
-    stamps: list[str] = field(default_factory=list)  # what makes numbers untrustworthy, in red
+    warnings: list[str] = field(default_factory=list)  # what makes numbers untrustworthy, in red
     notes: list[str] = field(default_factory=list)  # what a reader should know, without alarm
 
     @property
     def protocol(self) -> str:
-        """Its name; "" where the manifest does not say."""
+        """Return the protocol's name; "" where the manifest does not say."""
         found = self.manifest.get("protocol")
         return str(found.get("name", "")) if isinstance(found, dict) else ""
 
     @property
     def benchmarks(self) -> list[str]:
-        """In the order they were measured."""
+        """List them in the order they were measured."""
         return list(dict.fromkeys(result.benchmark for result in self.results))
 
     @property
     def models(self) -> list[str]:
-        """In the order they were measured."""
+        """List them in the order they were measured."""
         return list(dict.fromkeys(result.model for result in self.results))
 
     def flat_metrics(self) -> dict[str, float]:
-        """`<benchmark>/<scorer>/<metric>`, of several models `<benchmark>/<model>.<scorer>/…`."""
+        """Key numbers by `<benchmark>/<scorer>/<metric>`.
+
+        Where there are several models, `<benchmark>/<model>.<scorer>/<metric>`.
+        """
         flat = {
             f"{self._key(r)}/{k}": value for r in self.results for k, value in r.metrics.items()
         }
@@ -151,7 +154,7 @@ class Leaderboard:
         return flat | known
 
     def flat_intervals(self) -> dict[str, tuple[float, float]]:
-        """By the keys of flat_metrics."""
+        """Return intervals by the keys of flat_metrics."""
         return {
             f"{self._key(r)}/{k}": pair for r in self.results for k, pair in r.intervals.items()
         }

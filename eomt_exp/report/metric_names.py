@@ -1,9 +1,9 @@
-"""What metrics are called, which way is better, and how their values are written."""
+"""Says what metrics are called, which way is better, and how their values are written."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 UNDEFINED = "undefined"
@@ -13,7 +13,7 @@ COUNTS = (*PIXELS, "components_true", "components_predicted")
 
 
 class Metric(NamedTuple):
-    """A metric as people read it."""
+    """Describes a metric as people read it."""
 
     heading: str
     better: int = 0  # 1: the higher the better, -1: the lower, 0: neither
@@ -59,8 +59,8 @@ KNOWN = {
     "tie_fraction": Metric(
         "ties at 95 %",
         0,
-        "Share of the anomalous pixels tied at the threshold of FPR95; when large, FPR95 speaks of "
-        "saturated or rounded scores more than of ranking.",
+        "Share of the anomalous pixels tied at the threshold of FPR95; when large, FPR95 reflects "
+        "saturated or rounded scores more than ranking.",
     ),
     "f1_threshold": Metric("threshold of F1*", 0, "The score from which F1* calls a pixel one."),
     "fpr95_first": Metric("FPR95 first", -1, "FPR95 at the first threshold with recall of 95 %."),
@@ -93,10 +93,12 @@ KNOWN = {
 SEMANTIC = ("miou", "macc", "aacc", "category_miou")  # without those of single classes
 IOUS = {"iou_": "class", "category_iou_": "category"}  # how keys begin -> what of
 MAIN = ("ap", "fpr95", "auroc", "f1_star", "siou", "ppv", "component_f1")
+HEADLINE = MAIN[:2]
+RECALL = 0.95  # the level of FPR95
 
 
 def metric(key: str) -> Metric:
-    """The metric of a key; of one that nobody listed, a heading made of the key."""
+    """Return the metric of a key; one that is not listed gets a heading made of the key."""
     if key in KNOWN:
         return KNOWN[key]
     return Metric(key.replace("_", " "))
@@ -105,7 +107,7 @@ def metric(key: str) -> Metric:
 def each_iou(
     known_classes: Mapping[str, Mapping[str, float]],
 ) -> dict[str, dict[str, list[float | None]]]:
-    """ "class" and "category", where measured -> name -> the IoU of every model, in their order."""
+    """Return "class" and "category", where measured -> name -> each model's IoU, in their order."""
     found: dict[str, dict[str, list[float | None]]] = {}
     for start, kind in IOUS.items():
         for key in dict.fromkeys(key for values in known_classes.values() for key in values):
@@ -117,13 +119,18 @@ def each_iou(
 
 
 def ordered(keys: Iterable[str]) -> list[str]:
-    """Each key once: those of KNOWN in its order, then the others as they came."""
+    """Return each key once: those of KNOWN in its order, then the others as they came."""
     there = dict.fromkeys(keys)
     return [key for key in KNOWN if key in there] + [key for key in there if key not in KNOWN]
 
 
+def measured(keys: Iterable[str], rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return those of the keys that at least one row has."""
+    return [key for key in keys if any(key in row for row in rows)]
+
+
 def shown(key: str, value: float | None) -> str:
-    """The value as text: "0.812", "0.0003", "12,345" of counts, "undefined" of NaN and None."""
+    """Write a value: "0.812", "0.0003", "12,345" of counts, "undefined" of NaN and None."""
     if value is None or math.isnan(value):
         return UNDEFINED
     if math.isinf(value):
@@ -138,7 +145,7 @@ def shown(key: str, value: float | None) -> str:
 
 
 def shown_interval(key: str, low: float, high: float) -> str:
-    """ "[0.451, 0.604]", or "[undefined]" where either end is.
+    """Write "[0.451, 0.604]", or "[undefined]" where either end is.
 
     Ends have the digits of the value itself: with fewer, a narrow interval would leave it out.
     """
@@ -148,7 +155,7 @@ def shown_interval(key: str, low: float, high: float) -> str:
 
 
 def best(key: str, values: Iterable[float | None]) -> float | None:
-    """The best of several; None where one stands alone, none is defined or neither way is better.
+    """Return the best of several; None for one alone, if none is defined or neither way is better.
 
     Values are compared as people read them, so that equals are marked together.
     """
@@ -158,6 +165,13 @@ def best(key: str, values: Iterable[float | None]) -> float | None:
     if len(everyone) < 2 or not defined or not better:
         return None
     return max(defined) if better > 0 else min(defined)
+
+
+def best_of_each(
+    keys: Iterable[str], rows: Sequence[Mapping[str, float | None]]
+) -> dict[str, float | None]:
+    """Return the best value of each metric over the rows."""
+    return {key: best(key, [row.get(key) for row in rows]) for key in keys}
 
 
 def is_best(key: str, value: float | None, winner: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""Published numbers, to stand beside ours: nothing here was measured by this suite."""
+"""Reads published numbers, to be shown beside ours: none was measured by this suite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eomt_exp.report.leaderboard import Anchor
 
 
 def anchors_for(benchmarks: Sequence[str], kin: Collection[str] = ()) -> list[Anchor]:
-    """The anchors of these benchmarks, benchmark by benchmark; none for one that nobody published.
+    """Return the anchors of these benchmarks, benchmark by benchmark; many have none.
 
     Within one, methods of the models `kin` ("ERFNet") come first, and the higher AP.
     `published.json` keeps percent as printed at the source, tables of one source and protocol
@@ -29,11 +29,11 @@ def anchors_for(benchmarks: Sequence[str], kin: Collection[str] = ()) -> list[An
 @cache
 def _all() -> tuple[Anchor, ...]:
     content = json.loads(files(__package__).joinpath("published.json").read_text(encoding="utf-8"))
-    return tuple(anchor for table in content["tables"] for anchor in _of(table))
+    return tuple(anchor for table in content["tables"] for anchor in _anchors(table))
 
 
-def _of(table: dict[str, Any]) -> list[Anchor]:
-    """One table: methods down, benchmarks across."""
+def _anchors(table: dict[str, Any]) -> list[Anchor]:
+    """Read one table: methods down, benchmarks across."""
     return [
         Anchor(
             benchmark,

@@ -1,4 +1,4 @@
-"""From counts to the numbers people read: metrics by protocol, intervals, slices, comparisons."""
+"""Makes of counts the numbers people read: metrics by protocol, intervals, slices, comparisons."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SEED_METRICS = ("ap", "fpr95", "auroc", "siou", "ppv", "component_f1")
 
 
 class SeededRun(NamedTuple):
-    """Where a model stands among its like."""
+    """Says which experiment and seed a model is of."""
 
     experiment: str
     group: str  # the same for runs that differ in their seed alone
@@ -47,7 +47,7 @@ def results_of(
     thresholds: Mapping[str, float],
     resamples: int,
 ) -> list[Result]:
-    """One Result a scorer; `thresholds` are those set on in-distribution validation, if any."""
+    """Make a Result a scorer; `thresholds` are those set on in-distribution validation, if any."""
     return [
         Result(
             model=model,
@@ -67,7 +67,7 @@ def results_of(
 
 
 def compared(cells: Sequence[Cell], resamples: int, level: float = 0.95) -> list[Comparison]:
-    """The best method of a benchmark, by AP, against each other one on the same images."""
+    """Compare a benchmark's best method, by AP, with each other one on the same images."""
     if not resamples:
         return []
     methods = [
@@ -90,7 +90,7 @@ def compared(cells: Sequence[Cell], resamples: int, level: float = 0.95) -> list
 def gathered_over_seeds(
     results: Sequence[Result], runs: Mapping[str, SeededRun]
 ) -> list[OverSeeds]:
-    """Mean and spread where one experiment is there with several seeds; `runs` by model."""
+    """Compute mean and spread of experiments that have several seeds; `runs` is by model."""
     groups: dict[tuple[str, str, str, str], dict[str, tuple[int, float]]] = {}
     names: dict[str, str] = {}
     for result in results:
@@ -113,7 +113,7 @@ def gathered_over_seeds(
 
 
 def operating_thresholds(counts: Mapping[str, PixelCounts], fpr: float) -> dict[str, float]:
-    """By scorer, the threshold that this share of in-distribution pixels reaches."""
+    """Return by scorer the threshold that this share of in-distribution pixels reaches."""
     found = {name: part.threshold_at_fpr(fpr) for name, part in counts.items()}
     return {name: threshold for name, threshold in found.items() if threshold == threshold}
 
@@ -129,7 +129,7 @@ def _metrics(
 
 
 def _in_use(counts: PixelCounts, threshold: float | None) -> dict[str, float]:
-    """At the threshold one would really have set, beside f1_star's, which looks at the truth."""
+    """Measure at a threshold that can be set in advance; f1_star's is chosen knowing the truth."""
     if threshold is None:
         return {}
     found = counts.at_threshold(threshold)

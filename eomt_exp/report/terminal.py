@@ -1,4 +1,4 @@
-"""The end of a run in words: a table of results, and where its files are."""
+"""Prints the end of a run: a table of results, and where its files are."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from eomt_exp.files import write_text
 from eomt_exp.report.leaderboard import Anchor, OverSeeds
 from eomt_exp.report.metric_names import (
+    MAIN,
     UNDEFINED,
-    best,
+    best_of_each,
     is_best,
+    measured,
     metric,
     ordered,
     shown,
@@ -24,10 +26,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-ALWAYS = ("ap", "fpr95", "auroc")
-WHERE_MEASURED = ("f1_star", "siou", "ppv", "component_f1")
+ALWAYS, WHERE_MEASURED = MAIN[:3], MAIN[3:]
 LOG_WIDTH = 300  # columns where there is no terminal: rich takes 80 and cuts numbers off
-NUM_ANCHORS = 6  # shown of each benchmark: the terminal is for our own numbers
+NUM_ANCHORS = 6  # shown of each benchmark: here our own numbers come first
 
 
 def results_table(
@@ -35,7 +36,7 @@ def results_table(
     title: str | None = None,
     intervals: Mapping[str, tuple[float, float]] | None = None,
 ) -> Table:
-    """Benchmarks and scorers down, metrics across, as fractions; the best one has a star.
+    """Tabulate benchmarks and scorers by metrics, as fractions; the best one has a star.
 
     Reads "<benchmark>/<scorer>/<metric>" keys; "<set>/miou" becomes the line below the table.
     NaN, and the None it becomes in metrics.json, read "undefined". `intervals` has the same keys;
@@ -44,8 +45,7 @@ def results_table(
     from rich.markup import escape
 
     cells = _cells(metrics)
-    there = {key for row in cells.values() for key in row}
-    names = [*ALWAYS, *(key for key in WHERE_MEASURED if key in there)]
+    names = [*ALWAYS, *measured(WHERE_MEASURED, [*cells.values()])]
     table = _empty_table(title, ["benchmark", "scorer"], names)
     caption = escape(_semantic(metrics) or "") or None
     table.caption, table.caption_justify, table.caption_style = caption, "left", ""
@@ -54,10 +54,8 @@ def results_table(
         if previous not in (None, benchmark):
             table.add_section()
         rivals = [other for (name, _), other in cells.items() if name == benchmark]
-        values = [
-            _cell(key, row.get(key), best(key, [other.get(key) for other in rivals]))
-            for key in names
-        ]
+        winners = best_of_each(names, rivals)
+        values = [_starred(key, row.get(key), winners[key]) for key in names]
         interval = (intervals or {}).get(f"{benchmark}/{scorer}/ap")
         if interval is not None and not math.isnan(row.get("ap", math.nan)):
             values[0] += f" {escape(shown_interval('ap', *interval))}"
@@ -67,7 +65,7 @@ def results_table(
 
 
 def anchors_table(anchors: Sequence[Anchor]) -> Table:
-    """Published numbers, of each benchmark the first NUM_ANCHORS.
+    """Tabulate published numbers, of each benchmark the first NUM_ANCHORS.
 
     Notes below say the protocol and source of each; the last one counts what is left out.
     """
@@ -77,7 +75,7 @@ def anchors_table(anchors: Sequence[Anchor]) -> Table:
     for anchor in anchors:
         groups.setdefault(anchor.benchmark, []).append(anchor)
     chosen = [anchor for group in groups.values() for anchor in group[:NUM_ANCHORS]]
-    remarks = list(dict.fromkeys(_remark(anchor) for anchor in chosen))
+    remarks = list(dict.fromkeys(_protocol_and_source(anchor) for anchor in chosen))
     names = ordered(key for anchor in chosen for key in anchor.values)
     table = _empty_table("published", ["benchmark", "method"], names)
     table.add_column("note", justify="right", no_wrap=True)
@@ -85,9 +83,10 @@ def anchors_table(anchors: Sequence[Anchor]) -> Table:
     for anchor in chosen:
         if previous not in (None, anchor.benchmark):
             table.add_section()
-        values = [_cell(key, anchor.values.get(key), None) for key in names]
+        values = [_starred(key, anchor.values.get(key), None) for key in names]
         name = "" if anchor.benchmark == previous else escape(anchor.benchmark)
-        table.add_row(name, escape(anchor.method), *values, str(remarks.index(_remark(anchor)) + 1))
+        number = remarks.index(_protocol_and_source(anchor)) + 1
+        table.add_row(name, escape(anchor.method), *values, str(number))
         previous = anchor.benchmark
     notes = [f"{index}  {escape(remark)}" for index, remark in enumerate(remarks, 1)]
     if more := len(anchors) - len(chosen):
@@ -97,7 +96,7 @@ def anchors_table(anchors: Sequence[Anchor]) -> Table:
 
 
 def seeds_table(seeds: Sequence[OverSeeds]) -> Table:
-    """Mean and sample standard deviation where an experiment is there with several seeds."""
+    """Tabulate mean and sample standard deviation of experiments that have several seeds."""
     from rich.markup import escape
 
     names = ordered(row.metric for row in seeds)
@@ -123,23 +122,18 @@ def print_report(
     checkpoint: str | Path | None = None,
     *,
     intervals: Mapping[str, tuple[float, float]] | None = None,
-    stamps: Sequence[str] = (),
+    warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
     anchors: Sequence[Anchor] = (),
     seeds: Sequence[OverSeeds] = (),
 ) -> None:
-    """Stamps in red, the tables, then each file that is there, a path a line and never broken.
+    """Print warnings in red, the tables, then each file there is, a path a line and never broken.
 
-    `intervals`, `stamps` and `notes` as in a Leaderboard, the first keyed like `metrics`.
+    `intervals`, `warnings` and `notes` as in a Leaderboard, the first keyed like `metrics`.
     """
-    from rich.console import Console
-
-    if console is None:
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = LOG_WIDTH
-    for stamp in stamps:
-        console.print(f"! {stamp}", style="bold red", markup=False, soft_wrap=True)
+    console = console or make_console()
+    for warning in warnings:
+        console.print(f"! {warning}", style="bold red", markup=False, soft_wrap=True)
     for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     if any(key.count("/") == 2 for key in metrics):
@@ -153,12 +147,22 @@ def print_report(
     _print_files(console, Path(run_dir), figures, checkpoint)
 
 
+def make_console() -> Console:
+    """Return a console as wide as its terminal, or wide enough for whole tables in a log."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    return console
+
+
 def _print_table(
     console: Console,
     metrics: Mapping[str, float | None],
     intervals: Mapping[str, tuple[float, float]] | None,
 ) -> None:
-    """With intervals and all metrics where they fit, on a narrow screen AP, FPR95 and AUROC."""
+    """Print intervals and all metrics where they fit, on a narrow screen AP, FPR95 and AUROC."""
     from rich.measure import Measurement
 
     few = {k: value for k, value in metrics.items() if k.rpartition("/")[2] not in WHERE_MEASURED}
@@ -170,7 +174,7 @@ def _print_table(
             return
     console.print(results_table(few))
     if len(few) < len(metrics):
-        console.print("more metrics where there is room, and in metrics.json", soft_wrap=True)
+        console.print("more metrics on a wider terminal, and in metrics.json", soft_wrap=True)
 
 
 def _print_files(
@@ -192,39 +196,39 @@ def _print_files(
 def write_metrics(
     path: str | Path, metrics: Mapping[str, float], manifest: Mapping[str, object]
 ) -> None:
-    """metrics.json, {"metrics": ..., "manifest": ...}, at one stroke; NaN and inf become null."""
-    content = _plain({"metrics": metrics, "manifest": manifest})
+    """Write metrics.json, {"metrics": ..., "manifest": ...}; NaN and inf become null."""
+    content = _as_json({"metrics": metrics, "manifest": manifest})
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def _plain(value: object) -> object:
-    """Only what JSON knows; numpy and torch scalars by their item(), others by their text."""
+def _as_json(value: object) -> object:
+    """Convert to what JSON knows; numpy and torch scalars by their item(), others by their text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _as_json(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(inner) for inner in value]
+        return [_as_json(inner) for inner in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return _as_json(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def _cells(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[str, float]]:
-    """(benchmark, scorer) to its metrics, in the order they came, benchmarks kept together."""
+    """Map (benchmark, scorer) to its metrics, in the order they came, benchmarks kept together."""
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for key, value in metrics.items():
         parts = key.split("/")
-        if len(parts) == 3 and parts[2] in (*ALWAYS, *WHERE_MEASURED):
-            rows.setdefault((parts[0], parts[1]), {})[parts[2]] = _number(value)
+        if len(parts) == 3 and parts[2] in MAIN:
+            rows.setdefault((parts[0], parts[1]), {})[parts[2]] = _nan_for_none(value)
     order = list(dict.fromkeys(benchmark for benchmark, _ in rows))
     return dict(sorted(rows.items(), key=lambda item: order.index(item[0][0])))
 
 
 def _empty_table(title: str | None, labels: Sequence[str], keys: Sequence[str]) -> Table:
-    """Columns without rows; thin rules and stars need no colour, for reports land in logs.
+    """Make columns without rows; thin rules and stars need no colour, so that logs have them too.
 
-    Where there is no room, names are folded: a number is never cut off for them.
+    Where columns do not fit, names are folded: a number is never cut off for them.
     """
     from rich import box
     from rich.table import Table
@@ -237,24 +241,24 @@ def _empty_table(title: str | None, labels: Sequence[str], keys: Sequence[str]) 
     return table
 
 
-def _remark(anchor: Anchor) -> str:
+def _protocol_and_source(anchor: Anchor) -> str:
     return "; ".join(part for part in (anchor.protocol, anchor.source) if part)
 
 
-def _cell(key: str, value: float | None, winner: float | None) -> str:
+def _starred(key: str, value: float | None, winner: float | None) -> str:
     if value is None:
         return "- "
     text = shown(key, value)
     return f"[bold]{text}*[/bold]" if is_best(key, value, winner) else f"{text} "
 
 
-def _number(value: float | None) -> float:
-    """The null of a metrics.json that was read back is the NaN it was."""
+def _nan_for_none(value: float | None) -> float:
+    """Return NaN for the null that it becomes in a metrics.json."""
     return math.nan if value is None else float(value)
 
 
 def _semantic(metrics: Mapping[str, float | None]) -> str | None:
-    """ "semantic: val/miou 0.712" of every "<set>/miou", or None."""
-    found = {key: _number(value) for key, value in metrics.items() if key.endswith("/miou")}
+    """Write "semantic: val/miou 0.712" of every "<set>/miou", or None."""
+    found = {key: _nan_for_none(value) for key, value in metrics.items() if key.endswith("/miou")}
     texts = [f"{key} {UNDEFINED if math.isnan(v) else f'{v:.3f}'}" for key, v in found.items()]
     return f"semantic: {', '.join(texts)}" if texts else None

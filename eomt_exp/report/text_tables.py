@@ -1,4 +1,4 @@
-"""A leaderboard as text: CSV for programs, Markdown for notes, LaTeX for papers."""
+"""Writes a leaderboard as text: CSV for programs, Markdown for notes, LaTeX for papers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from eomt_exp.report.metric_names import (
     NOT_MEASURED,
     SEMANTIC,
     UNDEFINED,
-    best,
+    best_of_each,
     each_iou,
     is_best,
+    measured,
     metric,
     ordered,
     shown,
@@ -26,31 +27,30 @@ from eomt_exp.report.metric_names import (
 
 __all__ = ["as_csv", "as_latex", "as_markdown"]
 
-STAMP = "Not to be trusted"
+WARNING = "Not to be trusted"
 KNOWN_SET = "data.val"  # where known classes are measured
 
 
 def as_csv(board: Leaderboard) -> str:
-    """One row a benchmark and method; numbers in full, so that they read back as they were.
+    """Write a row a benchmark and method; numbers in full, so that they read back as they were.
 
     Known classes are the rows of benchmark "data.val", one a model and without a scorer.
     `<metric>_low` and `<metric>_high` follow a metric that has intervals. An empty cell was not
-    measured, `nan` is undefined. A stamped leaderboard says so in a last column, on every row.
+    measured, `nan` is undefined. A last column repeats the warnings, if any, in every row.
     """
-    measured = [_measured(result) for result in board.results]
-    rows = [*measured, *(_on_known_classes(*of) for of in board.known_classes.items())]
-    stamps = {"stamps": "; ".join(board.stamps)} if board.stamps else {}
+    rows = [_result_row(result) for result in board.results]
+    rows += [_known_classes_row(*entry) for entry in board.known_classes.items()]
+    warnings = {"warnings": "; ".join(board.warnings)} if board.warnings else {}
     text = io.StringIO()
-    fields = ["benchmark", "protocol", "model", "scorer", *_columns(board), *stamps]
+    fields = ["benchmark", "protocol", "model", "scorer", *_columns(board), *warnings]
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({**row, "protocol": board.protocol, **stamps})
+        writer.writerow({**row, "protocol": board.protocol, **warnings})
     return text.getvalue()
 
 
-def _measured(result: Result) -> dict[str, object]:
-    """A row of one method on one benchmark."""
+def _result_row(result: Result) -> dict[str, object]:
     bounds = {
         f"{key}_{end}": value
         for key, interval in result.intervals.items()
@@ -61,14 +61,14 @@ def _measured(result: Result) -> dict[str, object]:
     return {**named, **result.metrics, **bounds}
 
 
-def _on_known_classes(model: str, found: Mapping[str, float]) -> dict[str, object]:
-    """A row of one model; single classes are in metrics.json."""
+def _known_classes_row(model: str, found: Mapping[str, float]) -> dict[str, object]:
+    """Make the row of one model; single classes are in metrics.json."""
     named = {"benchmark": KNOWN_SET, "model": model, "scorer": ""}
     return {**named, **{key: value for key, value in found.items() if key in SEMANTIC}}
 
 
 def _columns(board: Leaderboard) -> list[str]:
-    """Metrics, each before the ends of its intervals where it has any."""
+    """List metrics, each before the ends of its intervals where it has any."""
     known = (key for found in board.known_classes.values() for key in found if key in SEMANTIC)
     keys = ordered([*(key for result in board.results for key in result.metrics), *known])
     spread = {key for result in board.results for key in result.intervals}
@@ -77,32 +77,32 @@ def _columns(board: Leaderboard) -> list[str]:
 
 
 def as_markdown(board: Leaderboard) -> str:
-    """Stamps, then a table a benchmark, then seeds, known classes and published numbers."""
-    blocks = [f"# {_plain(board.title)}"]
-    blocks += [f"> **{STAMP}:** {_plain(stamp)}" for stamp in board.stamps]
+    """Write warnings, a table a benchmark, seeds, known classes and published numbers."""
+    blocks = [f"# {_literal(board.title)}"]
+    blocks += [f"> **{WARNING}:** {_literal(warning)}" for warning in board.warnings]
     if board.protocol:
-        blocks.append(f"Protocol: {_plain(board.protocol)}.")
-    blocks += [f"Note: {_plain(note)}" for note in board.notes]
+        blocks.append(f"Protocol: {_literal(board.protocol)}.")
+    blocks += [f"Note: {_literal(note)}" for note in board.notes]
     for benchmark in board.benchmarks:
         results = [result for result in board.results if result.benchmark == benchmark]
-        blocks += [f"## {_plain(benchmark)}", _results(results, len(board.models) > 1)]
+        blocks += [f"## {_literal(benchmark)}", _results_markdown(results, len(board.models) > 1)]
     if board.over_seeds:
-        blocks += ["## Over seeds", _over_seeds(board)]
+        blocks += ["## Over seeds", _seeds_markdown(board)]
     if board.known_classes:
-        blocks += ["## Known classes", _known_classes(board), *_ious(board)]
+        blocks += ["## Known classes", _known_classes_markdown(board), *_iou_markdown(board)]
     if board.anchors:
         remark = "Other protocols, other images: see the last column before comparing."
-        blocks += ["## Published", remark, _anchors(board)]
+        blocks += ["## Published", remark, _anchors_markdown(board)]
     return "\n\n".join(blocks) + "\n"
 
 
-def _results(results: Sequence[Result], named: bool) -> str:
-    """Methods down, metrics across; the best in bold, intervals beside their value."""
-    keys = [key for key in MAIN if any(key in result.metrics for result in results)]
-    winners = {key: best(key, [result.metrics.get(key) for result in results]) for key in keys}
+def _results_markdown(results: Sequence[Result], named: bool) -> str:
+    """List methods down, metrics across; the best in bold, intervals beside their value."""
+    keys = measured(MAIN, [result.metrics for result in results])
+    winners = best_of_each(keys, [result.metrics for result in results])
     rows = []
     for result in results:
-        cells = [_plain(result.method if named else result.scorer)]
+        cells = [_literal(result.method if named else result.scorer)]
         for key in keys:
             value = result.metrics.get(key)
             text = NOT_MEASURED if key not in result.metrics else shown(key, value)
@@ -111,39 +111,41 @@ def _results(results: Sequence[Result], named: bool) -> str:
                 text += f" {shown_interval(key, *result.intervals[key])}"
             cells.append(text)
         rows.append(cells)
-    return _table(["method", *(_plain(metric(key).heading) for key in keys)], rows)
+    return _markdown_table(["method", *(_literal(metric(key).heading) for key in keys)], rows)
 
 
-def _over_seeds(board: Leaderboard) -> str:
+def _seeds_markdown(board: Leaderboard) -> str:
     rows = [
         [
-            *(_plain(name) for name in (row.benchmark, row.experiment, row.scorer)),
-            _plain(metric(row.metric).heading),
+            *(_literal(name) for name in (row.benchmark, row.experiment, row.scorer)),
+            _literal(metric(row.metric).heading),
             f"{shown(row.metric, row.mean)} ± {shown(row.metric, row.std)}",
             ", ".join(str(seed) for seed in row.seeds),
         ]
         for row in board.over_seeds
     ]
-    return _table(["benchmark", "experiment", "scorer", "metric", "mean ± std", "seeds"], rows)
+    return _markdown_table(
+        ["benchmark", "experiment", "scorer", "metric", "mean ± std", "seeds"], rows
+    )
 
 
-def _known_classes(board: Leaderboard) -> str:
-    keys = [key for key in SEMANTIC if any(key in v for v in board.known_classes.values())]
+def _known_classes_markdown(board: Leaderboard) -> str:
+    keys = measured(SEMANTIC, [*board.known_classes.values()])
     rows = [
-        [_plain(model), *(shown(key, found.get(key, math.nan)) for key in keys)]
+        [_literal(model), *(shown(key, found.get(key, math.nan)) for key in keys)]
         for model, found in board.known_classes.items()
     ]
-    return _table(["model", *(metric(key).heading for key in keys)], rows)
+    return _markdown_table(["model", *(metric(key).heading for key in keys)], rows)
 
 
-def _ious(board: Leaderboard) -> list[str]:
-    """Classes down, models across; then the same of categories."""
-    models = [_plain(model) for model in board.known_classes]
+def _iou_markdown(board: Leaderboard) -> list[str]:
+    """List classes down, models across; then the same of categories."""
+    models = [_literal(model) for model in board.known_classes]
     return [
-        _table(
+        _markdown_table(
             [f"IoU of each {kind}", *models],
             [
-                [_plain(name), *(NOT_MEASURED if v is None else shown("miou", v) for v in values)]
+                [_literal(name), *(NOT_MEASURED if v is None else shown("miou", v) for v in values)]
                 for name, values in rows.items()
             ],
         )
@@ -151,32 +153,32 @@ def _ious(board: Leaderboard) -> list[str]:
     ]
 
 
-def _anchors(board: Leaderboard) -> str:
-    keys = [key for key in KNOWN if any(key in anchor.values for anchor in board.anchors)]
+def _anchors_markdown(board: Leaderboard) -> str:
+    keys = measured(KNOWN, [anchor.values for anchor in board.anchors])
     rows = [
         [
-            _plain(anchor.benchmark),
-            _plain(anchor.method),
+            _literal(anchor.benchmark),
+            _literal(anchor.method),
             *(
                 shown(key, anchor.values[key]) if key in anchor.values else NOT_MEASURED
                 for key in keys
             ),
-            _plain(anchor.source),
-            _plain(anchor.protocol),
+            _literal(anchor.source),
+            _literal(anchor.protocol),
         ]
         for anchor in board.anchors
     ]
-    headings = [_plain(metric(key).heading) for key in keys]
-    return _table(["benchmark", "method", *headings, "source", "protocol"], rows)
+    headings = [_literal(metric(key).heading) for key in keys]
+    return _markdown_table(["benchmark", "method", *headings, "source", "protocol"], rows)
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _plain(text: str) -> str:
-    """Names as they are: nothing in them is markup, and none breaks a line of a table."""
+def _literal(text: str) -> str:
+    """Escape a name: nothing in it is markup, and it breaks no line of a table."""
     marks: dict[str, str | int | None] = {mark: f"\\{mark}" for mark in "\\`*_[]|#~"}
     names = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
     return " ".join(text.split()).translate(str.maketrans({**marks, **names}))

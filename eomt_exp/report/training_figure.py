@@ -1,4 +1,4 @@
-"""A run's metrics.jsonl as small multiples: losses first, then learning rates, then scores."""
+"""Draws a run's metrics.jsonl in panels: losses first, then learning rates, then scores."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def training_figure(jsonl_path: str | Path, path: str | Path) -> Path:
 
 
 def _series(lines: Sequence[Mapping[str, float]]) -> dict[str, Series]:
-    """Key to its points: a key need not be on every line."""
+    """Map each key to its points: a key need not be on every line."""
     points: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for key, value in line.items():
@@ -54,16 +54,16 @@ def _series(lines: Sequence[Mapping[str, float]]) -> dict[str, Series]:
 
 
 def _panels(series: Mapping[str, Series]) -> dict[str, dict[str, Series]]:
-    """Panel title to its lines: learning rates share one, so does a metric of many scorers."""
+    """Map titles to lines: learning rates share a panel, so does a metric of many scorers."""
     panels: dict[str, dict[str, Series]] = {}
     for key in sorted(series, key=lambda key: (_rank(key), key)):
-        title, line = _place(key)
+        title, line = _panel_and_line(key)
         panels.setdefault(title, {})[line] = series[key]
     return panels
 
 
 def _rank(key: str) -> int:
-    """0 the total loss, 1 the rest of the training, 2 learning rates, then the known scores."""
+    """Order keys: the total loss, the rest of the training, learning rates, the known scores."""
     last = key.rpartition("/")[2]
     if _is_rate(key):
         return 2
@@ -72,8 +72,8 @@ def _rank(key: str) -> int:
     return 3 + SCORES.index(last) if last in SCORES else 3 + len(SCORES)
 
 
-def _place(key: str) -> tuple[str, str]:
-    """(panel, line) of a key: `val/rba/ap` is the line `val/rba` of the panel `ap`."""
+def _panel_and_line(key: str) -> tuple[str, str]:
+    """Split a key: `val/rba/ap` is the line `val/rba` of the panel `ap`."""
     if _is_rate(key):
         return RATE, key
     front, _, last = key.rpartition("/")
@@ -81,7 +81,7 @@ def _place(key: str) -> tuple[str, str]:
 
 
 def _is_training(key: str) -> bool:
-    """`train/total`, `train/mask`; losses of a validation and names without a front too."""
+    """Whether a key is a loss: `train/total`, one of a validation, a name without a front."""
     return "/" not in key or key.startswith("train/") or "loss" in key
 
 
@@ -90,7 +90,7 @@ def _is_rate(key: str) -> bool:
 
 
 def _draw(axes: Axes, name: str, lines: Mapping[str, Series]) -> None:
-    """One panel; of more than MAX_LINES lines those that end highest are drawn."""
+    """Draw one panel; of more than MAX_LINES lines those that end highest."""
     chosen = list(lines)
     if len(chosen) > MAX_LINES:
         chosen = sorted(chosen, key=lambda key: -np.nan_to_num(lines[key][1][-1]))[:MAX_LINES]
@@ -104,13 +104,13 @@ def _draw(axes: Axes, name: str, lines: Mapping[str, Series]) -> None:
         axes.plot(steps, values, linewidth=1.7, marker=marker, markersize=3.5, label=key, **style)
     hidden = len(lines) - len(chosen)
     tidy(axes, f"{name} ({hidden} lower lines not shown)" if hidden else name, "step")
-    _scale(axes, name, [lines[key] for key in chosen])
+    _set_scales(axes, name, [lines[key] for key in chosen])
     if list(lines) != [name]:
         axes.legend(frameon=False, fontsize=7.5)
 
 
-def _scale(axes: Axes, name: str, series: Sequence[Series]) -> None:
-    """Whole steps; a log axis for a loss that falls through decades; a word when all is NaN."""
+def _set_scales(axes: Axes, name: str, series: Sequence[Series]) -> None:
+    """Use whole steps, a log axis for a loss that falls through decades, a text if all is NaN."""
     from matplotlib.ticker import MaxNLocator
 
     values = np.concatenate([values for _, values in series])
@@ -133,7 +133,7 @@ def _scale(axes: Axes, name: str, series: Sequence[Series]) -> None:
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """(N,) -> (N,): mean under a bell of about N / 80 points, which does not lag behind.
+    """Average (N,) -> (N,) under a bell of about N / 80 points, which does not lag behind.
 
     NaN is stepped over and stays NaN, so that a diverged stretch shows as a gap.
     """

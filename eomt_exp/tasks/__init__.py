@@ -1,1 +1,1 @@
-"""One file a verb of python -m eomt_exp."""
+"""Each file is a task of `python -m eomt_exp`."""

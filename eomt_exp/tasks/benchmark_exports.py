@@ -1,4 +1,4 @@
-"""Score maps in the files other tools measure: evaluator.exports=[smiyc,oodis]."""
+"""Writes score maps as files that other tools measure: evaluator.exports=[smiyc,oodis]."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from eomt_exp.cli import UsageError
+from eomt_exp.contracts import UserError
 from eomt_exp.engine.evaluation import Write
 from eomt_exp.engine.exports import OodisExport, ScoreExport, SmiycExport
 
@@ -27,10 +27,10 @@ OODIS_SMALLEST = 10  # pixels; its evaluation leaves out what is smaller
 
 
 def check_exports(cfg: DictConfig) -> None:
-    """Complain before anything long about files that could not be written."""
+    """Raise UserError before anything long begins for files that could not be written."""
     kinds, benchmarks = cfg.evaluator.exports, [str(name) for name in cfg.benchmark]
     if kinds and (cfg.protocol.resize or cfg.protocol.skip_images_without_anomaly):
-        raise UsageError(
+        raise UserError(
             "evaluator.exports wants every image at its own size, and "
             f"protocol={cfg.protocol.name} squeezes or leaves out some; type protocol=default."
         )
@@ -39,12 +39,12 @@ def check_exports(cfg: DictConfig) -> None:
     if "oodis" not in kinds:
         return
     if others := [name for name in benchmarks if name not in OODIS_PARTS]:
-        raise UsageError(
+        raise UserError(
             f"evaluator.exports=[oodis] has no part for {', '.join(others)}; it takes "
             f"benchmark=[{','.join(OODIS_PARTS)}]."
         )
     if not cfg.evaluator.known_classes or cfg.data.val is None:
-        raise UsageError(
+        raise UserError(
             "evaluator.exports=[oodis] cuts instances at the threshold that data.val sets; leave "
             "evaluator.known_classes=true and give the path of its images."
         )
@@ -58,7 +58,7 @@ def exports_of(
     scorers: Sequence[str],
     thresholds: Mapping[str, float],
 ) -> dict[str, Sequence[Write]]:
-    """By scorer, what writes its maps below <run>/exports; a method is a model and a scorer."""
+    """Return by scorer what writes the maps of a model and scorer below <run>/exports."""
     found: dict[str, Sequence[Write]] = {}
     for scorer in scorers:
         method, writers = f"{model}-{scorer}", list[Write]()
@@ -67,7 +67,7 @@ def exports_of(
             writers.append(_flat(SmiycExport(run_dir / FOLDER, method, name)))
         if "oodis" in kinds:
             if scorer not in thresholds:
-                raise UsageError(
+                raise UserError(
                     f"evaluator.exports=[oodis] has no threshold for {scorer}: too many pixels of "
                     "data.val score inf. Take another scorer."
                 )

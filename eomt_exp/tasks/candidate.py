@@ -1,4 +1,4 @@
-"""A model that is to be measured: where it comes from, what it is called, what it has seen."""
+"""A candidate is a model to be measured; it knows its source, its name and what it has seen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eomt_exp.weights.weight_files import sha256
 
 @dataclass(eq=False)
 class Candidate:
-    """A model to be measured; it is loaded only where a number is missing."""
+    """Holds a model to be measured, and loads it only where a number is missing."""
 
     label: str  # "eim_oe-0", or the name of a weight file
     cfg: DictConfig
@@ -32,15 +32,15 @@ class Candidate:
 
     @cached_property
     def detector(self) -> Detector:
-        """Loaded when it is first needed."""
+        """Load the model when it is first needed."""
         return self.load()
 
     def let_go(self) -> None:
-        """Give the memory of the model back."""
+        """Free the memory of the model."""
         self.__dict__.pop("detector", None)
 
     def as_seeded(self) -> SeededRun:
-        """Where a run stands among its other seeds; not of weights from elsewhere."""
+        """Return the run's experiment and seed; None for weights from elsewhere."""
         assert self.trained is not None
         group = runs.content_key(self.trained, besides=("seed",))
         experiment, seed = str(self.trained.name), int(self.trained.seed)
@@ -48,7 +48,7 @@ class Candidate:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What its numbers depend on, for the manifest."""
+        """Return what its numbers depend on, for the manifest."""
         return {
             "experiment": self.trained.name if self.trained is not None else None,
             "seed": self.trained.seed if self.trained is not None else None,
@@ -64,14 +64,14 @@ class Candidate:
 
 @dataclass
 class KnownClasses:
-    """What data.val says of a model."""
+    """Holds what data.val says of a model."""
 
     metrics: dict[str, float]
     thresholds: dict[str, float]  # by scorer, where evaluator.operating_fpr of its pixels lie above
 
 
 def as_label(text: str, taken: Collection[str] = ()) -> str:
-    """A model's name that can be a folder's, and no other model's."""
+    """Make a model's name that can be a folder's and is no other model's."""
     label = re.sub(r"[^\w.+=-]", "_", text).strip(".")[:100] or "model"
     number = 1
     while (found := label if number == 1 else f"{label}~{number}") in taken:

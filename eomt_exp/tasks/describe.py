@@ -1,4 +1,4 @@
-"""`task=describe`: the model of a configuration in numbers, without weights, data or a run."""
+"""`task=describe` shows a configuration's model in numbers, without weights, data or a run."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def run(cfg: DictConfig) -> None:
 def _title(cfg: DictConfig) -> str:
     choices = HydraConfig.get().runtime.choices
     named = [group for group in _NAMED if group not in _TAKEN_AS or _TAKEN_AS[group] in cfg.model]
-    words = [f"{group}={choices[group]}" for group in named]
-    return " ".join([*words, f"trainable={cfg.trainable.value}"])
+    choice = [f"{group}={choices[group]}" for group in named]
+    return " ".join([*choice, f"trainable={cfg.trainable.value}"])
 
 
 def leave_no_folder(outputs: Path) -> None:

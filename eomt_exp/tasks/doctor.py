@@ -1,4 +1,4 @@
-"""`task=doctor`: whether data sets, as they lie on this machine, can be trusted."""
+"""`task=doctor` checks whether data sets, as they are on this machine, can be trusted."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from eomt_exp.build import build
-from eomt_exp.cli import UsageError
-from eomt_exp.contracts import DataError, ImageSet
+from eomt_exp.contracts import DataError, ImageSet, UserError
 from eomt_exp.data.checkup.finding import Finding
-from eomt_exp.data.checkup.survey import Role, Survey, num_looks, summary, survey, value_lines
+from eomt_exp.data.checkup.survey import Role, Survey, num_examined, summary, survey, value_lines
 from eomt_exp.data.checkup.verdict import findings, verdict
 from eomt_exp.engine.progress import progress
 from eomt_exp.report.checkup_report import print_checkup, print_verdicts
@@ -26,15 +25,15 @@ BROKEN, NOT_GIVEN = "broken", "not given, not checked"
 def run(cfg: DictConfig) -> None:
     """Print a report on data.train, data.val and every benchmark; no folder is left behind.
 
-    Ends the program with exit code 1 where a set is broken. Raises UsageError where nothing was
+    Ends the program with exit code 1 where a set is broken. Raises UserError where nothing was
     there to look at.
     """
     try:
         verdicts = _verdicts(cfg)
     finally:
         leave_no_folder(Path(os.path.abspath(cfg.paths.outputs)))
-    if all(word == NOT_GIVEN for word in verdicts.values()):
-        raise UsageError("Nothing to check: add benchmark=<name> or data=<name> and its paths.…")
+    if all(verdict == NOT_GIVEN for verdict in verdicts.values()):
+        raise UserError("Nothing to check: add benchmark=<name> or data=<name> and its paths.…")
     print_verdicts(verdicts.items())
     if BROKEN in verdicts.values():
         raise SystemExit(1)
@@ -52,7 +51,7 @@ def _verdicts(cfg: DictConfig) -> dict[str, str]:
             if is_asked_for:
                 print_checkup(key, BROKEN, (), (), [_closed(error)])
             continue
-        seen = _looked_at(images, key, role, node)
+        seen = _examined(images, key, role, node)
         found = findings(seen, surveys)
         verdicts[key] = verdict(found)
         print_checkup(key, verdicts[key], summary(seen), value_lines(seen), found)
@@ -61,7 +60,7 @@ def _verdicts(cfg: DictConfig) -> dict[str, str]:
 
 
 def _sets(cfg: DictConfig) -> Iterator[tuple[str, Role, Any]]:
-    """Training first: what it shares with the others is said of the others."""
+    """Yield the training set first: what it shares with the others is a finding of the others."""
     yield "data.train", "train", cfg.data.train
     yield "data.val", "val", cfg.data.val
     for name, node in cfg.benchmark.items():
@@ -69,10 +68,10 @@ def _sets(cfg: DictConfig) -> Iterator[tuple[str, Role, Any]]:
 
 
 def _options(node: Any, key: str) -> dict[str, Any]:
-    """Of a set with its broken files in it, so that each can be named."""
+    """Return the arguments of a set that keeps its broken files, so that each can be named."""
     plain: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
     if plain.get("_target_") is None:
-        raise UsageError(f"{key} is no data set: it has no _target_.")
+        raise UserError(f"{key} is no data set: it has no _target_.")
     return plain | ({"on_broken": "keep"} if "on_broken" in plain else {})
 
 
@@ -80,21 +79,21 @@ def _closed(error: DataError) -> Finding:
     return Finding("closed", "error", 0, "It cannot be opened", str(error))
 
 
-def _looked_at(images: ImageSet, key: str, role: Role, node: Any) -> Survey:
-    with progress(num_looks(images), f"look at {key}") as bar:
+def _examined(images: ImageSet, key: str, role: Role, node: Any) -> Survey:
+    with progress(num_examined(images), f"examine {key}") as bar:
         seen = survey(images, key, role, bar.advance)
     return seen._replace(may_skip=node.get("on_broken") == "skip")
 
 
 def _is_asked_for(node: Any, role: Role) -> bool:
-    """A set whose path is given, and a benchmark that was typed and did not come with the data."""
-    words = HydraConfig.get().overrides.task
-    is_typed = any(word.lstrip("+").startswith("benchmark=") for word in words)
+    """Return whether its path is given, or it is a typed benchmark, not one of the data's own."""
+    overrides = HydraConfig.get().overrides.task
+    is_typed = any(override.lstrip("+").startswith("benchmark=") for override in overrides)
     return (role == "benchmark" and is_typed) or not _is_path_missing(node)
 
 
 def _is_path_missing(node: Any) -> bool:
-    """Whether its root is taken from paths.… and that is not set; others are second places."""
+    """Return whether its root is a paths.… that is not set; other paths, as of images, may be."""
     raw: dict[str, Any] = OmegaConf.to_container(node, resolve=False)  # type: ignore[assignment]
     root = raw.get("root")
     is_path = isinstance(root, str) and root.startswith("${paths.")

@@ -1,8 +1,9 @@
-"""`task=evaluate`: trained models on every benchmark: numbers, pictures, tables, a report."""
+"""`task=evaluate` measures trained models on every benchmark, and reports it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from eomt_exp import run_folders, runs
-from eomt_exp.cli import UsageError
+from eomt_exp import runs
+from eomt_exp.contracts import UserError
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import (
     agreed,
@@ -20,9 +21,10 @@ from eomt_exp.engine.device import (
     make_accelerator,
 )
 from eomt_exp.engine.seen_images import SeenImages
+from eomt_exp.run_folders import working_in
 from eomt_exp.tasks.benchmark_exports import check_exports
 from eomt_exp.tasks.candidate import Candidate, as_label
-from eomt_exp.tasks.image_sets import ImageSets, build_image_sets, stamps
+from eomt_exp.tasks.image_sets import ImageSets, build_image_sets, seen_image_warnings
 from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish
 from eomt_exp.tasks.start import check_start, fill, seen_by, start_of
@@ -38,27 +40,25 @@ NO_MODEL = (
 def run(cfg: DictConfig) -> None:
     """Evaluate the run or weights at cfg.checkpoint, or this configuration's semantic EoMT."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    with run_folders.pointed_to(Path(cfg.paths.outputs), run_dir, active=is_first_process()):
+    with working_in(run_dir, Path(cfg.paths.outputs)) if is_first_process() else nullcontext():
         _run(cfg, run_dir)
 
 
 def _run(cfg: DictConfig, run_dir: Path) -> None:
     settings: Any = OmegaConf.to_object(cfg.trainer)
-    if any(word.startswith("protocol=[") for word in _typed_words()):
-        raise UsageError(
-            "one protocol at a time; -m protocol=default,smiyc runs one after another."
-        )
+    if any(one.startswith("protocol=[") for one in _typed()):
+        raise UserError("one protocol at a time; -m protocol=default,smiyc runs one after another.")
     configs = _configs(cfg)
     OmegaConf.to_object(cfg.evaluator)  # ranges, before anything long
     check_exports(configs[0])
     for one in configs:
         check_start(one)
     if not cfg.checkpoint and cfg.start_from is None:
-        raise UsageError(NO_MODEL)
+        raise UserError(NO_MODEL)
     images = build_image_sets(configs[0])
     sources = [_source(one) for one in configs]
     seen = [seen_by(source) for source in sources]
-    warnings = [stamps(cfg, one, images) for one in seen]
+    warnings = [seen_image_warnings(cfg, one, images) for one in seen]
     accelerator = make_accelerator(settings)
     try:
         measurement = Measurement(cfg, run_dir, accelerator)
@@ -74,8 +74,8 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
             tracker.log_params(runs.flat(runs.plain(kept)))
             found = _measure(measurement, models, images)
             if accelerator.is_main_process:
-                told = {m.label: words for m, words in zip(models, warnings, strict=True)}
-                publish(cfg, leaderboard_of(cfg, found, images, told), models, tracker, run_dir)
+                by_model = {m.label: one for m, one in zip(models, warnings, strict=True)}
+                publish(cfg, leaderboard_of(cfg, found, images, by_model), models, tracker, run_dir)
     finally:
         forget_accelerator(accelerator)
 
@@ -97,7 +97,7 @@ def _candidates(
 
 
 def _measure(measurement: Measurement, models: Sequence[Candidate], images: ImageSets) -> Any:
-    """Cell after cell; a model is loaded where one is missing."""
+    """Measure cell after cell; a model is loaded where one is missing."""
     found = {}
     for model in models:
         known = measurement.known_classes(model, images)
@@ -109,11 +109,11 @@ def _measure(measurement: Measurement, models: Sequence[Candidate], images: Imag
 
 
 def _configs(cfg: DictConfig) -> list[DictConfig]:
-    """One configuration a model: that of its run where it has one, around this command's words."""
+    """Return a configuration a model: that of its run where it has one, under what was typed."""
     if not isinstance(cfg.checkpoint, ListConfig):
         return [_as_trained(cfg)]
     if not cfg.checkpoint:
-        raise UsageError("checkpoint=[] names no model; type checkpoint=[<run>,<run>].")
+        raise UserError("checkpoint=[] names no model; type checkpoint=[<run>,<run>].")
     configs = []
     for one in cfg.checkpoint:
         copy = cfg.copy()
@@ -122,7 +122,7 @@ def _configs(cfg: DictConfig) -> list[DictConfig]:
         configs.append(_as_trained(copy))
     for other in configs[1:] if cfg.evaluator.known_classes else []:
         if (other.data.name, other.data.val) != (configs[0].data.name, configs[0].data.val):
-            raise UsageError(
+            raise UserError(
                 f"{other.checkpoint} was trained on data={other.data.name} with other validation "
                 f"images than {configs[0].checkpoint} (data={configs[0].data.name}); one table "
                 "wants one kind of known classes: add evaluator.known_classes=false, or evaluate "
@@ -138,7 +138,7 @@ def _source(cfg: DictConfig) -> str | Path:
 
 
 def _name(source: str | Path, trained: DictConfig | None) -> str:
-    """`<experiment>-<seed>` of a run, the file's name of weights from elsewhere."""
+    """Return `<experiment>-<seed>` of a run, or the file's name of weights from elsewhere."""
     if trained is not None:
         return f"{trained.name}-{trained.seed}"
     return Path(str(source).partition("@")[0] if str(source).startswith(HUB) else source).stem
@@ -154,13 +154,13 @@ def _loader(
 
 
 def _trained_model(cfg: DictConfig, source: str | Path) -> Any:
-    """A run's model as it was configured there, or this configuration's with public weights."""
+    """Return a run's model as configured there, or this configuration's with public weights."""
     if runs.is_run(source):
         return runs.load_model(Path(source))[1]
     model = runs.build_model(cfg, pretrained=bool(cfg.delta_weights))
     fresh = fill(cfg, model, source).fresh
     if fresh:
-        raise UsageError(
+        raise UserError(
             f"{source} leaves {len(fresh)} weights of this model random ({', '.join(fresh[:3])}), "
             "and their scores would be no result: train it first (+experiment=semantic "
             "checkpoint=…), or take the model, classes and anomaly_head the file was made for."
@@ -169,7 +169,7 @@ def _trained_model(cfg: DictConfig, source: str | Path) -> Any:
 
 
 def _as_trained(cfg: DictConfig) -> DictConfig:
-    """This command's configuration around a trained model: what was not typed is the run's.
+    """Return this configuration around a trained model: what was not typed is the run's.
 
     Validation images are the exception where the data set is the same: their paths are this
     machine's.
@@ -177,11 +177,11 @@ def _as_trained(cfg: DictConfig) -> DictConfig:
     if not (cfg.checkpoint and runs.is_run(cfg.checkpoint)):
         return cfg
     trained = runs.load_config(Path(cfg.checkpoint))
-    typed = {word.lstrip("+~").split("=")[0].split(".")[0] for word in _typed_words()}
+    typed = {one.lstrip("+~").split("=")[0].split(".")[0] for one in _typed()}
     own = ["model", "backbone", "seed"]
     if ignored := typed & {"model", "backbone"}:
-        words = " and ".join(sorted(ignored))
-        print(f"{cfg.checkpoint} has its own {words}; what was typed is for weights from elsewhere")
+        parts = " and ".join(sorted(ignored))
+        print(f"{cfg.checkpoint} has its own {parts}; what was typed is for weights from elsewhere")
     own += [group for group in ("scorer", "score", "benchmark") if group not in typed]
     if cfg.data.name != trained.data.name:
         own.append("data")
@@ -192,5 +192,5 @@ def _as_trained(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def _typed_words() -> list[str]:
+def _typed() -> list[str]:
     return list(HydraConfig.get().overrides.task)

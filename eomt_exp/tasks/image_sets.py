@@ -1,4 +1,4 @@
-"""The images a model is measured on: read once at the start, and compared with what it has seen."""
+"""Reads the images a model is measured on once, and compares them with those it has seen."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from omegaconf import DictConfig
 
 from eomt_exp import runs
 from eomt_exp.build import build, build_all
-from eomt_exp.cli import UsageError
-from eomt_exp.contracts import ImageSet
+from eomt_exp.contracts import ImageSet, UserError
 from eomt_exp.data.loader import image_loader
 from eomt_exp.data.shared_cache import SharedCache
 from eomt_exp.engine.device import from_all, is_first_process
@@ -30,43 +29,42 @@ from eomt_exp.engine.seen_images import (
 
 VALIDATION = "data.val"
 _TUNING = "tuning."  # and the set's name: a benchmark may be called the same
-_DRAWN: dict[str, tuple[ImageSet, Contents]] = {}  # by configuration
-_CACHED: dict[str, tuple[ImageSet, Contents | None]] = {}  # training images by configuration
 # What data.val and tuning sets are there for: they may choose, but not teach.
 _VALIDATES = ("validation", "selection", "tuning")
 
 
 class ImageSets(NamedTuple):
-    """What a model is measured on."""
+    """Holds what a model is measured on."""
 
     benchmarks: dict[str, ImageSet]
     validation: ImageSet | None  # for the known classes
-    tuning: dict[str, ImageSet]  # anomalies looked at while it trains
+    tuning: dict[str, ImageSet]  # anomalies it is validated on while it trains
     contents: dict[str, Contents]  # of benchmarks by name, of "data.val" and "tuning.<name>"
 
 
 def build_image_sets(cfg: DictConfig, training: bool = False) -> ImageSets:
-    """Benchmarks, data.val and, for a training, tuning sets.
+    """Build benchmarks, data.val and, for a training, the tuning sets.
 
-    Each file is read once now, so that none can fail after training. UsageError for tuning sets
-    that the training would never look at.
+    Each file is read once now, so that none can fail after training. UserError for tuning sets
+    that the training would never be validated on.
     """
     nodes = runs.plain(cfg)
-    looks = training and cfg.trainer.validate_every > 0
-    if training and cfg.tuning and not looks:
-        raise UsageError(
-            f"benchmark@tuning={next(iter(cfg.tuning))} is looked at while training, and "
-            "trainer.validate_every=0 never looks: type trainer.validate_every=1."
+    validates = training and cfg.trainer.validate_every > 0
+    if training and cfg.tuning and not validates:
+        raise UserError(
+            f"benchmark@tuning={next(iter(cfg.tuning))} is for the validation during "
+            "training, and trainer.validate_every=0 means none: type trainer.validate_every=1."
         )
     named = build_all(cfg.benchmark, "benchmark")
     wanted = {name: (images, nodes["benchmark"][name]) for name, images in named.items()}
-    if (cfg.evaluator.known_classes or looks) and nodes["data"]["val"] is not None:
+    if (cfg.evaluator.known_classes or validates) and nodes["data"]["val"] is not None:
         wanted[VALIDATION] = (build(cfg.data.val, VALIDATION), nodes["data"]["val"])
-    tuning = build_all(cfg.tuning, "tuning") if looks else {}
+    tuning = build_all(cfg.tuning, "tuning") if validates else {}
     wanted |= {_TUNING + name: (images, nodes["tuning"][name]) for name, images in tuning.items()}
     workers = cfg.trainer.num_workers
     read = {
-        name: _read_once(images, name, node, workers) for name, (images, node) in wanted.items()
+        name: read_sets.measured(images, name, node, workers)
+        for name, (images, node) in wanted.items()
     }
     contents = {name: found for name, (_, found) in read.items()}
     validation = read.pop(VALIDATION, (None, None))[0]
@@ -75,55 +73,68 @@ def build_image_sets(cfg: DictConfig, training: bool = False) -> ImageSets:
     return ImageSets(benchmarks, validation, tuning, contents)
 
 
-def training_images(cfg: DictConfig) -> tuple[ImageSet, Contents | None]:
-    """data.train, read once, and what it holds; with data.cache in shared memory from then on.
+class ReadSets:
+    """Keeps the image sets that this process has read, for its later stages and jobs."""
 
-    Filled at once because decoding or drawing beside a training step slows both down; kept for
-    the next stage of this process, which mostly trains on the same images. With
-    evaluator.verify=false and no cache nothing is read, and so nothing is known of the contents.
-    """
-    key = json.dumps(runs.plain(cfg)["data"]["train"], sort_keys=True)
-    if key in _CACHED:
-        return _CACHED[key]
-    images: ImageSet = build(cfg.data.train, "data.train")
-    cached = SharedCache(images) if cfg.data.cache else None
-    if cached is not None and cached.is_on:
-        images = cached
-        contents: Contents | None = contents_cached(cached, cfg.data.name, cfg.trainer.num_workers)
-    else:
-        contents = contents_read(images, cfg.data.name) if cfg.evaluator.verify else None
-    _CACHED.clear()  # one set at a time: memory is for this job's images
-    if contents is not None:
-        _CACHED[key] = images, contents
-    return images, contents
+    def __init__(self) -> None:
+        self._drawn: dict[str, tuple[ImageSet, Contents]] = {}  # by configuration
+        self._training: dict[str, tuple[ImageSet, Contents | None]] = {}
+
+    def training(self, cfg: DictConfig) -> tuple[ImageSet, Contents | None]:
+        """Return data.train, read once, and its contents; with data.cache it is in shared memory.
+
+        Filled at once because decoding or drawing beside a training step slows both down; kept for
+        the next stage of this process, which mostly trains on the same images. With
+        evaluator.verify=false and no cache nothing is read, so nothing is known of the contents.
+        """
+        key = json.dumps(runs.plain(cfg)["data"]["train"], sort_keys=True)
+        if key in self._training:
+            return self._training[key]
+        images: ImageSet = build(cfg.data.train, "data.train")
+        cached = SharedCache(images) if cfg.data.cache else None
+        contents: Contents | None = None
+        if cached is not None and cached.is_on:
+            images = cached
+            contents = contents_cached(cached, cfg.data.name, cfg.trainer.num_workers)
+        elif cfg.evaluator.verify:
+            contents = contents_read(images, cfg.data.name)
+        self._training.clear()  # one set at a time: memory is for this job's images
+        if contents is not None:
+            self._training[key] = images, contents
+        return images, contents
+
+    def measured(
+        self, images: ImageSet, name: str, node: Any, num_workers: int
+    ) -> tuple[ImageSet, Contents]:
+        """Return a set to measure on and its contents; synthetic images are drawn once for all."""
+        if getattr(images, "reads_files", False):
+            found = contents_read(images, name)
+            if is_first_process():
+                files: Any = images  # every set of files knows them
+                print(
+                    f"{name}: {len(images)} images, the first is {files.locations(0)[0]}",
+                    flush=True,
+                )
+            return images, found
+        key = json.dumps(node, sort_keys=True)
+        if key not in self._drawn:
+            cached = SharedCache(images)
+            self._drawn[key] = cached, contents_cached(cached, name, num_workers)
+        return self._drawn[key]
 
 
-def _read_once(
-    images: ImageSet, name: str, node: Any, num_workers: int
-) -> tuple[ImageSet, Contents]:
-    """The set and what it holds; one that is drawn is drawn now, and for all stages of this job."""
-    if getattr(images, "reads_files", False):
-        found = contents_read(images, name)
-        if is_first_process():
-            places: Any = images  # every set of files knows them
-            print(f"{name}: {len(images)} images, the first is {places.places(0)[0]}", flush=True)
-        return images, found
-    key = json.dumps(node, sort_keys=True)
-    if key not in _DRAWN:
-        cached = SharedCache(images)
-        _DRAWN[key] = cached, contents_cached(cached, name, num_workers)
-    return _DRAWN[key]
+read_sets = ReadSets()
 
 
 def contents_read(images: ImageSet, name: str) -> Contents:
-    """What a set holds, its images shared among the processes; DataError for a broken one."""
+    """Read a set's contents, its images shared among the processes; DataError for a broken one."""
     mine = shard(images, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     with progress(len(mine), f"read {name}", enabled=is_first_process()) as bar:
         return contents_of(from_all(read_digests(images, mine, bar.advance)))
 
 
 def contents_cached(images: SharedCache, name: str, num_workers: int) -> Contents:
-    """The same of a set that each process fills its own cache with."""
+    """Read the contents of a set that each process caches as a whole."""
     found = []
     with progress(len(images), f"read {name}", enabled=is_first_process()) as bar:
         for item in image_loader(images, num_workers):
@@ -132,8 +143,8 @@ def contents_cached(images: SharedCache, name: str, num_workers: int) -> Content
     return contents_of(found)
 
 
-def stamps(cfg: DictConfig, seen: SeenImages, images: ImageSets) -> dict[str, str]:
-    """What to say of each set with images the model has seen; UsageError unless that is forced."""
+def seen_image_warnings(cfg: DictConfig, seen: SeenImages, images: ImageSets) -> dict[str, str]:
+    """Return a warning for each set with seen images; UserError unless that is forced."""
     found: dict[str, str] = {}
     now = SeenImages()  # what this evaluation sets its thresholds by
     if VALIDATION in images.contents:
@@ -144,17 +155,17 @@ def stamps(cfg: DictConfig, seen: SeenImages, images: ImageSets) -> dict[str, st
         if overlaps := list({overlap.name: overlap for overlap in overlaps}.values()):
             found[name] = in_words(overlaps, name)
     if found and not cfg.evaluator.allow_seen_images:
-        raise UsageError(
+        raise UserError(
             f"{'; '.join(found.values())}. A result on them would not be one: take other images, "
-            "or force it with evaluator.allow_seen_images=true, which stamps the result."
+            "or force it with evaluator.allow_seen_images=true, which adds a warning to it."
         )
     return found
 
 
 def record(training: Contents | None, images: ImageSets, tuned_on: str | None = None) -> SeenImages:
-    """What a model that is trained now will have seen.
+    """Return what a model that is trained now will have seen.
 
-    Settings that were chosen by what the study at `tuned_on` has seen have seen it too; UsageError
+    Settings that were chosen by what the study at `tuned_on` has seen have seen it too; UserError
     where that is no folder with a record.
     """
     seen = SeenImages()
@@ -168,7 +179,7 @@ def record(training: Contents | None, images: ImageSets, tuned_on: str | None = 
         seen.add("tuning", images.contents[_TUNING + name].images)
     if tuned_on is not None:
         if not (Path(tuned_on) / SEEN).is_file():
-            raise UsageError(
+            raise UserError(
                 f"tuned_on={tuned_on} has no {SEEN}: it is the folder of a study (outputs/studies/"
                 "<study>) or of a run; tuned_on=null where nothing was tuned."
             )
@@ -177,6 +188,6 @@ def record(training: Contents | None, images: ImageSets, tuned_on: str | None = 
 
 
 def component_sizes(images: ImageSet | None) -> tuple[int, int] | None:
-    """The benchmark's smallest predicted and true component; None where it measures none."""
+    """Return the benchmark's smallest predicted and true component; None where it measures none."""
     sizes: Any = getattr(images, "component_sizes", None)
     return None if sizes is None else (int(sizes[0]), int(sizes[1]))

@@ -1,4 +1,4 @@
-"""What numbers depend on, and what they mean: metrics.json keeps both beside them."""
+"""Collects what numbers depend on and what they mean; metrics.json keeps both beside them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ DEFINITIONS = {
 def manifest_of(
     cfg: DictConfig,
     measured: Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]],
-    stamps: Mapping[str, Mapping[str, str]],
+    warnings: Mapping[str, Mapping[str, str]],
 ) -> dict[str, object]:
-    """What the numbers depend on."""
+    """Return what the numbers depend on."""
     facts = {
         model.label: {name: cell.facts for name, cell in cells.items()}
         for model, (_, cells) in measured.items()
@@ -52,13 +52,13 @@ def manifest_of(
             m.label: {**m.facts, "thresholds": k.thresholds} for m, (k, _) in measured.items()
         },
         "benchmarks": facts[next(iter(facts))] if len(facts) == 1 else facts,
-        "seen_images": {model: dict(found) for model, found in stamps.items() if found},
+        "seen_images": {model: dict(found) for model, found in warnings.items() if found},
         "code": {**git_facts(), "torch": torch.__version__},
     }
 
 
 def notes_on(measured: Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]]) -> list[str]:
-    """What a reader of the numbers should know and could not see in them."""
+    """Return what a reader of the numbers should know and could not see in them."""
     found = [
         f"{model.label}: what {', '.join(model.seen.unknown)} was trained on is not on record, "
         "so nobody can say whether it has seen these images."
@@ -90,12 +90,12 @@ def _notes_on(name: str, cell: Cell) -> list[str]:
 
 
 def saved_manifest(board: Leaderboard) -> dict[str, object]:
-    """The manifest with what belongs to the numbers and is no metric itself."""
+    """Return the manifest with what belongs to the numbers and is no metric itself."""
     intervals = {key: list(pair) for key, pair in board.flat_intervals().items()}
     comparisons = [c._asdict() for c in board.comparisons]
     seeds = [s._asdict() for s in board.over_seeds]
     return {
-        "stamps": board.stamps,
+        "warnings": board.warnings,
         "notes": board.notes,
         **board.manifest,
         "intervals": intervals,

@@ -1,4 +1,4 @@
-"""Models on benchmarks and known classes, cell by cell: what a killed try had finished is kept."""
+"""Measures models on benchmarks and known classes, cell by cell, and keeps each finished cell."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CELLS = "cells"
 
 
 class Measurement:
-    """Cells of one evaluation, under one protocol, in the folder of its run."""
+    """Measures the cells of one evaluation, under one protocol, in the folder of its run."""
 
     def __init__(self, cfg: DictConfig, run_dir: Path, accelerator: Any) -> None:
         self.protocol: ProtocolConfig = OmegaConf.to_object(cfg.protocol)  # type: ignore[assignment]
@@ -46,7 +46,7 @@ class Measurement:
         accelerator.wait_for_everyone()
 
     def known_classes(self, model: Candidate, images: ImageSets) -> KnownClasses:
-        """Measured, or read from the finished cell; empty where nobody wants them."""
+        """Measure them or read the finished cell; empty where evaluator.known_classes is false."""
         if images.validation is None:
             return KnownClasses({}, {})
         if (saved := agreed(self._saved_known(model, images))) is not None:
@@ -79,7 +79,7 @@ class Measurement:
         return KnownClasses(saved["metrics"], saved["thresholds"])
 
     def cell(self, model: Candidate, images: ImageSets, name: str, known: KnownClasses) -> Cell:
-        """One benchmark, measured or read from the finished cell."""
+        """Measure one benchmark, or read its finished cell."""
         needs = self._needs(model, images, name) | {"thresholds": known.thresholds}
         path = self._path(model, f"{name}.npz")
         saved = load_cell(path, needs)
@@ -129,7 +129,7 @@ class Measurement:
         return cell
 
     def is_complete(self, model: Candidate, images: ImageSets) -> bool:
-        """Whether all of a model's cells are there, so that it need not be loaded."""
+        """Return whether all cells of a model are there, so that it need not be loaded."""
         known = KnownClasses({}, {})
         if images.validation is not None:
             saved = self._saved_known(model, images)
@@ -156,7 +156,7 @@ class Measurement:
         )
 
     def _needs(self, model: Candidate, images: ImageSets, name: str) -> dict[str, Any]:
-        """All that could change a cell, as JSON gives it back."""
+        """Return all that could change a cell, as JSON gives it back."""
         kept = ("bits", "resamples", "operating_fpr", "figures", "exports")
         facts = {key: value for key, value in model.facts.items() if key != "weights"}
         needs = {
@@ -174,7 +174,7 @@ class Measurement:
         return self.run_dir / CELLS / model.label / file
 
     def _view(self, model: Candidate, images: ImageSet) -> ImageSet:
-        """The images as the protocol shows them."""
+        """Return the images as the protocol shows them."""
         if not self.protocol.resize:
             return images
         height, width = model.cfg.data.image_size
@@ -187,7 +187,7 @@ class Measurement:
 def reader(
     images: ImageSet, mine: Sequence[int], num_workers: int
 ) -> Callable[[Sequence[int]], Iterator[LabelledImage]]:
-    """From positions in this process's share to images, the next ones decoded in the background."""
+    """Read images by positions in this process's share; the next ones are decoded meanwhile."""
 
     def read(positions: Sequence[int]) -> Iterator[LabelledImage]:
         chosen: Any = Subset(cast(Any, images), [mine[position] for position in positions])
@@ -197,10 +197,10 @@ def reader(
 
 
 def _named(metrics: dict[str, float], class_names: Sequence[str]) -> dict[str, float]:
-    """iou/3 -> iou_car, category_iou/flat -> category_iou_flat: three levels are for scorers."""
+    """Rename iou/3 to iou_car and its like: keys of three levels are for scorers."""
     found = {}
     for key, value in metrics.items():
         head, _, rest = key.partition("/")
-        word = class_names[int(rest)] if rest.isdecimal() else rest
-        found[f"{head}_{word}" if rest else head] = value
+        name = class_names[int(rest)] if rest.isdecimal() else rest
+        found[f"{head}_{name}" if rest else head] = value
     return found

@@ -1,4 +1,4 @@
-"""What an evaluation found, in every form people take it away in: table, files, report, MLflow."""
+"""Publishes what an evaluation found: table, files, report, MLflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eomt_exp.report.published import anchors_for
 from eomt_exp.report.results import compared, gathered_over_seeds
 from eomt_exp.report.terminal import print_report, write_metrics
 from eomt_exp.report.text_tables import as_csv, as_latex, as_markdown
-from eomt_exp.studies.trial import NullTrial
+from eomt_exp.studies.trial import Trial
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
 from eomt_exp.tasks.image_sets import ImageSets
 from eomt_exp.tasks.manifest import manifest_of, notes_on, saved_manifest
@@ -35,28 +35,28 @@ REPORT = "report.html"
 
 
 def open_tracker(
-    cfg: DictConfig, run_dir: Path, is_main: bool, trial: NullTrial | None = None
+    cfg: DictConfig, run_dir: Path, is_main: bool, trial: Trial | None = None
 ) -> Tracker:
-    """MLflow, or only the journal, or, in the other processes, nothing.
+    """Open MLflow, or only metrics.jsonl, or, in the other processes, nothing.
 
     A trial's run is a child of its study's, in the experiment of that.
     """
-    trial = trial or NullTrial()
     if not is_main:
         return NullTracker()
     if not cfg.tracking.enabled:
         return NullTracker(run_dir)
-    name = trial.run_name or f"{cfg.name}-{cfg.seed}-{run_dir.name}"
-    return _mlflow(cfg, run_dir, name, trial.parent_run_id, trial)
+    if trial:
+        return _mlflow(cfg, run_dir, str(trial.run_name), trial.parent_run_id, trial)
+    return _mlflow(cfg, run_dir, f"{cfg.name}-{cfg.seed}-{run_dir.name}")
 
 
 def leaderboard_of(
     cfg: DictConfig,
     measured: Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]],
     images: ImageSets,
-    stamps: Mapping[str, Mapping[str, str]],
+    warnings: Mapping[str, Mapping[str, str]],
 ) -> Leaderboard:
-    """All cells of an evaluation; `stamps`: model -> set -> what it had seen of it."""
+    """Collect all cells of an evaluation; `warnings`: model -> set -> what it had seen of it."""
     models = list(measured)
     cells = [cell for _, found in measured.values() for cell in found.values()]
     results = [result for cell in cells for result in cell.results]
@@ -82,8 +82,10 @@ def leaderboard_of(
         anchors=anchors_for(
             list(images.benchmarks), {str(m.cfg.model._target_).rpartition(".")[2] for m in models}
         ),
-        manifest=manifest_of(cfg, measured, stamps),
-        stamps=[f"{model}: {text}" for model, found in stamps.items() for text in found.values()],
+        manifest=manifest_of(cfg, measured, warnings),
+        warnings=[
+            f"{model}: {text}" for model, found in warnings.items() for text in found.values()
+        ],
         notes=notes_on(measured),
     )
 
@@ -113,8 +115,8 @@ def publish(
         tracker.log_artifact(path, "figures")
     for path in files:
         tracker.log_artifact(path)
-    if board.stamps:
-        tracker.set_tags({"stamps": "; ".join(board.stamps)})
+    if board.warnings:
+        tracker.set_tags({"warnings": "; ".join(board.warnings)})
     tracker.log_metrics(metrics, _last_step(run_dir))
     tracker.flush()
     if cfg.tracking.enabled and tracker.run_id and cfg.task._target_.endswith("evaluate.run"):
@@ -133,7 +135,7 @@ def publish(
         run_dir,
         figures,
         intervals=board.flat_intervals(),
-        stamps=board.stamps,
+        warnings=board.warnings,
         notes=[f"protocol {board.protocol}", *board.notes],
         anchors=board.anchors,
         seeds=board.over_seeds,
@@ -142,14 +144,14 @@ def publish(
 
 
 def show_again(saved: Mapping[str, Any], run_dir: Path) -> None:
-    """The table of a run that is complete, from its metrics.json."""
+    """Show the table of a run that is complete, from its metrics.json."""
     manifest = saved["manifest"]
     print_report(
         saved["metrics"],
         run_dir,
         sorted((run_dir / "figures").glob("*.png")),
         intervals={key: tuple(pair) for key, pair in manifest.get("intervals", {}).items()},
-        stamps=manifest.get("stamps", []),
+        warnings=manifest.get("warnings", manifest.get("stamps", [])),  # their old name
         notes=manifest.get("notes", []),
     )
 
@@ -157,15 +159,15 @@ def show_again(saved: Mapping[str, Any], run_dir: Path) -> None:
 def _log_methods(
     cfg: DictConfig, board: Leaderboard, models: Sequence[Candidate], parent: str, run_dir: Path
 ) -> None:
-    """A child run a method, with `<benchmark>/<metric>`: what the pages of MLflow compare."""
+    """Log a child run a method, with `<benchmark>/<metric>`: what the pages of MLflow compare."""
     sources = {model.label: model for model in models}
     for model, scorer in dict.fromkeys((r.model, r.scorer) for r in board.results):
         folder = run_dir / CELLS / model / scorer
         with _mlflow(cfg, folder, f"{model} {scorer}", parent) as child:
             facts = sources[model].facts
             names = ("experiment", "seed", "weights", "weights_sha256", "precision")
-            if board.stamps:
-                child.set_tags({"stamps": "; ".join(board.stamps)})
+            if board.warnings:
+                child.set_tags({"warnings": "; ".join(board.warnings)})
             child.log_params({"scorer": scorer, **{name: facts[name] for name in names}})
             child.log_metrics(
                 {
@@ -183,7 +185,7 @@ def _mlflow(
     folder: Path,
     run_name: str,
     parent: str | None = None,
-    trial: NullTrial | None = None,
+    trial: Trial | None = None,
 ) -> MLflowTracker:
     folder.mkdir(parents=True, exist_ok=True)
     return MLflowTracker(
@@ -193,12 +195,15 @@ def _mlflow(
         run_dir=folder,
         artifact_root=cfg.tracking.artifacts,
         parent_run_id=parent,
-        tags={**cfg.tracking.tags, **(trial.tags if trial else {})},
+        tags={
+            **cfg.tracking.tags,
+            **({"optuna.study": trial.study, "optuna.trial": trial.number} if trial else {}),
+        },
     )
 
 
 def _draw(board: Leaderboard, models: Sequence[Candidate], folder: Path) -> list[Path]:
-    """Heat maps of each model's own score, and the curves of all methods on each benchmark."""
+    """Draw heat maps of each model's own score, and the curves of all methods on each benchmark."""
     drawn = []
     alone = len(models) == 1
     for model in models:

@@ -1,4 +1,4 @@
-"""The semantic EoMT that fine-tuning begins with: found by its content, or trained once."""
+"""Finds the semantic EoMT that fine-tuning begins with by its content, or trains it once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHARED_KEYS = (
 
 
 def find_or_train(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) -> Path:
-    """The run folder of the semantic EoMT with this configuration's model, data and seed.
+    """Return the run folder of the semantic EoMT with this configuration's model, data and seed.
 
     `train` makes one, in the folder it is given.
     """
@@ -48,7 +48,7 @@ def find_or_train(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) ->
 
 
 def semantic_config(cfg: DictConfig) -> DictConfig:
-    """What `+experiment=semantic` would be with this configuration's model, data and seed."""
+    """Return `+experiment=semantic` with this configuration's model, data and seed."""
     semantic = compose("config", overrides=["+experiment=semantic"])
     with open_dict(semantic):
         for group in _SHARED:
@@ -65,7 +65,7 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """A file lock that says when it has to wait."""
+    """Hold a file lock, and say so where it has to wait."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -79,7 +79,7 @@ def _locked(path: str) -> Iterator[None]:
 
 
 def _find(folder: Path, semantic: DictConfig) -> Path | None:
-    """This very folder, or a run of `+experiment=semantic` that came to the same."""
+    """Return this very folder, or a run of `+experiment=semantic` with the same content key."""
     wanted = runs.content_key(semantic)
     others = sorted(folder.parent.glob(f"*/{runs.METRICS}"), reverse=True)
     for run_dir in [folder, *(path.parent for path in others)]:

@@ -1,4 +1,4 @@
-"""Where a model begins: with a run, with public weights, with the semantic EoMT, or nowhere."""
+"""Loads what a model begins with: a run, public weights, the semantic EoMT, or nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from eomt_exp import runs
-from eomt_exp.cli import UsageError
+from eomt_exp.contracts import UserError
 from eomt_exp.engine.device import is_first_process
 from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.tasks.semantic import find_or_train
@@ -18,11 +18,11 @@ from eomt_exp.weights.weight_files import HUB, weight_files
 
 
 def check_start(cfg: DictConfig) -> None:
-    """Complain about checkpoint= and its like before anything long begins; downloads hub ids."""
+    """Refuse a wrong checkpoint= and its like before anything long; download hub ids."""
     if cfg.start_from not in (None, "semantic"):
-        raise UsageError(f"start_from must be semantic or null, got {cfg.start_from!r}.")
+        raise UserError(f"start_from must be semantic or null, got {cfg.start_from!r}.")
     if cfg.checkpoint is not None and not isinstance(cfg.checkpoint, str):
-        raise UsageError(
+        raise UserError(
             f"checkpoint={cfg.checkpoint} is not one model to begin with; several are for "
             "task=evaluate, and a number as a name wants quotes."
         )
@@ -33,14 +33,14 @@ def check_start(cfg: DictConfig) -> None:
 
 
 def start_of(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) -> str | Path | None:
-    """checkpoint=, or the run folder of start_from=semantic, which `train` makes if need be."""
+    """Return checkpoint=, or the run of start_from=semantic, which `train` makes if need be."""
     if cfg.checkpoint:
         return str(cfg.checkpoint)
     return None if cfg.start_from is None else find_or_train(cfg, train)
 
 
 def seen_by(start: str | Path) -> SeenImages:
-    """What the model behind a run folder, file or hub id has seen, where that is on record.
+    """Return what the model behind a run folder, file or hub id has seen, as far as is recorded.
 
     A file in a run folder, or in one of its checkpoints, is that run's.
     """
@@ -53,7 +53,7 @@ def seen_by(start: str | Path) -> SeenImages:
 
 
 def fill(cfg: DictConfig, model: Any, start: str | Path, tell: bool = True) -> Report:
-    """Load the weights of a run folder, file or hub id into `model`; tells what became of them."""
+    """Load the weights of a run folder, file or hub id into `model`; print what became of them."""
     report = runs.fill(
         model,
         start,
@@ -67,16 +67,14 @@ def fill(cfg: DictConfig, model: Any, start: str | Path, tell: bool = True) -> R
 
 
 def _check_base(cfg: DictConfig) -> None:
-    """Differences need something to be added to."""
+    """Refuse differences of weights that have nothing to be added to."""
     if not cfg.checkpoint or runs.is_run(cfg.checkpoint):
-        raise UsageError(
-            "delta_weights=true is for published weights: checkpoint=<file or hf://…>."
-        )
+        raise UserError("delta_weights=true is for published weights: checkpoint=<file or hf://…>.")
     ways = {"pretrained": "=true to download them", "weights": "=/path/to/them"}
-    ways = {f"backbone.{key}": words for key, words in ways.items() if key in cfg.backbone}
+    ways = {f"backbone.{key}": value for key, value in ways.items() if key in cfg.backbone}
     if not any(OmegaConf.select(cfg, key) for key in ways):
-        advice = " or ".join(key + words for key, words in ways.items())
-        raise UsageError(
+        advice = " or ".join(key + value for key, value in ways.items())
+        raise UserError(
             "delta_weights=true adds to the weights the backbone was trained from: "
             + (f"type {advice}." if ways else "this backbone has none; take another one.")
         )

@@ -1,8 +1,8 @@
-"""`task=train`, the main job: train a model, then evaluate it on every benchmark."""
+"""`task=train`, the main job, trains a model, then evaluates it on every benchmark."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +10,9 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from eomt_exp import run_folders, runs
+from eomt_exp import runs
 from eomt_exp.build import build, build_all
-from eomt_exp.cli import UsageError
-from eomt_exp.contracts import Loss, Target
+from eomt_exp.contracts import Loss, Target, UserError
 from eomt_exp.data.loader import training_loader
 from eomt_exp.data.training_set import TrainingSet
 from eomt_exp.engine.checkpoint import states
@@ -31,93 +30,91 @@ from eomt_exp.engine.progress import progress
 from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import SeenImages, verify
 from eomt_exp.engine.trainer import Trainer
+from eomt_exp.run_folders import working_in
 from eomt_exp.schema import OptimConfig, TrainerConfig
-from eomt_exp.studies.trial import NullTrial, current_trial, forget_pruning
+from eomt_exp.studies.trial import Trial, current_trial, forget_pruning
 from eomt_exp.tasks.benchmark_exports import check_exports
 from eomt_exp.tasks.candidate import Candidate, as_label
 from eomt_exp.tasks.image_sets import (
     ImageSets,
     build_image_sets,
+    read_sets,
     record,
-    stamps,
-    training_images,
+    seen_image_warnings,
 )
-from eomt_exp.tasks.looks import Looks, last_look, look_metrics
 from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish, show_again
 from eomt_exp.tasks.start import check_start, fill, seen_by, start_of
+from eomt_exp.tasks.validation import Validation, last_validation
 from eomt_exp.weights.weight_files import WEIGHTS, save_weights
 
 
 class Parts(NamedTuple):
-    """All that a run is made of, built before anything is written or trained."""
+    """Holds all that a run is made of, built before anything is written or trained."""
 
     model: Any
     losses: dict[str, Loss]
     images: ImageSets
     training: TrainingSet
     seen: SeenImages  # in training; what it begins with may add to it
-    trial: NullTrial
+    trial: Trial | None
     trainer: TrainerConfig
     optim: OptimConfig
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
-    """Train in Hydra's run folder, or go on there; a kill leaves word of where that is.
+    """Train in Hydra's run folder, or go on there.
 
-    Returns the numbers of metrics.json and those of the last look. TrialPruned where a study's
-    pruner ended the training.
+    Returns the numbers of metrics.json and those of the last validation. TrialPruned where a
+    study's pruner ended the training.
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     first = is_first_process()
-    outputs = Path(cfg.paths.outputs)
-    with run_folders.pointed_to(outputs, run_dir, active=first), current_trial() as trial:
+    trial = current_trial()
+    with working_in(run_dir, Path(cfg.paths.outputs)) if first else nullcontext():
         train(cfg, run_dir, trial)
     found: dict[str, float] = agreed(_numbers(run_dir) if first else {})
-    if first and trial.is_of_study:
-        print(f"{trial.in_words(found)}; {run_dir}", flush=True)
+    if first and trial:
+        print(f"trial {trial.number} of {trial.study}: {run_dir}", flush=True)
     return found
 
 
 def _numbers(run_dir: Path) -> dict[str, float]:
     done = runs.read_metrics(run_dir) or {"metrics": {}}
     final = {k: float("nan") if v is None else v for k, v in done["metrics"].items()}
-    return final | last_look(run_dir)  # of both, what the study was told while it trained
+    return final | last_validation(run_dir)  # of both, what the study got while it trained
 
 
-def train(cfg: DictConfig, run_dir: Path, trial: NullTrial | None = None) -> None:
+def train(cfg: DictConfig, run_dir: Path, trial: Trial | None = None) -> None:
     """Train and evaluate in `run_dir`; a folder that is complete only shows its table again.
 
     A `trial` is of this training alone: the stage it may begin with is nobody's.
     """
-    trial = trial or NullTrial()
     begun = agreed((run_dir / runs.CONFIG).is_file())
     if begun and not cfg.resume:
-        raise UsageError(
-            f"{run_dir} holds a run already; resume=false wants another hydra.run.dir."
-        )
+        raise UserError(f"{run_dir} holds a run already; resume=false wants another hydra.run.dir.")
     done = agreed(runs.read_metrics(run_dir))
     if done is not None:
         runs.begin(cfg, run_dir)  # the folder of another configuration is an error, not a result
-        if is_first_process() and not trial.is_of_study:
+        if is_first_process() and not trial:
             print(f"{run_dir} is complete already; task=evaluate measures it on other benchmarks.")
             show_again(done, run_dir)
         return
-    trial.stay_pruned(run_dir)
+    if trial:
+        trial.stay_pruned(run_dir)
     parts = _parts(cfg, run_dir, trial)
-    trial.expect(run_dir, parts.trainer.epochs, look_metrics(cfg, parts.images))
     start = start_of(cfg, train)
     if start is not None:
         parts.seen.include(seen_by(start))
-        stamps(cfg, parts.seen, parts.images)
-        fill(cfg, parts.model, start, tell=not trial.is_of_study)
+        seen_image_warnings(cfg, parts.seen, parts.images)
+        fill(cfg, parts.model, start, tell=not trial)
     runs.begin(cfg, run_dir)
     if is_first_process():
         parts.seen.save(run_dir)
     _train_and_evaluate(cfg, run_dir, parts)
 
 
-def _parts(cfg: DictConfig, run_dir: Path, trial: NullTrial) -> Parts:
+def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     """Build, check and try everything a user can get wrong: first what costs nothing."""
     _check_model(cfg)
     check_start(cfg)
@@ -139,28 +136,28 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: NullTrial) -> Parts:
     annealing_steps(optim.mask_annealing, 1, model.num_blocks)  # a pair for every block?
     _rehearse(cfg, model, losses)
     images = build_image_sets(cfg, training=True)
-    pictures, contents = training_images(cfg)
+    pictures, contents = read_sets.training(cfg)
     seen = record(contents, images, cfg.tuned_on)
     if (run_dir / SEEN).is_file():  # of an earlier try, which may have seen others
         seen.include(SeenImages.load(run_dir))
-    stamps(cfg, seen, images)
+    seen_image_warnings(cfg, seen, images)
     training = TrainingSet(pictures, augmentation, exposure, cfg.data.num_classes, cfg.seed)
     training_loader(training, trainer.batch_size, 0, cfg.seed)  # enough images for a batch?
     return Parts(model, losses, images, training, seen, trial, trainer, optim)
 
 
 def _check_model(cfg: DictConfig) -> None:
-    """Every loss here reads masks, which only the models around one of our backbones give."""
+    """Refuse a model without masks, which every loss here reads."""
     if "encoder" not in cfg.model:
         name = str(cfg.model._target_).rpartition(".")[2]
-        raise UsageError(
+        raise UserError(
             f"{name} gives no masks to train on; it is a baseline that is only evaluated: "
             f"type task=evaluate checkpoint=<weights of {name}>, or another model=."
         )
 
 
 def _rehearse(cfg: DictConfig, model: Any, losses: dict[str, Loss]) -> None:
-    """One black image through model, losses and scores: parts that do not fit say so now."""
+    """Pass one black image through model, losses and scores: parts that do not fit say so now."""
     height, width = cfg.data.image_size
     size = (height, width)
     detector = runs.make_detector(cfg, model, "no")
@@ -184,7 +181,7 @@ def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:
         with open_tracker(cfg, run_dir, accelerator.is_main_process, parts.trial) as tracker:
             if accelerator.is_main_process and forget_pruning(run_dir):
                 tracker.set_tags({"optuna.state": "CONTINUED"})
-            tracker.log_params(runs.flat(runs.essence(cfg)))
+            tracker.log_params(runs.flat(runs.training_settings(cfg)))
             detector = runs.make_detector(cfg, parts.model, accelerator.mixed_precision)
             if not agreed((run_dir / WEIGHTS).is_file()):
                 trainer = _trainer(cfg, run_dir, accelerator, parts, tracker, detector)
@@ -196,7 +193,7 @@ def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:
                 runs.fill(parts.model, run_dir)
                 parts.model.to(accelerator.device)
             _evaluate(cfg, run_dir, parts, accelerator, tracker)
-            if parts.trial.is_of_study:
+            if parts.trial:
                 tracker.set_tags({"optuna.state": "COMPLETE"})
     finally:
         forget_accelerator(accelerator)
@@ -205,7 +202,7 @@ def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:
 def _evaluate(cfg: DictConfig, run_dir: Path, parts: Parts, accelerator: Any, tracker: Any) -> None:
     accelerator.wait_for_everyone()  # images.json and the weights are the first process's
     seen, images = SeenImages.load(run_dir), parts.images
-    if not cfg.evaluator.known_classes:  # data.val was for looks
+    if not cfg.evaluator.known_classes:  # data.val was for the validation during training
         images = images._replace(validation=None)
     measurement = Measurement(cfg, run_dir, accelerator)
 
@@ -218,9 +215,9 @@ def _evaluate(cfg: DictConfig, run_dir: Path, parts: Parts, accelerator: Any, tr
     known = measurement.known_classes(model, images)
     cells = {name: measurement.cell(model, images, name, known) for name in images.benchmarks}
     if accelerator.is_main_process:
-        told = {label: stamps(cfg, seen, images)}
-        board = leaderboard_of(cfg, {model: (known, cells)}, images, told)
-        publish(cfg, board, [model], tracker, run_dir, shown=not parts.trial.is_of_study)
+        warnings = {label: seen_image_warnings(cfg, seen, images)}
+        board = leaderboard_of(cfg, {model: (known, cells)}, images, warnings)
+        publish(cfg, board, [model], tracker, run_dir, shown=not parts.trial)
 
 
 def _trainer(
@@ -229,8 +226,10 @@ def _trainer(
     def make_bar(total: int, start: int) -> AbstractContextManager[Any]:
         return progress(total, f"train {cfg.name}", start, enabled=accelerator.is_main_process)
 
-    def after_look(metrics: dict[str, float], epoch: int) -> None:
-        parts.trial.look(metrics, epoch, trainer.progress.step)
+    def after_validation(metrics: dict[str, float], epoch: int) -> None:
+        if parts.trial:
+            step = trainer.progress.step
+            parts.trial.report(metrics, run_dir, epoch, settings.epochs, step)
 
     settings, folder = parts.trainer, run_dir / runs.STATES
     if states(folder) and accelerator.is_main_process:
@@ -245,8 +244,8 @@ def _trainer(
         folder=folder,
         tracker=tracker,
         make_bar=make_bar,
-        validate=Looks(cfg, run_dir, detector, parts.images, accelerator),
-        after_look=after_look,
-        last_look=lambda: agreed(last_look(run_dir)),
+        validate=Validation(cfg, run_dir, detector, parts.images, accelerator),
+        after_validation=after_validation,
+        last_validation=lambda: agreed(last_validation(run_dir)),
     )
     return trainer

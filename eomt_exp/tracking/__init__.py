@@ -1,1 +1,1 @@
-"""What a run records: MLflow and metrics.jsonl."""
+"""Records runs: MLflow and metrics.jsonl."""

@@ -1,4 +1,4 @@
-"""The run's own metrics.jsonl: a line per logged step, readable when MLflow is not there."""
+"""Keeps the run's own metrics.jsonl: a line per logged step, readable without MLflow."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Journal:
 
 
 def read_journal(path: str | Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl, null as NaN; [] where there is no file."""
+    """Return the lines of a metrics.jsonl, null as NaN; [] where there is no file."""
     return [
         {name: float("nan") if value is None else value for name, value in line.items()}
         for line in _parsed(Path(path))
@@ -56,7 +56,7 @@ def read_journal(path: str | Path) -> list[dict[str, float]]:
 
 
 def _parsed(path: Path) -> list[dict]:
-    """The lines that are whole; kill -9 may leave half of one, which is dropped."""
+    """Return the lines that are whole; kill -9 may leave half of one, which is dropped."""
     if not path.exists():
         return []
     lines = []

@@ -1,4 +1,4 @@
-"""Where a run comes from: the commit of the code and the machine, as flat tags."""
+"""Notes where a run comes from: the commit of the code and the machine, as flat tags."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def git_facts(package: Path = PACKAGE) -> dict[str, str]:
-    """{"git.commit", "git.branch", "git.dirty"} of the checkout; {} where there is none.
+    """Return {"git.commit", "git.branch", "git.dirty"} of the checkout; {} where there is none.
 
-    Dirty looks at tracked files only. A package installed inside somebody else's repository has
+    Only tracked files make it dirty. A package installed inside somebody else's repository has
     no commit of its own, so {} then as well.
     """
     top = _git(package, "rev-parse", "--show-toplevel")
@@ -33,7 +33,7 @@ def git_facts(package: Path = PACKAGE) -> dict[str, str]:
 
 
 def machine_facts() -> dict[str, str]:
-    """{"host", "pid", "user", "python", "command"} of this process."""
+    """Return {"host", "pid", "user", "python", "command"} of this process."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError, ImportError):  # containers run as ids that have no name
@@ -48,12 +48,12 @@ def machine_facts() -> dict[str, str]:
 
 
 def without_passwords(text: str) -> str:
-    """Addresses in a text with *** for their password."""
+    """Replace the password of each address in a text by ***."""
     return re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)
 
 
 def run_tags(run_dir: Path, parent_run_id: str | None = None) -> dict[str, str]:
-    """The MLflow tags every run gets, under MLflow's own names where its pages show them."""
+    """Return every run's MLflow tags, under MLflow's own names where its pages show them."""
     facts = {**git_facts(), **machine_facts()}
     facts["mlflow.user"] = facts.pop("user")
     facts["mlflow.source.name"] = facts.pop("command")
@@ -65,7 +65,7 @@ def run_tags(run_dir: Path, parent_run_id: str | None = None) -> dict[str, str]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None when it cannot answer for whatever reason."""
+    """Return what git prints, or None when it cannot answer for whatever reason."""
     try:
         answer = subprocess.run(
             ["git", "-C", str(folder), *arguments],

@@ -1,4 +1,4 @@
-"""What a run leaves behind while it runs: MLflow's record, and metrics.jsonl in any case.
+"""Records what a run logs: in MLflow where there is one, in metrics.jsonl in any case.
 
 Metrics are buffered, since one `log_metric` on sqlite costs 15 ms and a batch of a thousand 90.
 The trainer calls `flush()` *before* it saves a checkpoint and `rewind(step)` after it has loaded
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from eomt_exp.contracts import TrialPruned
 from eomt_exp.files import write_text
 from eomt_exp.tracking.metrics_file import FILE_NAME, Journal
 from eomt_exp.tracking.provenance import run_tags
@@ -25,9 +26,8 @@ from eomt_exp.tracking.store import (
     clean_value,
     explained,
     find_run,
-    is_pruned,
     open_store,
-    status_of,
+    run_status_of,
 )
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ RETRY_SECONDS = 60.0  # how long a store that failed is left alone
 
 
 class Tracker:
-    """What the engine asks of a tracker, and the least it does: keep the journal of `run_dir`.
+    """Keeps the journal of `run_dir`, the least that the engine asks of a tracker.
 
-    Used as a context manager around the run; everything else may be called only inside it.
+    It is a context manager around the run; everything else may be called only inside it.
     """
 
     run_id: str | None = None  # MLflow's, None without MLflow
@@ -60,16 +60,16 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the run; an exception goes on its way."""
+        """Close the run; an exception is passed on."""
 
     def leave(self) -> None:
         """Send everything but leave the run RUNNING, since another process goes on with it."""
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Flat settings of the run, `{"optim.lr": 1e-4}`."""
+        """Log flat settings of the run, `{"optim.lr": 1e-4}`."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Numbers of one step; NaN is allowed."""
+        """Log numbers of one step; NaN is allowed."""
         if self.journal is not None:
             self.journal.write(metrics, step)
 
@@ -96,18 +96,18 @@ class Tracker:
 
 
 class NullTracker(Tracker):
-    """Runs without MLflow (`tracking=none`), or keeps nothing when it gets no `run_dir`.
+    """Does without MLflow (`tracking=none`); without a `run_dir` it keeps nothing at all.
 
     The latter is for every rank but the first.
     """
 
 
 class MLflowTracker(Tracker):
-    """One MLflow run as a context manager, opened anew or, after a killed try, gone on with.
+    """Opens one MLflow run as a context manager, or goes on with it after a killed try.
 
     Opening fails loudly (TrackingError); after that a store that is away costs warnings only,
-    never the training: metrics wait in the buffer and stand in the journal. A client of its own
-    instead of MLflow's global active run, so that no run can leak into the next one.
+    never the training: metrics wait in the buffer and are in the journal. It has a client of its
+    own instead of MLflow's global active run, so that no run can leak into the next one.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class MLflowTracker(Tracker):
 
     @property
     def client(self) -> MlflowClient:
-        """MLflow's own, to look at other runs of the store."""
+        """Return MLflow's client, for other runs of the store."""
         return self._client
 
     def _open_run(self, experiment_id: str) -> None:
@@ -174,16 +174,15 @@ class MLflowTracker(Tracker):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        status = status_of(error)
+        status = run_status_of(error)
         if status == "FAILED":
             self.set_tags({"error": f"{type(error).__name__}: {error}"[:2000]})
-        elif is_pruned(error):
+        elif isinstance(error, TrialPruned):
             self.set_tags({"optuna.state": "PRUNED"})
         self.leave()
         self._attempt("end the run", lambda: self._client.set_terminated(self.run_id, status))
 
     def leave(self) -> None:
-        """Send everything but leave the run RUNNING, since another process goes on with it."""
         self._retry_after = 0.0  # the last chance, whatever happened before
         self.flush()
         if self._buffer:
@@ -205,7 +204,7 @@ class MLflowTracker(Tracker):
             self._params.update(new)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Journal at once, MLflow when `flush_seconds` or `flush_size` is reached."""
+        """Write the journal at once, MLflow when `flush_seconds` or `flush_size` is reached."""
         super().log_metrics(metrics, step)
         now = int(time.time() * 1000)
         for name, value in metrics.items():
@@ -232,16 +231,13 @@ class MLflowTracker(Tracker):
             self._retry_after = time.monotonic() + RETRY_SECONDS
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
-        """Copy a file under the artifact folder `folder`."""
         path = str(path)
         self._attempt(f"log {path}", lambda: self._client.log_artifact(self.run_id, path, folder))
 
     def log_text(self, text: str, file: str) -> None:
-        """Store text as the artifact `file`."""
         self._attempt(f"log {file}", lambda: self._client.log_text(self.run_id, text, file))
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
-        """Add or change tags."""
         from mlflow.entities import RunTag
 
         entries = [RunTag(name, value) for name, value in _text_tags(tags).items()]

@@ -1,4 +1,4 @@
-"""The door to MLflow: opens its store once and safely, and fits names and values to its rules.
+"""Opens MLflow's store once and safely, and fits names and values to its rules.
 
 mlflow itself takes seconds to import, so it is imported inside the functions.
 """
@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eomt_exp.contracts import TrialPruned, UserError
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
@@ -25,7 +27,7 @@ MAX_NAME, MAX_PARAM, MAX_TAG = 250, 6000, 8000
 CUT = " [cut]"
 
 
-class TrackingError(RuntimeError):
+class TrackingError(UserError):
     """MLflow's store cannot be opened; the message says how to run without it."""
 
 
@@ -65,7 +67,7 @@ def explained(uri: str) -> Iterator[None]:
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run | None:
-    """The run of that id, or None where this store does not have it (any more)."""
+    """Return the run of that id, or None where this store does not have it (any more)."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -77,18 +79,13 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
     return None if run.info.lifecycle_stage == "deleted" else run
 
 
-def status_of(error: BaseException | None) -> str:
-    """MLflow's status of a run that ended with `error`."""
-    if error is None or is_pruned(error):
+def run_status_of(error: BaseException | None) -> str:
+    """Return MLflow's status of a run that ended with `error`."""
+    if error is None or isinstance(error, TrialPruned):
         return "FINISHED"
-    # SIGTERM arrives as KeyboardInterrupt or SystemExit, or as the death of a loader's worker.
+    # SIGTERM comes as KeyboardInterrupt or SystemExit, or as the death of a loader's worker.
     stopped = re.search(r"killed by signal: (Terminated|Interrupt)", str(error))
     return "FAILED" if isinstance(error, Exception) and not stopped else "KILLED"
-
-
-def is_pruned(error: BaseException | None) -> bool:
-    """Whether Optuna stopped the trial; by name, since optuna has another door than this one."""
-    return type(error).__name__ == "TrialPruned"
 
 
 def clean_name(name: str) -> str:
@@ -99,13 +96,13 @@ def clean_name(name: str) -> str:
 
 
 def clean_value(value: object, limit: int = MAX_PARAM) -> str:
-    """Text as it is, everything else as JSON (true, null, [1, 2]), cut to `limit` visibly."""
+    """Keep text, write everything else as JSON (true, null, [1, 2]); cut to `limit` visibly."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= limit else text[: limit - len(CUT)] + CUT
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file behind a sqlite address; None for any other store."""
+    """Return the file of a sqlite address; None for any other store."""
     match = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", uri)
     return Path(match[1]) if match and match[1] != ":memory:" else None
 
@@ -159,7 +156,7 @@ def _experiment_id(
 
 
 def _artifact_location(uri: str, experiment: str, root: str | Path) -> str | None:
-    """MLflow's default is a folder of whatever cwd came first; a server knows its own place."""
+    """Return where artifacts go: MLflow's default depends on the cwd; a server has its own."""
     if uri.startswith(("http:", "https:", "databricks")):
         return None
     if "://" in str(root):
@@ -168,7 +165,7 @@ def _artifact_location(uri: str, experiment: str, root: str | Path) -> str | Non
 
 
 def _silence() -> None:
-    """Quieten MLflow before and after its import; its own environment variables still win."""
+    """Silence MLflow before and after its import; its own environment variables still win."""
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

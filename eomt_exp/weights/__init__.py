@@ -1,1 +1,1 @@
-"""Weights of models: files, public formats, loading."""
+"""Reads, converts and loads the weights of models."""

@@ -1,4 +1,4 @@
-"""Public layouts of EoMT's and ERFNet's weights: recognised by names, brought to ours, and back.
+"""Recognises public layouts of EoMT's and ERFNet's weights by names; converts to ours and back.
 
 Our names are the official code's. Nothing here reads a file or knows a model.
 """
@@ -36,13 +36,13 @@ _OUTSIDE_ERFNET = re.compile(r"^encoder\.output_conv\.")  # the encoder was trai
 
 
 def to_official(state: State) -> tuple[State, str]:
-    """The same weights under the names of our models, and the name of the layout they came in.
+    """Rename weights to the names of our models; return them and the layout they came in.
 
     Weights of the training loss and of pre-training heads are left out; names that the layout does
     not have stay as they are, for the caller to complain about. Raises CheckpointError where
     nothing is recognised, or where a DINOv3 has a key bias, which timm's lacks.
     """
-    state = {_plain(name): value for name, value in state.items()}
+    state = {_without_wrappers(name): value for name, value in state.items()}
     in_lightning = any(name.startswith("network.") for name in state)
     state = {name.removeprefix("network."): value for name, value in state.items()}
     layout = _layout(state)
@@ -64,10 +64,10 @@ def to_official(state: State) -> tuple[State, str]:
 
 
 def from_official(state: State, layout: str) -> State:
-    """The inverse, for LIGHTNING, HF_EOMT (a DINOv2-like ViT) and HF_EOMT_DINOV3 (DINOv3).
+    """Rename our weights to LIGHTNING, HF_EOMT (a DINOv2-like ViT) or HF_EOMT_DINOV3 (DINOv3).
 
-    With the class weights of the official loss, which their programs expect. Raises CheckpointError
-    for weights that the layout has no place for.
+    Adds the class weights of the official loss, which their programs expect. Raises CheckpointError
+    for weights that the layout has no names for.
     """
     empty_weight = torch.ones(len(state["class_head.weight"]))
     empty_weight[-1] = NO_OBJECT_WEIGHT
@@ -81,8 +81,8 @@ def from_official(state: State, layout: str) -> State:
     return named | {"criterion.empty_weight": empty_weight}
 
 
-def _plain(name: str) -> str:
-    """Without what torch.compile and DistributedDataParallel put into names."""
+def _without_wrappers(name: str) -> str:
+    """Drop what torch.compile and DistributedDataParallel put into names."""
     return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
@@ -93,7 +93,7 @@ def _outside(layout: str) -> re.Pattern[str]:
 
 
 def _with_counters(state: State) -> State:
-    """BatchNorm counts its batches since PyTorch 0.4.1; the official file is of 2017."""
+    """Add zeros: BatchNorm counts its batches since PyTorch 0.4.1; the official file is of 2017."""
     stem = ".running_var"
     norms = [name.removesuffix(stem) for name in state if name.endswith(stem)]
     return {f"{norm}.num_batches_tracked": torch.tensor(0) for norm in norms} | state
@@ -107,8 +107,8 @@ def _layout(state: State) -> str:
         is_split = any(hugging_face.SPLIT_QUERY.match(name) for name in names)
         return OFFICIAL_DINOV3 if is_split else OFFICIAL
     if {"query.weight", "class_predictor.weight"} <= names:
-        has_places = "embeddings.position_embeddings.weight" in names
-        return HF_EOMT if has_places else HF_EOMT_DINOV3
+        has_positions = "embeddings.position_embeddings.weight" in names
+        return HF_EOMT if has_positions else HF_EOMT_DINOV3
     if {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= names:
         return TIMM_BACKBONE
     if "embeddings.cls_token" in names:

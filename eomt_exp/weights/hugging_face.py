@@ -1,4 +1,4 @@
-"""Hugging Face's names of EoMT, DINOv2 and DINOv3, and timm's: tables of names and what is fused.
+"""Converts names of EoMT, DINOv2 and DINOv3 between Hugging Face and timm, by tables of names.
 
 timm fuses query, key and value, and the gate before the value of DINOv2's SwiGLU; Hugging Face has
 a module each. DINOv3's keys have no bias.
@@ -80,43 +80,43 @@ _NO_WEIGHTS = re.compile(r"mask_token$|^rope_embeddings\.")  # for pre-training;
 
 
 def from_eomt(state: State) -> State:
-    """`Eomt…` and `EomtDinov3ForUniversalSegmentation` -> our names."""
+    """Rename `Eomt…` and `EomtDinov3ForUniversalSegmentation` to our names."""
     heads, trunk = _renamed(state, _HEADS)
     return heads | from_backbone(trunk)
 
 
 def to_eomt(state: State, rotary: bool) -> State:
-    """Our names -> `EomtForUniversalSegmentation`, or with `rotary` `EomtDinov3…`.
+    """Rename ours to `EomtForUniversalSegmentation`, or with `rotary` to `EomtDinov3…`.
 
     Both have registers, and neither normalises pixels. Raises CheckpointError for a model that is
-    not of that kind or has weights that theirs has no place for, such as an anomaly head.
+    not of that kind or has weights that theirs has not, such as an anomaly head.
     """
     if (BACKBONE + "pos_embed" in state) == rotary or BACKBONE + "reg_token" not in state:
         wanted = "a DINOv3" if rotary else "a ViT with registers and positions (DINOv2, reg4)"
         raise CheckpointError(f"this layout is for {wanted}; the model's backbone is another.")
     kept = {name: value for name, value in state.items() if not name.startswith("encoder.pixel_")}
-    heads, rest = _renamed(kept, _turned(_HEADS))
+    heads, rest = _renamed(kept, _reversed(_HEADS))
     outside, blocks = _by_block({k.removeprefix(BACKBONE): v for k, v in rest.items()}, "blocks")
     if not rotary:
         outside["pos_embed.weight"] = outside.pop("pos_embed")[0]
-    trunk, rest = _renamed(outside, _turned(_EMBEDDINGS_DINOV3 if rotary else _EMBEDDINGS))
+    trunk, rest = _renamed(outside, _reversed(_EMBEDDINGS_DINOV3 if rotary else _EMBEDDINGS))
     trunk = {re.sub(r"^norm\.", "layernorm.", name): value for name, value in trunk.items()}
     for index, block in blocks.items():
         named, left = _rotary_block_out(block) if rotary else _block_out(block)
         trunk |= {f"layers.{index}.{name}": value for name, value in named.items()}
         rest |= {f"blocks.{index}.{name}": value for name, value in left.items()}
     if rest:
-        raise CheckpointError(f"this layout has no place for {', '.join([*rest][:3])}.")
+        raise CheckpointError(f"this layout has no names for {', '.join([*rest][:3])}.")
     return heads | trunk
 
 
 def from_backbone(trunk: State) -> State:
-    """A DINOv2 or DINOv3 under any of Hugging Face's names -> timm's, as our models hold it."""
+    """Rename a DINOv2 or DINOv3 from any of Hugging Face's names to timm's, which are ours."""
     trunk = _respelt(trunk)
     rotary = not any(name.startswith("embeddings.position_embeddings") for name in trunk)
     outside, blocks = _by_block(trunk, "layers")
     named, rest = _renamed(outside, _EMBEDDINGS_DINOV3 if rotary else _EMBEDDINGS)
-    named = _placed(named) | rest
+    named = _with_timm_positions(named) | rest
     for index, block in blocks.items():
         merged = _rotary_block_in(block, index) if rotary else _block_in(block)
         named |= {f"blocks.{index}.{name}": value for name, value in merged.items()}
@@ -137,15 +137,15 @@ def _respelt(trunk: State) -> State:
     return found
 
 
-def _placed(embeddings: State) -> State:
-    """Positions as timm keeps them; a model without registers has no empty tensor there."""
+def _with_timm_positions(embeddings: State) -> State:
+    """Shape positions as timm does; a model without registers has no empty tensor there."""
     if "pos_embed.weight" in embeddings:  # (h*w, D), EoMT: only patches have positions
         embeddings["pos_embed"] = embeddings.pop("pos_embed.weight")[None]
     elif "pos_embed" in embeddings and "reg_token" in embeddings:
         # (1, 1 + h*w, D), DINOv2 with registers: the first is added to the class token, always.
-        places = embeddings["pos_embed"]
-        embeddings["cls_token"] = embeddings["cls_token"] + places[:, :1]
-        embeddings["pos_embed"] = places[:, 1:]
+        positions = embeddings["pos_embed"]
+        embeddings["cls_token"] = embeddings["cls_token"] + positions[:, :1]
+        embeddings["pos_embed"] = positions[:, 1:]
     return {name: value for name, value in embeddings.items() if value.numel()}
 
 
@@ -161,7 +161,7 @@ def _block_in(block: State) -> State:
 def _block_out(block: State) -> tuple[State, State]:
     # Half of a SwiGLU's first layer is gate.
     gated = block["mlp.fc1.weight"].shape[0] == 2 * block["mlp.fc2.weight"].shape[1]
-    named, rest = _renamed(block, _turned(_BLOCK_DINOV2 + (_SWIGLU if gated else _MLP)))
+    named, rest = _renamed(block, _reversed(_BLOCK_DINOV2 + (_SWIGLU if gated else _MLP)))
     for kind in ("weight", "bias"):
         for x, part in zip("qkv", rest.pop(f"attn.qkv.{kind}").chunk(3), strict=True):
             named[f"attention.{x}_proj.{kind}"] = part
@@ -187,7 +187,7 @@ def _rotary_block_in(block: State, index: str) -> State:
 
 def _rotary_block_out(block: State) -> tuple[State, State]:
     table = _SWIGLU_DINOV3 if "mlp.fc1_g.weight" in block else _MLP_DINOV3
-    named, rest = _renamed(block, _turned(_BLOCK_DINOV3 + table))
+    named, rest = _renamed(block, _reversed(_BLOCK_DINOV3 + table))
     for x, part in zip("qkv", rest.pop("attn.qkv.weight").chunk(3), strict=True):
         named[f"attention.{x}_proj.weight"] = part
     return named, rest
@@ -199,12 +199,12 @@ def _fuse(block: State, into: str, parts: Iterable[str], kind: str) -> None:
         block[f"{into}.{kind}"] = torch.cat([block.pop(name) for name in names])
 
 
-def _by_block(trunk: State, word: str) -> tuple[State, dict[str, State]]:
-    """What is outside the blocks, and each block's own."""
+def _by_block(trunk: State, prefix: str) -> tuple[State, dict[str, State]]:
+    """Split weights into those outside the blocks, and those of each block."""
     outside: State = {}
     blocks: dict[str, State] = {}
     for name, value in trunk.items():
-        inside = re.match(rf"{word}\.(\d+)\.(.+)", name)
+        inside = re.match(rf"{prefix}\.(\d+)\.(.+)", name)
         if inside is None:
             outside[name] = value
         else:
@@ -213,7 +213,7 @@ def _by_block(trunk: State, word: str) -> tuple[State, dict[str, State]]:
 
 
 def _renamed(state: State, names: Names) -> tuple[State, State]:
-    """Those that begin like one of `names`, renamed, and the others."""
+    """Split weights into those that begin like one of `names`, renamed, and the others."""
     rules = [(re.compile("^" + re.escape(old).replace(r"\#", r"(\d+)")), new.replace("#", r"\1"))
              for old, new in names]  # fmt: skip
     named: State = {}
@@ -228,5 +228,5 @@ def _renamed(state: State, names: Names) -> tuple[State, State]:
     return named, rest
 
 
-def _turned(names: Names) -> Names:
+def _reversed(names: Names) -> Names:
     return tuple((ours, theirs) for theirs, ours in names)

@@ -1,4 +1,4 @@
-"""Weights into a model: what fits is loaded, what is fresh, resampled or unused is said."""
+"""Loads weights into a model, and reports what is fresh, resampled or unused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SET_BY = {"q.weight": "model.num_queries", "attn_mask_probs": "model.num_blocks
 
 
 class Report(NamedTuple):
-    """What became of each weight of a file and of a model."""
+    """Says what became of each weight of a file and of a model."""
 
     where: str
     layout: str
@@ -32,7 +32,7 @@ class Report(NamedTuple):
     unused: tuple[str, ...]  # the file's
 
     def __str__(self) -> str:
-        """A few lines to print."""
+        """Write a few lines to print."""
         lines = [
             f"{self.where} ({self.layout}): {len(self.loaded)} tensors, "
             f"{self.parameters:,} numbers loaded"
@@ -61,10 +61,10 @@ def load_checkpoint(
     file lacks gets that fresh. With `delta_weights` the file's backbone is added to the model's
     (the published DINOv3 models; facts of EoMT, 1.6); with None, a file that seems to hold such
     differences is refused. `trained_size` is the (H, W) of the images it was trained on, which the
-    shape of its positions does not tell. Else a missing or unexpected name is a CheckpointError,
+    shape of its positions does not show. Else a missing or unexpected name is a CheckpointError,
     unless `strict=False`; another size always is.
     """
-    state, layout = _read(where)
+    state, layout = _read_official(where)
     own = model.state_dict()
     # A model without these buffers does without them.
     state = {k: v for k, v in state.items() if k in own or not k.startswith(_PIXELS)}
@@ -77,8 +77,8 @@ def load_checkpoint(
     _check_sizes(state, own, where)
     fresh = [name for name in own if name not in state]
     unused = [name for name in state if name not in own]
-    forgiven = _forgiven(layout, load_class_head)
-    missing = [name for name in fresh if not name.startswith(forgiven)]
+    optional = _may_be_missing(layout, load_class_head)
+    missing = [name for name in fresh if not name.startswith(optional)]
     if (strict and (missing or unused)) or len(fresh) == len(own):
         way_out = ", or strict=false to load what there is" if strict else ""
         raise CheckpointError(
@@ -98,7 +98,7 @@ def load_checkpoint(
     )
 
 
-def _read(where: str | Path) -> tuple[State, str]:
+def _read_official(where: str | Path) -> tuple[State, str]:
     try:
         return to_official(read_weights(where))
     except CheckpointError as error:
@@ -110,8 +110,8 @@ def _in_backbone(name: str) -> bool:
     return name.startswith("encoder.") and not name.startswith(_PIXELS)
 
 
-def _forgiven(layout: str, load_class_head: bool) -> tuple[str, ...]:
-    """How names begin that a file may lack without a complaint."""
+def _may_be_missing(layout: str, load_class_head: bool) -> tuple[str, ...]:
+    """Return how names begin that a file may lack without a complaint."""
     if layout in BACKBONE_ONLY:
         heads = ("q.", _CLASS_HEAD, "mask_head.", "upscale.", "attn_mask_probs")
         return (_PIXELS, "anomaly_head.", *heads)
@@ -121,7 +121,7 @@ def _forgiven(layout: str, load_class_head: bool) -> tuple[str, ...]:
 def _resampled(
     model: Any, state: State, where: str | Path, trained_size: tuple[int, int] | None
 ) -> tuple[State, list[str]]:
-    """The state with its backbone in the model's image and patch size, where the encoder can."""
+    """Resample the backbone to the model's image and patch size, where the encoder can."""
     adapted = getattr(getattr(model, "encoder", None), "adapted", None)
     trunk = {k.removeprefix(BACKBONE): v for k, v in state.items() if k.startswith(BACKBONE)}
     if adapted is None or not trunk:
@@ -146,7 +146,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _check_delta(state: State, where: str | Path, delta_weights: bool | None) -> None:
-    """LayerNorm weights live around 1; a file where none comes nearer to 1 than to 0 is a delta."""
+    """LayerNorm weights are around 1; a file where none comes nearer to 1 than to 0 is a delta."""
     norms = [
         float(value.float().mean())
         for name, value in state.items()

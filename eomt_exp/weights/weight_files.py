@@ -1,4 +1,4 @@
-"""Files of weights: ours, published ones, and those of the Hugging Face hub; never unpickled.
+"""Reads files of weights: ours, published ones, those of the Hugging Face hub; never unpickled.
 
 safetensors files hold tensors and nothing else. PyTorch's own are pickles: they are read with
 `weights_only`, which builds tensors and plain containers and refuses whatever asks for more.
@@ -31,14 +31,14 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 # The whole name is typed: the official notebook makes one from a logger's name, which the configs
 # of shorter and longer schedules share, so that the weights of the longer ones are never found.
 HUB = "hf://"
-_HUB_WORDS = re.compile(
+_HUB_ID = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/@\s]+))?(?:/(?P<file>[^@\s]+))?"
 )
-_MANY = 1 << 22  # bytes read at once
+_CHUNK = 1 << 22  # bytes read at once
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """All parameters and buffers as one safetensors file."""
+    """Write all parameters and buffers as one safetensors file."""
     with replacing(path) as scratch:
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, scratch
@@ -46,7 +46,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def read_weights(where: str | Path) -> dict[str, Tensor]:
-    """All tensors of a file, of a folder, or of hf://owner/name[@revision][/file], on the CPU.
+    """Read all tensors of a file, a folder, or hf://owner/name[@revision][/file], on the CPU.
 
     Raises CheckpointError, naming the file, for one that is missing, cut off, no file of weights,
     or holds anything but tensors.
@@ -58,7 +58,7 @@ def read_weights(where: str | Path) -> dict[str, Tensor]:
 
 
 def weight_files(where: str | Path) -> list[Path]:
-    """The local files that `where` stands for, downloaded if need be; read by nobody yet."""
+    """Return the local files that `where` stands for, downloaded if need be, and not read."""
     text = str(where)
     path = _downloaded(text) if text.startswith(HUB) else Path(text)
     if path.is_dir():
@@ -78,7 +78,7 @@ def weight_files(where: str | Path) -> list[Path]:
 
 
 def local_path(where: str | Path) -> Path:
-    """The one local file that `where` stands for."""
+    """Return the one local file that `where` stands for."""
     files = weight_files(where)
     if len(files) > 1:
         raise CheckpointError(f"{where} is {len(files)} files; weights in one file are needed.")
@@ -86,11 +86,11 @@ def local_path(where: str | Path) -> Path:
 
 
 def sha256(where: str | Path) -> str:
-    """Of the content of the files, one after the other."""
+    """Hash the content of the files, one after the other."""
     digest = hashlib.sha256()
     for path in weight_files(where):
         with path.open("rb") as file:
-            while chunk := file.read(_MANY):
+            while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()
 
@@ -109,7 +109,7 @@ def _in_folder(folder: Path) -> list[Path]:
 
 
 def _parts(index: Path) -> list[str]:
-    """Names of the files that an index lists; plain names, so that none can lead elsewhere."""
+    """Read what files an index lists; their names are plain, so that none can lead elsewhere."""
     try:
         names = sorted({*json.loads(index.read_text())["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -156,7 +156,7 @@ def _is_weight(key: Any, value: Any) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    """What torch's advice would be, but for its first: to unpickle the file after all."""
+    """Say what to do, but not what torch advises first: to unpickle the file after all."""
     try:
         wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # no zip file, or not a whole one
@@ -180,28 +180,28 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
 
 
 @functools.cache
-def _downloaded(words: str) -> Path:
-    """The file, or the folder with the files, of a hub id; from the local cache if it is there."""
-    match = _HUB_WORDS.fullmatch(words)
+def _downloaded(hub_id: str) -> Path:
+    """Return the file, or the folder of files, of a hub id; from the local cache if it is there."""
+    match = _HUB_ID.fullmatch(hub_id)
     name = match["file"] if match else None
     if match is None or (name and not _is_allowed(name)):
         raise CheckpointError(
-            f"{words} must be hf://owner/name, hf://owner/name@revision or hf://owner/name/file, "
+            f"{hub_id} must be hf://owner/name, hf://owner/name@revision or hf://owner/name/file, "
             f"the file one of {', '.join(('.safetensors', '.bin'))}."
         )
     if name:
         return _fetched(match, name)
-    unreached = None
+    unreachable = None
     for name in IN_A_FOLDER:
         try:
             path = _fetched(match, name, optional=True)
         except CheckpointError as error:  # offline, another one may be in the cache
-            path, unreached = None, unreached or error
+            path, unreachable = None, unreachable or error
         if path is not None:
             break
     else:
-        raise unreached or CheckpointError(
-            f"{words} has no weights: none of {', '.join(IN_A_FOLDER)}."
+        raise unreachable or CheckpointError(
+            f"{hub_id} has no weights: none of {', '.join(IN_A_FOLDER)}."
         )
     if name == INDEX:
         for part in _parts(path):
@@ -215,7 +215,7 @@ def _is_allowed(name: str) -> bool:
 
 
 def _fetched(match: re.Match[str], name: str, optional: bool = False) -> Any:
-    """The local path of one file of a repository; None for an optional one that is not there."""
+    """Fetch one file of a repository and return its path; None for an optional one not there."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 

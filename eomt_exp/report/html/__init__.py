@@ -1,1 +1,1 @@
-"""A leaderboard as one HTML file that needs nothing else."""
+"""Writes a leaderboard as one HTML file that needs nothing else."""

@@ -1,4 +1,4 @@
-"""One benchmark in the report: its metrics, curves, comparisons, and its images one by one."""
+"""Reports one benchmark: its metrics, curves, comparisons, and its images one by one."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eomt_exp.report.html.charts import RECALL, Line, histogram_chart, unit_chart, whisker
-from eomt_exp.report.html.comparisons import comparisons, over_seeds
+from eomt_exp.report.html.charts import Line, histogram_chart, unit_chart, whisker
+from eomt_exp.report.html.comparisons import comparisons, spread_over_seeds
 from eomt_exp.report.html.images import example_figures
 from eomt_exp.report.html.methods import Methods, legend
 from eomt_exp.report.html.page import details, part
-from eomt_exp.report.html.slices import images, sizes, tnr_table
-from eomt_exp.report.html.tables import Cell, heading, number, table
+from eomt_exp.report.html.slices import found_by_size, images, tnr_table
+from eomt_exp.report.html.tables import TableCell, heading, number, table
 from eomt_exp.report.html.tags import Html, joined, tag
 from eomt_exp.report.leaderboard import Leaderboard, Result
-from eomt_exp.report.metric_names import MAIN, PIXELS, best, metric, ordered, shown
+from eomt_exp.report.metric_names import MAIN, PIXELS, RECALL, best_of_each, metric, ordered, shown
 
 
 def benchmark_body(board: Leaderboard, benchmark: str) -> Html:
-    """Everything about one benchmark but the published numbers."""
+    """Write everything about one benchmark but the published numbers."""
     results = [result for result in board.results if result.benchmark == benchmark]
     methods = Methods(board)
     return joined(
         [
-            tag("p", _size(results), class_="lead"),
-            _metrics(results, methods),
+            tag("p", _amount(results), class_="lead"),
+            _metrics_tables(results, methods),
             part("Curves", _curves(results, methods)),
             part("Scores of normal and anomalous pixels", _histograms(results, methods)),
             part("True negative rate by recall", tnr_table(results, methods)),
             part("Comparisons", comparisons(board, benchmark)),
-            part("Over seeds", over_seeds(board, benchmark)),
-            part("Size of the anomaly", sizes(results, methods)),
+            part("Over seeds", spread_over_seeds(board, benchmark)),
+            part("Size of the anomaly", found_by_size(results, methods)),
             part("Image by image", images(results, methods, _fpr95_of_images(board))),
             part("Best and worst images", *_examples(board, benchmark)),
         ]
@@ -40,14 +40,14 @@ def benchmark_body(board: Leaderboard, benchmark: str) -> Html:
 
 
 def _fpr95_of_images(board: Leaderboard) -> str:
-    """The key of what images have: FPR95 at the first threshold, whatever the benchmark's is."""
+    """Return the key of images' FPR95, at the first threshold whatever the benchmark's is."""
     protocol = board.manifest.get("protocol")
     chosen = protocol.get("fpr95") if isinstance(protocol, Mapping) else None
     return "fpr95_first" if chosen == "interpolated" else "fpr95"
 
 
-def _size(results: Sequence[Result]) -> str:
-    """How much was measured."""
+def _amount(results: Sequence[Result]) -> str:
+    """Say how much was measured."""
     first = results[0]
     num_images = max(len(result.images) for result in results)
     counts = [
@@ -59,8 +59,8 @@ def _size(results: Sequence[Result]) -> str:
     return ", ".join(there) + "." * bool(there)
 
 
-def _metrics(results: Sequence[Result], methods: Methods) -> Html:
-    """The main metrics, AP drawn with its interval; all others in a table that opens."""
+def _metrics_tables(results: Sequence[Result], methods: Methods) -> Html:
+    """Tabulate the main metrics, AP drawn with its interval; a table that opens has all others."""
     keys = [key for key in ordered(k for r in results for k in r.metrics) if key not in PIXELS]
     main, others = [key for key in MAIN if key in keys], [key for key in keys if key not in MAIN]
     rows = _metric_rows(results, methods, main)
@@ -69,7 +69,7 @@ def _metrics(results: Sequence[Result], methods: Methods) -> Html:
     if main[:1] == ["ap"] and any(drawn):
         headings.insert(1, tag("span", "AP from 0 to 1", class_="quiet"))
         for row, picture, result in zip(rows, drawn, results, strict=True):
-            row.insert(2, Cell(picture, result.metrics.get("ap", math.nan)))
+            row.insert(2, TableCell(picture, result.metrics.get("ap", math.nan)))
     shown_first = table(["method", *headings], rows, sortable=True)
     if not others:
         return shown_first
@@ -84,7 +84,7 @@ def _metrics(results: Sequence[Result], methods: Methods) -> Html:
 def _metric_rows(
     results: Sequence[Result], methods: Methods, keys: Sequence[str]
 ) -> list[list[object]]:
-    winners = {key: best(key, [result.metrics.get(key) for result in results]) for key in keys}
+    winners = best_of_each(keys, [result.metrics for result in results])
     return [
         [
             methods.of(result),
@@ -105,7 +105,7 @@ def _drawn_ap(result: Result, methods: Methods) -> Html | None:
 
 
 def _curves(results: Sequence[Result], methods: Methods) -> Html:
-    """Precision-recall and ROC of all methods; a dot where 95 % of the anomaly is found."""
+    """Draw precision-recall and ROC of all methods; a dot where 95 % of the anomaly is found."""
     pr, roc, pr_dots, roc_dots = [], [], [], []
     for result in results:
         curve, name, style = result.curves, methods.of(result), methods.style(result)
@@ -157,7 +157,7 @@ def _histograms(results: Sequence[Result], methods: Methods) -> Html:
 
 
 def _examples(board: Leaderboard, benchmark: str) -> list[Html | None]:
-    """Of each model, the best first."""
+    """Show the images of each model, the best first."""
     blocks: list[Html | None] = []
     for (model, name), examples in board.examples.items():
         figures = example_figures(examples) if name == benchmark else None

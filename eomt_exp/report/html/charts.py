@@ -1,4 +1,4 @@
-"""Charts of the report as inline SVG: few marks, colours of the page, nothing to load."""
+"""Draws the report's charts as inline SVG: few marks, colours of the page, nothing to load."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eomt_exp.report.canvas import thinned
 from eomt_exp.report.html.tags import Html, tag
 from eomt_exp.report.leaderboard import Histogram
 
@@ -14,13 +15,12 @@ NUM_COLOURS = 8  # --s0 … --s7 of the style sheet
 DASHES = (None, "7 3", "2 3", "9 3 2 3")
 MAX_POINTS = 200  # of a curve
 MAX_BINS = 60
-RECALL = 0.95  # the level of FPR95
 WIDTH, HEIGHT = 460, 330
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 44  # around the plot itself
 
 
 class Line(NamedTuple):
-    """A curve in the unit square."""
+    """Holds a curve in the unit square."""
 
     name: str
     x: np.ndarray
@@ -29,13 +29,13 @@ class Line(NamedTuple):
 
 
 def stroke(style: int) -> dict[str, object]:
-    """Colour and dash: neighbours differ in both, and no pair comes back before the 32nd."""
+    """Choose colour and dash: successive lines differ in both, and the first 32 are unlike."""
     dash = DASHES[(style + style // NUM_COLOURS) % len(DASHES)]
     return {"class_": f"line c{style % NUM_COLOURS}", "stroke_dasharray": dash}
 
 
 def swatch(style: int) -> Html:
-    """A short piece of the line, for legends."""
+    """Draw a short piece of the line, for legends."""
     line = tag("line", x1=1, x2=27, y1=6, y2=6, **stroke(style))
     return tag("svg", line, class_="swatch", viewBox="0 0 28 12", aria_hidden="true")
 
@@ -47,7 +47,7 @@ def unit_chart(
     dots: Sequence[tuple[float, float, int]] = (),
     guide: Sequence[tuple[float, float]] = (),
 ) -> Html:
-    """Lines over the unit square; `dots` are (x, y, style), `guide` a faint line."""
+    """Draw lines over the unit square; `dots` are (x, y, style), `guide` a faint line."""
     drawn = [_path(line) for line in lines if line.x.size]
     marks = [
         tag("circle", cx=_x(x), cy=_y(y), r=4.5, class_=f"dot c{style % NUM_COLOURS}", data_s=style)
@@ -66,18 +66,12 @@ def unit_chart(
 
 
 def _path(line: Line) -> Html:
-    x, y = thinned(line.x, line.y)
+    x, y = thinned(line.x, line.y, MAX_POINTS)
     finite = np.isfinite(x) & np.isfinite(y)
     points = _points(zip(x[finite], y[finite], strict=True))
     return tag(
         "polyline", tag("title", line.name), points=points, data_s=line.style, **stroke(line.style)
     )
-
-
-def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most MAX_POINTS of the points, both ends among them."""
-    keep = np.linspace(0, x.size - 1, min(x.size, MAX_POINTS)).astype(int)
-    return np.asarray(x)[keep], np.asarray(y)[keep]
 
 
 def _points(pairs: object) -> str:
@@ -105,7 +99,7 @@ def _svg(title: str, *parts: object, height: float = HEIGHT, width: float = WIDT
 
 
 def _grid(axes: tuple[str, str]) -> Html:
-    """Lines and labels at every fifth."""
+    """Draw lines and labels at every fifth."""
     parts = []
     for share in (0, 0.2, 0.4, 0.6, 0.8, 1):
         x, y, text = _x(share), _y(share), f"{share:g}"
@@ -129,7 +123,7 @@ def _note(text: str, width: float = WIDTH, height: float = HEIGHT) -> Html:
 
 
 def histogram_chart(histogram: Histogram, title: str) -> Html:
-    """Normal and anomalous pixels over their score; the square root of their density goes up.
+    """Draw normal and anomalous pixels over their score, by the square root of their density.
 
     The root keeps the few anomalous pixels of a wide tail visible beside one tall bin.
     """
@@ -166,7 +160,7 @@ def histogram_chart(histogram: Histogram, title: str) -> Html:
 
 
 def finite_edges(edges: np.ndarray) -> np.ndarray:
-    """Infinite edges drawn in to one usual bin beyond the finite ones; none where all are."""
+    """Move infinite edges to one usual bin beyond the finite ones; none are left where all are."""
     inside = edges[np.isfinite(edges)]
     if inside.size == 0:
         return inside
@@ -176,7 +170,7 @@ def finite_edges(edges: np.ndarray) -> np.ndarray:
 
 
 def _steps(x: np.ndarray, y: np.ndarray, base: float) -> str:
-    """The outline of bars side by side, closed along the base."""
+    """Outline bars side by side, closed along the base."""
     corners = np.repeat(x, 2)
     levels = np.concatenate(([base], np.repeat(y, 2), [base]))
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(corners, levels, strict=True))
@@ -185,29 +179,29 @@ def _steps(x: np.ndarray, y: np.ndarray, base: float) -> str:
 def bar_chart(
     groups: Sequence[tuple[str, Sequence[tuple[str, float, int]]]], title: str, label: str
 ) -> Html:
-    """Shares as bars: groups of (name, share, style), side by side in the order of the legend."""
+    """Draw shares as bars: groups of (name, share, style), in the order of the legend."""
     parts: list[Html] = []
-    room = (WIDTH - LEFT - RIGHT) / max(len(groups), 1)
+    width = (WIDTH - LEFT - RIGHT) / max(len(groups), 1)
     for index, (name, bars) in enumerate(groups):
-        start, wide = LEFT + room * (index + 0.1), 0.8 * room / max(len(bars), 1)
-        for place, (method, share, style) in enumerate(bars):
+        start, step = LEFT + width * (index + 0.1), 0.8 * width / max(len(bars), 1)
+        for position, (method, share, style) in enumerate(bars):
             value = min(max(share, 0.0), 1.0) if np.isfinite(share) else 0.0
             box = {
-                "x": f"{start + place * wide:.1f}",
-                "width": f"{max(wide - 1, 0.5):.1f}",
+                "x": f"{start + position * step:.1f}",
+                "width": f"{max(step - 1, 0.5):.1f}",
                 "y": _y(value),
                 "height": f"{float(_y(0)) - float(_y(value)):.1f}",
             }
-            look = {"class_": f"bar c{style % NUM_COLOURS}", "data_s": style}
-            parts.append(tag("rect", tag("title", method), **look, **box))
-        middle = start + 0.4 * room
+            style_of_bar = {"class_": f"bar c{style % NUM_COLOURS}", "data_s": style}
+            parts.append(tag("rect", tag("title", method), **style_of_bar, **box))
+        middle = start + 0.4 * width
         parts.append(tag("text", name, x=f"{middle:.1f}", y=HEIGHT - 24, class_="middle"))
     axis = tag("text", label, x=_x(0.5), y=HEIGHT - 4, class_="middle axis")
     return _svg(title, _rules(), *parts, axis)
 
 
 def _rules() -> Html:
-    """Horizontal lines only: the groups name themselves."""
+    """Draw horizontal lines only: each group has its name."""
     return tag(
         "g",
         *(
@@ -222,7 +216,7 @@ def _rules() -> Html:
 
 
 def whisker(value: float, low: float, high: float, style: int) -> Html | None:
-    """A value in [0, 1] with its interval, small enough for a cell; None where undefined."""
+    """Draw a value in [0, 1] and its interval, small enough for a cell; None where undefined."""
     if not np.isfinite((value, low, high)).all():
         return None
     x = [4 + 112 * min(max(part, 0.0), 1.0) for part in (low, value, high)]

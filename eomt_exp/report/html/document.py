@@ -1,4 +1,4 @@
-"""A leaderboard as one HTML file to keep, to mail and to print: it loads nothing."""
+"""Writes a leaderboard as one HTML file to keep, to mail and to print: it loads nothing."""
 
 from __future__ import annotations
 
@@ -10,16 +10,24 @@ from eomt_exp.files import write_text
 from eomt_exp.report.html.benchmark import benchmark_body
 from eomt_exp.report.html.methods import Methods
 from eomt_exp.report.html.page import Section, page, part
-from eomt_exp.report.html.tables import Cell, heading, nested, number, table
+from eomt_exp.report.html.tables import TableCell, heading, nested, number, table
 from eomt_exp.report.html.tags import Html, joined, tag
 from eomt_exp.report.leaderboard import Leaderboard, Result
-from eomt_exp.report.metric_names import KNOWN, SEMANTIC, best, each_iou, metric, ordered
-
-HEADLINE = ("ap", "fpr95")
+from eomt_exp.report.metric_names import (
+    HEADLINE,
+    KNOWN,
+    SEMANTIC,
+    best,
+    best_of_each,
+    each_iou,
+    measured,
+    metric,
+    ordered,
+)
 
 
 def write_report(board: Leaderboard, path: str | Path) -> Path:
-    """Write the report at one stroke and return its path."""
+    """Write the report as a whole and return its path."""
     benchmarks = [
         Section(f"benchmark-{index}", name, benchmark_body(board, name))
         for index, name in enumerate(board.benchmarks, 1)
@@ -27,26 +35,26 @@ def write_report(board: Leaderboard, path: str | Path) -> Path:
     sections = [
         Section("results", "Results", _headline(board)),
         *benchmarks,
-        Section("known-classes", "Known classes", _known_classes(board)),
+        Section("known-classes", "Known classes", _known_classes_section(board)),
         Section("published", "Published numbers", _published(board)),
         Section("manifest", "Manifest", nested(board.manifest)),
         Section("how-to-read", "How to read", _definitions(board)),
     ]
     there = [section for section in sections if section.body not in ("", "<dl></dl>")]
-    write_text(path, page(board.title, _lead(board), board.notes, board.stamps, there))
+    write_text(path, page(board.title, _lead(board), board.notes, board.warnings, there))
     return Path(path)
 
 
 def _lead(board: Leaderboard) -> str:
     scorers = len({result.scorer for result in board.results})
     counts = {"model": len(board.models), "scorer": scorers, "benchmark": len(board.benchmarks)}
-    said = ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
+    counted = ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
     protocol = [f"Protocol: {board.protocol}."] if board.protocol else []
-    return " ".join([f"{said}.", *protocol])
+    return " ".join([f"{counted}.", *protocol])
 
 
 def _headline(board: Leaderboard) -> Html:
-    """Every method on every benchmark; of several models the mIoU on known classes, last."""
+    """Tabulate every method on every benchmark; of several models the mIoU, last."""
     if not board.results:
         return tag("p", "Nothing was measured.")
     methods = Methods(board)
@@ -76,32 +84,32 @@ def _headline(board: Leaderboard) -> Html:
     return joined([found, tag("p", note, class_="note")])
 
 
-def _headline_cell(result: Result | None, key: str, winner: float | None) -> Cell:
+def _headline_cell(result: Result | None, key: str, winner: float | None) -> TableCell:
     if result is None:
         return number(key, None)
     return number(key, result.metrics.get(key), result.intervals.get(key), winner)
 
 
-def _known_classes(board: Leaderboard) -> Html:
+def _known_classes_section(board: Leaderboard) -> Html:
     found = board.known_classes
     if not found:
         return Html("")
-    keys = [key for key in SEMANTIC if any(key in values for values in found.values())]
-    winners = {key: best(key, [values.get(key) for values in found.values()]) for key in keys}
+    keys = measured(SEMANTIC, [*found.values()])
+    winners = best_of_each(keys, [*found.values()])
     rows = [
         [model, *(number(key, values.get(key), winner=winners[key]) for key in keys)]
         for model, values in found.items()
     ]
     means = table(["model", *(heading(key) for key in keys)], rows, sortable=True)
     ious = [
-        part(f"IoU of each {kind}", _ious([kind, *found], rows))
+        part(f"IoU of each {kind}", _iou_table([kind, *found], rows))
         for kind, rows in each_iou(found).items()
     ]
     return joined([means, *ious])
 
 
-def _ious(headings: Sequence[str], ious: Mapping[str, Sequence[float | None]]) -> Html:
-    """Classes or categories down, models across."""
+def _iou_table(headings: Sequence[str], ious: Mapping[str, Sequence[float | None]]) -> Html:
+    """Tabulate classes or categories by models."""
     rows = []
     for name, values in ious.items():
         # The IoU of one is no metric of its own, but it is better the higher it is, as mIoU is.
@@ -111,32 +119,32 @@ def _ious(headings: Sequence[str], ious: Mapping[str, Sequence[float | None]]) -
 
 
 def _published(board: Leaderboard) -> Html:
-    """Ours among the anchors of each benchmark, by AP."""
+    """Show ours among the anchors of each benchmark, by AP."""
     if not board.anchors:
         return Html("")
     remark = (
         "Other images and other protocols stand side by side here: read the last column before "
         "comparing. Ours are marked."
     )
-    tables = [part(name, _beside(board, name)) for name in board.benchmarks]
+    tables = [part(name, _among_published(board, name)) for name in board.benchmarks]
     return joined([tag("p", remark, class_="note"), *tables])
 
 
-def _beside(board: Leaderboard, benchmark: str) -> Html | None:
+def _among_published(board: Leaderboard, benchmark: str) -> Html | None:
     anchors = [anchor for anchor in board.anchors if anchor.benchmark == benchmark]
     if not anchors:
         return None
     methods = Methods(board)
-    keys = [key for key in KNOWN if any(key in anchor.values for anchor in anchors)]
+    keys = measured(KNOWN, [anchor.values for anchor in anchors])
     rows: list[tuple[float, bool, list[object]]] = []
     for r in (r for r in board.results if r.benchmark == benchmark):
         values = [number(key, r.metrics.get(key), r.intervals.get(key)) for key in keys]
-        row: list[object] = [methods.of(r), *values, _remark("see the manifest", "here")]
+        row: list[object] = [methods.of(r), *values, _remark_cell("see the manifest", "here")]
         rows.append((r.metrics.get("ap", math.nan), True, row))
     for anchor in anchors:
         values = [number(key, anchor.values.get(key)) for key in keys]
-        remark = _remark(anchor.protocol or "protocol unknown", anchor.source)
-        name = Cell(anchor.method, anchor.method, "long")
+        remark = _remark_cell(anchor.protocol or "protocol unknown", anchor.source)
+        name = TableCell(anchor.method, anchor.method, "long")
         rows.append((anchor.values.get("ap", math.nan), False, [name, *values, remark]))
     rows.sort(key=lambda row: math.inf if math.isnan(row[0]) else -row[0])
     return table(
@@ -147,12 +155,12 @@ def _beside(board: Leaderboard, benchmark: str) -> Html | None:
     )
 
 
-def _remark(protocol: str, source: str) -> Cell:
-    return Cell(joined([protocol, tag("small", source)]), f"{protocol} {source}", "remark")
+def _remark_cell(protocol: str, source: str) -> TableCell:
+    return TableCell(joined([protocol, tag("small", source)]), f"{protocol} {source}", "remark")
 
 
 def _definitions(board: Leaderboard) -> Html:
-    """Only of what is in this report."""
+    """Define only what is in this report."""
     semantic = (key for values in board.known_classes.values() for key in values)
     keys = ordered([*(key for r in board.results for key in r.metrics), *semantic])
     meanings = {metric(key).heading: metric(key).meaning for key in keys if metric(key).meaning}
@@ -162,6 +170,6 @@ def _definitions(board: Leaderboard) -> Html:
             "interval": "95 %, by bootstrap over the images of the benchmark: how much another "
             "draw of images could move the number, not how much another training could.",
             "undefined": "Without an anomaly, or with nothing else, the metric has no value.",
-            "void": "Pixels that nobody may look at: they count nowhere and are striped here.",
+            "void": "Pixels that are not judged: they count nowhere and are striped here.",
         }
     )

@@ -1,4 +1,4 @@
-"""Best and worst images of the report: the photo, its truth outlined, and the heat map."""
+"""Shows the report's best and worst images: the photo, its truth outlined, and the heat map."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from PIL import Image
 
 from eomt_exp.contracts import VOID
 from eomt_exp.engine.evaluation import Example
+from eomt_exp.report.canvas import HEAT, heat_range
 from eomt_exp.report.html.tags import Html, joined, tag
 from eomt_exp.report.metric_names import shown
 
 WIDTH = 480  # pixels of a panel: three of them side by side, and a file that can be mailed
 QUALITY = 80  # of JPEG
 OUTLINE = (255, 45, 111)
-HEAT = "inferno"
 
 
 def example_figures(examples: Sequence[Example]) -> Html | None:
-    """One row of panels an image; they share the scale of the heat map. None without images."""
+    """Show a row of panels an image, with one scale of the heat map; None without images."""
     if not examples:
         return None
-    low, high = _score_range(examples)
-    return joined([_scale(low, high), *(_figure(example, low, high) for example in examples)])
+    low, high = heat_range(np.concatenate([_finite(e.score).ravel() for e in examples]))
+    return joined(
+        [_colour_scale(low, high), *(_figure(example, low, high) for example in examples)]
+    )
 
 
 def _figure(example: Example, low: float, high: float) -> Html:
-    image, anomaly, score = _shrunk(example)
+    image, anomaly, score = _at_panel_width(example)
     panels = {
         "photo": image,
-        "truth, outlined": _outlined(_striped(image, anomaly == VOID), anomaly == 1, OUTLINE),
+        "truth, outlined": _outlined(_with_stripes(image, anomaly == VOID), anomaly == 1, OUTLINE),
         "score": _heat(image, anomaly, (score - low) / (high - low)),
     }
     images = [
@@ -48,8 +50,8 @@ def _figure(example: Example, low: float, high: float) -> Html:
     )
 
 
-def _shrunk(example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, anomaly and score no wider than WIDTH; a thin anomaly outlives it."""
+def _at_panel_width(example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Resize image, anomaly and score to WIDTH at most; a thin anomaly stays visible."""
     height, width = example.anomaly.shape
     ratio = min(1.0, WIDTH / width)
     size = (max(round(width * ratio), 1), max(round(height * ratio), 1))
@@ -67,21 +69,14 @@ def _resized(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _finite(score: np.ndarray) -> np.ndarray:
-    """Infinite scores at the ends of the finite ones; NaN at the lower end."""
+    """Put infinite scores at the ends of the finite ones, NaN at the lower end."""
     inside = score[np.isfinite(score)]
     low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
     return np.nan_to_num(score, nan=low, posinf=high, neginf=low)
 
 
-def _score_range(examples: Sequence[Example]) -> tuple[float, float]:
-    """Percentiles 1 and 99.5, so that one wild pixel cannot turn the rest black."""
-    scores = np.concatenate([_finite(example.score).ravel() for example in examples])
-    low, high = np.percentile(scores, (1, 99.5))
-    return float(low), float(high if high > low else low + 1.0)
-
-
-def _striped(image: np.ndarray, void: np.ndarray) -> np.ndarray:
-    """Void pixels pale and striped: nobody may look there."""
+def _with_stripes(image: np.ndarray, void: np.ndarray) -> np.ndarray:
+    """Make void pixels pale and striped: they are not judged."""
     height, width = void.shape
     stripes = np.add.outer(np.arange(height), np.arange(width)) % 10 < 5
     pale = 0.45 * image + np.where(stripes, 105, 88)[..., None]
@@ -91,7 +86,7 @@ def _striped(image: np.ndarray, void: np.ndarray) -> np.ndarray:
 def _outlined(
     image: np.ndarray, region: np.ndarray, colour: tuple[int, int, int] = (255, 255, 255)
 ) -> np.ndarray:
-    """A line around the region with a dark rim, so that it shows on any ground."""
+    """Draw a line around the region with a dark rim, so that it shows on any background."""
     line = _grown(region, 2) & ~region
     rim = _grown(region, 3) & ~line & ~region
     drawn = np.where(rim[..., None], image * 0.35, image)
@@ -108,17 +103,17 @@ def _grown(region: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def _heat(image: np.ndarray, anomaly: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Heat over the grey picture, denser where it is hotter; the truth outlined in white."""
+    """Draw heat over the grey picture, denser where it is hotter; the truth outlined in white."""
     from matplotlib import colormaps
 
     heat = np.clip(heat, 0, 1)
     grey = 0.8 * image.mean(axis=2, keepdims=True)
     weight = 0.55 + 0.45 * heat[..., None]
     panel = grey * (1 - weight) + 255 * colormaps[HEAT](heat)[..., :3] * weight
-    return _outlined(_striped(panel, anomaly == VOID), anomaly == 1)
+    return _outlined(_with_stripes(panel, anomaly == VOID), anomaly == 1)
 
 
-def _scale(low: float, high: float) -> Html:
+def _colour_scale(low: float, high: float) -> Html:
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -129,7 +124,7 @@ def _scale(low: float, high: float) -> Html:
 
 
 def _data(panel: np.ndarray) -> str:
-    """The picture inside its own address."""
+    """Encode the picture as a data: address."""
     file = io.BytesIO()
     Image.fromarray(panel).save(file, "JPEG", quality=QUALITY, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

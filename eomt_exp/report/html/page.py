@@ -1,4 +1,4 @@
-"""The frame of the report: one file with its style and script inside, that loads nothing."""
+"""Builds the report's page: one file with its style and script inside, that loads nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POLICY = (
 
 
 class Section(NamedTuple):
-    """A chapter with a line in the table of contents."""
+    """Makes a chapter, with a line in the table of contents."""
 
     anchor: str
     title: str
@@ -27,10 +27,10 @@ def page(
     title: str,
     lead: str,
     notes: Sequence[str],
-    stamps: Sequence[str],
+    warnings: Sequence[str],
     sections: Sequence[Section],
 ) -> str:
-    """A whole document; what makes its numbers untrustworthy stands before all of them."""
+    """Write a document; what makes its numbers untrustworthy comes before all of them."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -46,7 +46,7 @@ def page(
             tag("h1", title),
             tag("p", lead, class_="lead"),
             *(tag("p", note, class_="note") for note in notes),
-            _stamps(stamps),
+            _warnings(warnings),
         ),
         *(tag("section", tag("h2", s.title), s.body, id=s.anchor) for s in sections),
     )
@@ -59,12 +59,12 @@ def _inline(name: str) -> Html:
     return Html(files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
 
-def _stamps(stamps: Sequence[str]) -> Html | None:
-    if not stamps:
+def _warnings(warnings: Sequence[str]) -> Html | None:
+    if not warnings:
         return None
-    items = [tag("li", stamp) for stamp in stamps]
-    warning = tag("strong", "These numbers are not to be trusted as they stand:")
-    return tag("div", warning, tag("ul", *items), class_="stamps", role="alert")
+    items = [tag("li", warning) for warning in warnings]
+    lead = tag("strong", "These numbers are not to be trusted as they stand:")
+    return tag("div", lead, tag("ul", *items), class_="warnings", role="alert")
 
 
 def _contents(sections: Sequence[Section]) -> Html:
@@ -73,11 +73,11 @@ def _contents(sections: Sequence[Section]) -> Html:
 
 
 def details(summary: str, *inside: object) -> Html:
-    """What few readers need, closed until asked for."""
+    """Fold what few readers need; it opens on a click."""
     return tag("details", tag("summary", summary), *inside)
 
 
 def part(title: str, *inside: Html | None) -> Html | None:
-    """A heading and what it stands over; None where there is nothing."""
+    """Put a heading over what there is; None where there is nothing."""
     there = [item for item in inside if item is not None]
     return joined([tag("h3", title), *there]) if there else None

@@ -1,4 +1,4 @@
-"""A benchmark of the report taken apart: by the size of the anomaly, and image by image."""
+"""Divides a benchmark of the report: by the size of the anomaly, and image by image."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from eomt_exp.report.html.charts import bar_chart
 from eomt_exp.report.html.methods import Methods, legend
 from eomt_exp.report.html.page import details
-from eomt_exp.report.html.tables import Cell, heading, number, table
+from eomt_exp.report.html.tables import TableCell, heading, number, table
 from eomt_exp.report.html.tags import Html, joined, tag
 from eomt_exp.report.leaderboard import ImageRow, Result, SizeRow, TnrRow
 from eomt_exp.report.metric_names import shown
 
 
-def sizes(results: Sequence[Result], methods: Methods) -> Html | None:
-    """How many of the true components were found, by their size in pixels."""
+def found_by_size(results: Sequence[Result], methods: Methods) -> Html | None:
+    """Show how many of the true components were found, by their size in pixels."""
     measured = [result for result in results if result.sizes]
     ranges = sorted(
         {(row.low, row.high) for result in measured for row in result.sizes},
@@ -30,7 +30,7 @@ def sizes(results: Sequence[Result], methods: Methods) -> Html | None:
     for low, high in ranges:
         found = [(r, cells.get((methods.of(r), low, high))) for r in measured]
         bars = [(methods.of(r), row.found, methods.style(r)) for r, row in found if row is not None]
-        groups.append((_range(low, high), bars))
+        groups.append((_size_range(low, high), bars))
     rows = [
         [
             methods.of(result),
@@ -39,7 +39,7 @@ def sizes(results: Sequence[Result], methods: Methods) -> Html | None:
         for result in measured
     ]
     title = "Share of true components found, by size"
-    names = [_range(*ends) for ends in ranges]
+    names = [_size_range(*ends) for ends in ranges]
     note = "Found: sIoU of at least 0.25. Below each share: the mean sIoU, and of how many."
     return joined(
         [
@@ -56,7 +56,7 @@ def sizes(results: Sequence[Result], methods: Methods) -> Html | None:
 
 
 def tnr_table(results: Sequence[Result], methods: Methods) -> Html | None:
-    """What finding more of the anomaly costs: the true negative rate at levels of recall."""
+    """Show what finding more of the anomaly costs: the true negative rate at levels of recall."""
     measured = [result for result in results if result.tnr]
     levels = list(dict.fromkeys(row.tpr for result in measured for row in result.tnr))
     if not levels:
@@ -73,35 +73,35 @@ def tnr_table(results: Sequence[Result], methods: Methods) -> Html | None:
     return joined([tag("p", note, class_="note"), table(["method", *names], rows, sortable=True)])
 
 
-def _tnr_cell(row: TnrRow | None) -> Cell:
+def _tnr_cell(row: TnrRow | None) -> TableCell:
     if row is None:
-        return Cell("", "", "quiet")
+        return TableCell("", "", "quiet")
     threshold = tag("small", shown("threshold", row.threshold))
-    return Cell(joined([shown("tnr", row.tnr), threshold]), row.tnr, "number")
+    return TableCell(joined([shown("tnr", row.tnr), threshold]), row.tnr, "number")
 
 
-def _size_cell(row: SizeRow | None) -> Cell:
+def _size_cell(row: SizeRow | None) -> TableCell:
     if row is None or math.isnan(row.found):
         return number("found", None if row is None else row.found)
     below = tag("small", f"{shown('siou', row.siou)} of {row.components}")
-    return Cell(joined([f"{row.found:.0%}", below]), row.found, "number")
+    return TableCell(joined([f"{row.found:.0%}", below]), row.found, "number")
 
 
-def _range(low: int, high: int | None) -> str:
-    """Short enough for seven of them below a chart: "<300", "10k to 30k", "≥100k"."""
+def _size_range(low: int, high: int | None) -> str:
+    """Write a range, short enough for seven below a chart: "<300", "10k to 30k", "≥100k"."""
     if high is None:
-        return f"≥{_short(low)}"
-    return f"{_short(low)} to {_short(high)}" if low > 1 else f"<{_short(high)}"
+        return f"≥{_thousands(low)}"
+    return f"{_thousands(low)} to {_thousands(high)}" if low > 1 else f"<{_thousands(high)}"
 
 
-def _short(pixels: int) -> str:
+def _thousands(pixels: int) -> str:
     return f"{pixels // 1000}k" if pixels >= 1000 and pixels % 1000 == 0 else str(pixels)
 
 
 def images(results: Sequence[Result], methods: Methods, fpr95: str = "fpr95") -> Html | None:
-    """AP of every method side by side, and each method's own table; all closed.
+    """Fold up AP of every method side by side, and each method's own table.
 
-    `fpr95`: the metric by whose name that of an image goes.
+    `fpr95` is the metric that names the FPR95 of an image.
     """
     listed = [result for result in results if result.images]
     if not listed:
@@ -122,7 +122,7 @@ def _ap_table(results: Sequence[Result], methods: Methods) -> Html:
     rows = [
         [
             name,
-            _share(next(rows[name] for rows in found if name in rows)),
+            _anomaly_share(next(rows[name] for rows in found if name in rows)),
             *(number("ap", rows[name].ap if name in rows else None) for rows in found),
         ]
         for name in names
@@ -134,13 +134,13 @@ def _ap_table(results: Sequence[Result], methods: Methods) -> Html:
 def _image_table(result: Result, fpr95: str) -> Html:
     keys = ("ap", fpr95, "auroc")
     rows = [
-        [row.name, _share(row), *map(number, keys, (row.ap, row.fpr95, row.auroc))]
+        [row.name, _anomaly_share(row), *map(number, keys, (row.ap, row.fpr95, row.auroc))]
         for row in result.images
     ]
     return table(["image", "anomaly", *map(heading, keys)], rows, sortable=True)
 
 
-def _share(row: ImageRow) -> Cell:
+def _anomaly_share(row: ImageRow) -> TableCell:
     if math.isnan(row.anomaly_share):
         return number("share", row.anomaly_share)
-    return Cell(f"{row.anomaly_share:.2%}", row.anomaly_share, "number")
+    return TableCell(f"{row.anomaly_share:.2%}", row.anomaly_share, "number")

@@ -1,4 +1,4 @@
-"""Tables of the report: numbers beside their intervals, sortable where a reader may want it."""
+"""Makes the report's tables: numbers beside their intervals, sortable where that helps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from eomt_exp.report.html.tags import Html, joined, tag
 from eomt_exp.report.metric_names import NOT_MEASURED, is_best, metric, shown, shown_interval
 
 
-class Cell(NamedTuple):
-    """What a cell shows, and the value by which its column is sorted: NaN and "" go last."""
+class TableCell(NamedTuple):
+    """Holds what a cell shows, and what its column is sorted by: NaN and "" go last."""
 
     content: object
     order: float | str = ""
@@ -23,22 +23,22 @@ def number(
     value: float | None,
     interval: tuple[float, float] | None = None,
     winner: float | None = None,
-) -> Cell:
-    """A metric, its interval small below it; the best of its kind is bold."""
+) -> TableCell:
+    """Show a metric, its interval small below it; the best of its kind is bold."""
     if value is None:
-        return Cell(NOT_MEASURED, "", "quiet")
+        return TableCell(NOT_MEASURED, "", "quiet")
     if math.isnan(value):
-        return Cell(shown(key, value), "", "quiet")
+        return TableCell(shown(key, value), "", "quiet")
     text: object = shown(key, value)
     if is_best(key, value, winner):
         text = tag("strong", text)
     if interval is not None:
         text = joined([text, tag("small", shown_interval(key, *interval))])
-    return Cell(text, value, "number")
+    return TableCell(text, value, "number")
 
 
 def heading(key: str, mark: bool = True) -> Html:
-    """The name of a metric with an arrow to where it is better; its meaning on hover."""
+    """Name a metric, with an arrow to where it is better and its meaning on hover."""
     known = metric(key)
     arrow = {1: " ↑", -1: " ↓"}.get(known.better, "") if mark else ""
     return tag("abbr", known.heading + arrow, title=known.meaning or None)
@@ -53,7 +53,7 @@ def table(
     groups: Sequence[tuple[str, int]] = (),
     marked: Sequence[int] = (),
 ) -> Html:
-    """Rows of cells, the first of each row its name.
+    """Make a table of rows of cells, the first of each row its name.
 
     `groups`: (name, number of columns) over the headings, from the second on. `marked` rows stand
     out. A table wider than the page scrolls inside its own frame.
@@ -66,17 +66,17 @@ def table(
     inner = tag(
         "table",
         tag("caption", caption) if caption else None,
-        tag("thead", *_heads(headings, groups, starts)),
+        tag("thead", *_heading_rows(headings, groups, starts)),
         tag("tbody", *body),
         class_="sortable" if sortable else None,
     )
     return tag("div", inner, class_="frame", tabindex=0, role="region", aria_label="table")
 
 
-def _heads(
+def _heading_rows(
     headings: Sequence[object], groups: Sequence[tuple[str, int]], starts: Sequence[int]
 ) -> list[Html]:
-    """The row of groups, if any, has an empty cell too, so that columns count alike in both."""
+    """Make the heading; a row of groups has an empty cell too, so that columns count alike."""
     names = [
         tag("th", text, scope="col", class_="gap" if index in starts else None)
         for index, text in enumerate(headings)
@@ -89,7 +89,7 @@ def _heads(
 
 
 def _row(row: Sequence[object], starts: Sequence[int]) -> list[Html]:
-    cells = [cell if isinstance(cell, Cell) else Cell(cell, str(cell)) for cell in row]
+    cells = [cell if isinstance(cell, TableCell) else TableCell(cell, str(cell)) for cell in row]
     names = ["th", *["td"] * (len(cells) - 1)]
     return [
         tag(
@@ -108,7 +108,7 @@ def _order(value: float | str) -> float | str:
 
 
 def nested(values: Mapping[str, object]) -> Html:
-    """A definition list, of lists where a value is a mapping itself."""
+    """Make a definition list, of lists where a value is a mapping itself."""
     return tag(
         "dl",
         *(part for key, value in values.items() for part in (tag("dt", key), _definition(value))),
@@ -121,11 +121,11 @@ def _definition(value: object) -> Html:
     if isinstance(value, (list, tuple, set, frozenset)):
         if any(isinstance(part, Mapping) for part in value):
             return tag("dd", *(_definition(part) for part in value), class_="nested")
-        return tag("dd", ", ".join(_word(part) for part in value) or "none")
-    return tag("dd", _word(value))
+        return tag("dd", ", ".join(_definition_text(part) for part in value) or "none")
+    return tag("dd", _definition_text(value))
 
 
-def _word(value: object) -> str:
+def _definition_text(value: object) -> str:
     if value is None or value is True or value is False:
         return {None: "none", True: "yes", False: "no"}[value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""HTML put together from Python: what is not markup already is escaped, so that no name can be."""
+"""Builds HTML: what is not markup already is escaped, so that no name can be."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ VOID_TAGS = ("img", "meta")
 
 
 class Html(str):
-    """Text that is markup; `tag` writes it as it is and escapes everything else."""
+    """Marks text as markup; `tag` writes it as it is and escapes everything else."""
 
     __slots__ = ()
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Html:
-    """<name attributes>children</name>.
+    """Write <name attributes>children</name>.
 
     class_ becomes class and data_v data-v; attributes that are None or False are left out.
     """
@@ -30,7 +30,7 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
 
 
 def joined(parts: Iterable[object]) -> Html:
-    """The parts one after the other; None is nothing."""
+    """Join the parts; None is nothing."""
     return Html(
         "".join(
             part if isinstance(part, Html) else escape(str(part))

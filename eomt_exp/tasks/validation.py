@@ -1,7 +1,7 @@
-"""Looks at a model in the middle of its training: its known classes, and the tuning anomalies.
+"""Validates a model during its training: its known classes, and the tuning anomalies.
 
 What a hyper-parameter is chosen by, and a trial pruned by: numbers of images that are not the test.
-A look draws no random number of the training's, so that it may stop a run but never turns it.
+It draws no random number of the training's, so that it may stop a run but never changes it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from eomt_exp.data.resized import Resized
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.evaluation import Settings, measure_benchmark, measure_known_classes, shard
 from eomt_exp.schema import Fpr95, ProtocolConfig, ScoreType
-from eomt_exp.studies.trial import LOOK_METRICS
+from eomt_exp.studies.trial import TUNING_METRICS
 from eomt_exp.tasks.image_sets import ImageSets
 from eomt_exp.tasks.measure import reader
 from eomt_exp.tracking.metrics_file import FILE_NAME as JOURNAL
 from eomt_exp.tracking.metrics_file import read_journal
 
 
-class Looks:
-    """`look(epoch)` gives `val/miou`, `val/<set>/ap`, `val/<set>/fpr95` of the run's own score,
-    and the means `val/ap`, `val/fpr95` over the sets; the same in all processes."""
+class Validation:
+    """Gives `val/miou`, `val/<set>/ap`, `val/<set>/fpr95` of the run's own score, and the means
+    `val/ap`, `val/fpr95` over the sets; the same in all processes."""
 
     def __init__(
         self,
@@ -44,20 +44,20 @@ class Looks:
         self.num_workers: int = cfg.trainer.num_workers
         self.settings = Settings(
             scratch=run_dir,
-            scratch_bytes=0,  # nothing is looked at twice
+            scratch_bytes=0,  # no map is read twice
             bits=cfg.evaluator.bits,
             half=self.protocol.scores is ScoreType.float16,
             skip_empty=self.protocol.skip_images_without_anomaly,
         )
 
     def __call__(self, epoch: int) -> dict[str, float]:
-        """Nothing to look at gives nothing."""
+        """Measure the model after an epoch; without validation and tuning sets there is nothing."""
         found = {} if self.images.validation is None else {"val/miou": self._miou()}
         sets = {name: self._anomalies(images) for name, images in self.images.tuning.items()}
         for name, metrics in sets.items():
-            found |= {f"val/{name}/{metric}": metrics[metric] for metric in LOOK_METRICS}
+            found |= {f"val/{name}/{metric}": metrics[metric] for metric in TUNING_METRICS}
         if sets:
-            for metric in LOOK_METRICS:
+            for metric in TUNING_METRICS:
                 found[f"val/{metric}"] = sum(each[metric] for each in sets.values()) / len(sets)
         return found
 
@@ -85,17 +85,8 @@ class Looks:
         return shard(images, self.accelerator.process_index, self.accelerator.num_processes)
 
 
-def look_metrics(cfg: DictConfig, images: ImageSets) -> list[str]:
-    """What the looks of this training will give."""
-    if not cfg.trainer.validate_every:
-        return []
-    names = ["val/miou"] if images.validation is not None else []
-    groups = [*(f"val/{name}" for name in images.tuning), *(["val"] if images.tuning else [])]
-    return names + [f"{group}/{metric}" for group in groups for metric in LOOK_METRICS]
-
-
-def last_look(run_dir: Path) -> dict[str, float]:
-    """The `val/…` numbers of a run's last step, from its journal; {} where nobody looked."""
+def last_validation(run_dir: Path) -> dict[str, float]:
+    """Return the `val/…` numbers of a run's last step, from metrics.jsonl; {} where none are."""
     lines = read_journal(run_dir / JOURNAL)
     last = max((line["step"] for line in lines), default=0)
     found: dict[str, float] = {}
