@@ -68,7 +68,7 @@ def official_factor(name: str, depth: int) -> float:
     return RECIPE.layer_decay ** (depth - 1 - index)
 
 
-def twins(model: EoMT) -> tuple[EoMT, EoMT]:
+def copies_of(model: EoMT) -> tuple[EoMT, EoMT]:
     """Two models of the same weights and the same random gradients."""
     other = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
@@ -80,7 +80,7 @@ def twins(model: EoMT) -> tuple[EoMT, EoMT]:
 
 def measure(what: str, model: EoMT, repeats: int, device: torch.device) -> Row:
     """One row."""
-    ours, theirs = twins(model)
+    ours, theirs = copies_of(model)
     return compare(
         f"{what} ({sum(p.numel() for p in ours.parameters()) / 1e6:.1f} M)",
         our_optimizer(ours).step,

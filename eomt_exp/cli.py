@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,93 +24,104 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eomt_exp import job_result, run_folders, schema
+from eomt_exp import jobs, schema
+from eomt_exp.files import LOCK
 from eomt_exp.paths import asset_dir
+from eomt_exp.run_folders import RANK_OVERRIDES, choose, run_folders
+from eomt_exp.signals import stop_signals
 
 USER_ERROR = 2  # exit code for wrong input, as for wrong arguments
 INTERRUPTED = 130  # as a shell says it of Ctrl-C
 STOPPED = "stopped; the same command goes on from its last checkpoint (resume=false: afresh)."
-STOPPED_STUDY = "stopped; the same command goes on."
-# Failures whose text says what to do; looked up when one happens, so that nothing is imported.
-EXPLAINED = (
-    ("eomt_exp.contracts", "DataError"),
-    ("eomt_exp.contracts", "CheckpointError"),
-    ("eomt_exp.build", "ConfigError"),
-    ("eomt_exp.engine.trainer", "TrainingError"),
-    ("eomt_exp.tracking.store", "TrackingError"),
-)
 
-_stop_signals: list[int] = []  # that came since this command began
-_chosen: dict[tuple[str, str], str] = {}
-
-
-class UsageError(ValueError):
-    """What was typed cannot be done; the message says what can."""
+# Hydra copies its repository of configurations for every group it lists and every configuration it
+# composes, and this store with it. It is a singleton that copies what it hands out, so the copies
+# are of no use; without them --help takes a fifth of the time.
+ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
 
 def register() -> None:
-    """The schema, the options of sweep= and the folder of this command; safe to call twice."""
-    _chosen.clear()
+    """Make the schema and the options of sweep= known to Hydra; safe to call twice."""
+    run_folders.clear()
     schema.register()
     _register_sweeps()
 
 
 def run_task(cfg: DictConfig) -> Any:
-    """Run `task`; what a user got wrong is one line and exit code 2, not a traceback.
+    """Run `task`; a UserError is one line and exit code 2, anything else a traceback.
 
-    A pruned trial is a clean end. EOMT_RESULT, a path, is told how it ended in any case.
+    A pruned trial is a clean end. EOMT_RESULT, a path, gets how it ended in any case.
     """
     if HydraConfig.get().mode != RunMode.RUN:  # the sweep wants the exception itself
         return _run(cfg)
     try:
-        value = _run(cfg)
+        with user_errors_in_one_line():
+            value = _run(cfg)
     except BaseException as error:
-        status = status_of(error)
-        if isinstance(error, Exception):  # a stopped job is one that died: it may be tried again
-            _tell(status, error=error)
-        if status == job_result.PRUNED:
+        is_shown = isinstance(error, SystemExit) and isinstance(error.__cause__, Exception)
+        cause: BaseException = error.__cause__ if is_shown else error  # type: ignore[assignment]
+        status = jobs.status_of(cause)
+        if isinstance(cause, Exception):  # a stopped job is one that died: it may be tried again
+            _write_result(status, error=cause)
+        if status == jobs.PRUNED:
             return None
-        if was_told_to_stop():
+        if stop_signals:
             raise KeyboardInterrupt from error
-        # Whoever suspects the code wants the exception itself.
-        if not isinstance(error, explained_errors()) or os.environ.get("EOMT_TRACEBACK"):
-            raise
-        if _rank() == 0:
+        if is_shown and _rank() == 0:
             _leave_no_empty_folder(Path(HydraConfig.get().runtime.output_dir))
-        print(f"error: {_first_hand(error)}", file=sys.stderr)
-        raise SystemExit(USER_ERROR) from error
-    _tell(job_result.COMPLETED, value)
+        raise
+    _write_result(jobs.COMPLETED, value)
     return value
 
 
 def main() -> None:
-    """Entry point of `python -m eomt_exp` and of the eomt-exp script."""
-    _stop_signals.clear()
+    """Run `python -m eomt_exp`, or the eomt-exp script."""
+    stop_signals.clear()
     # SIGTERM ends like Ctrl-C: the run is closed as KILLED instead of staying RUNNING for ever.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+        signal.signal(number, stop_signals.handle)
     warnings.filterwarnings("ignore", message=".*provided to the Hydra.*")
-    register()
-    _prepare_ranks()
+    with user_errors_in_one_line():
+        register()
+        _prepare_ranks()
     application = hydra.main(
         version_base="1.3", config_path=str(asset_dir("conf")), config_name="config"
     )(run_task)
     try:
         application()
-    except KeyboardInterrupt:
-        print(_stopped(), file=sys.stderr)
+    except KeyboardInterrupt as stop:  # of the jobs of a sweep, only a study knows which are done
+        print(stop if stop.args else "stopped." if _is_sweep() else STOPPED, file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
+@contextmanager
+def user_errors_in_one_line() -> Iterator[None]:
+    """Turn a UserError into one line on stderr and exit code 2; EOMT_TRACEBACK=1 shows where it is.
+
+    The process that fails prints it; the others of its group fail because of that one.
+    """
+    try:
+        yield
+    except Exception as error:
+        from eomt_exp.contracts import UserError
+
+        if not isinstance(error, UserError) or stop_signals or os.environ.get("EOMT_TRACEBACK"):
+            raise
+        print(f"error: {_message(error)}", file=sys.stderr)
+        raise SystemExit(USER_ERROR) from error
+
+
 def _register_sweeps() -> None:
-    """sweeps/*.yaml as options of the config group `sweep`, each about the whole configuration."""
+    """Store sweeps/*.yaml as options of the group `sweep`, each about the whole configuration."""
     for file in sorted(asset_dir("sweeps").glob("[!.]*.yaml")):
         try:
             node = OmegaConf.load(file)
         except (yaml.YAMLError, OSError, UnicodeError) as error:
             # Somebody may be writing it while the jobs of another study start.
-            if any(word.endswith(f"sweep={file.stem}") for word in sys.argv[1:]):
-                sys.exit(f"error: {file} is no YAML: {error}")
+            if any(one.endswith(f"sweep={file.stem}") for one in sys.argv[1:]):
+                from eomt_exp.contracts import UserError
+
+                raise UserError(f"{file} is no YAML: {error}") from error
             continue
         ConfigStore.instance().store(
             group="sweep", name=file.stem, node=node, package="_global_", provider=str(file)
@@ -117,98 +129,76 @@ def _register_sweeps() -> None:
 
 
 def _run(cfg: DictConfig) -> Any:
-    _check_missing(cfg)
+    _check_values(cfg)
     return _task(str(cfg.task._target_))(cfg)
 
 
-def was_told_to_stop() -> bool:
-    """Whether Ctrl-C or SIGTERM came, whatever error has reached whoever asks.
-
-    They often go to loader workers too, whose death may be heard of last and hide the interrupt.
-    """
-    return bool(_stop_signals)
-
-
-def _stop(number: int, frame: Any) -> None:
-    _stop_signals.append(number)
-    raise KeyboardInterrupt
-
-
-def status_of(error: BaseException) -> str:
-    """How a job ended that raised this: pruned, out_of_memory, refused or failed."""
-    # By name: neither torch nor optuna need be loaded, and allocators raise more than one class.
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if "TrialPruned" in names:
-        return job_result.PRUNED
-    if names & {"OutOfMemoryError", "MemoryError"} or "can't allocate memory" in str(error):
-        return job_result.OUT_OF_MEMORY
-    if "TrainingError" in names:  # its values were tried, and another trial's may do
-        return job_result.FAILED
-    return job_result.REFUSED if isinstance(error, explained_errors()) else job_result.FAILED
-
-
-def _tell(status: str, value: Any = None, error: BaseException | None = None) -> None:
+def _write_result(status: str, value: Any = None, error: BaseException | None = None) -> None:
     """Write the result that whoever started this job waits for.
 
-    A failure is told by the rank that has it, and only the first: the others fail because of it.
+    A failure is written by the rank that has it, and only the first: the others fail because of it.
     """
-    path = os.environ.get(job_result.RESULT_ENV)
+    path = os.environ.get(jobs.RESULT_ENV)
     if not path:
         return
-    if status in (job_result.COMPLETED, job_result.PRUNED):
+    if status in (jobs.COMPLETED, jobs.PRUNED):
         if _rank() == 0:
-            job_result.write_result(path, status, value)
+            jobs.write_result(path, jobs.JobResult(status, value))
     elif not Path(path).exists():
-        text = _first_hand(error) if error else ""
-        job_result.write_result(path, status, error=text, kind=type(error).__name__)
+        text = _message(error) if error else ""
+        result = jobs.JobResult(status, error=text, kind=type(error).__name__)
+        jobs.write_result(path, result)
 
 
 def _task(target: str) -> Callable[[DictConfig], Any]:
+    from eomt_exp.contracts import UserError
+
     module, _, function = target.rpartition(".")
     if not module.startswith("eomt_exp.tasks."):
-        raise UsageError(f"task._target_ must be in eomt_exp.tasks, got {target!r}.")
+        raise UserError(f"task._target_ must be in eomt_exp.tasks, got {target!r}.")
     task = getattr(import_module(module), function, None)
     if task is None:
-        raise UsageError(f"task._target_: {module} has no {function!r}.")
+        raise UserError(f"task._target_: {module} has no {function!r}.")
     return task
 
 
 def _run_folder(outputs: str, name: str, resume: bool) -> str:
-    """A command has one folder, however often it is asked for, and so have all its processes."""
-    key = (outputs, name)
-    if key not in _chosen:
-        box = [run_folders.choose(outputs, name, resume)]
-        if _world() > 1:
-            from accelerate.utils import broadcast_object_list
+    """Choose this command's folder, once and for all its processes."""
+    found = run_folders.find(outputs, name)
+    if found is not None:
+        return found
+    box = [choose(outputs, name, resume)]
+    if _world() > 1:
+        from accelerate.utils import broadcast_object_list
 
-            broadcast_object_list(box)
-        _chosen[key] = box[0]
-    return _chosen[key]
-
-
-def explained_errors() -> tuple[type[Exception], ...]:
-    """ValueError is what parts raise for a value someone chose; EOMT_TRACEBACK=1 shows where."""
-    loaded = [(sys.modules.get(module), name) for module, name in EXPLAINED]
-    known = [getattr(module, name) for module, name in loaded if module is not None]
-    return (OmegaConfBaseException, ValueError, *known)
+        broadcast_object_list(box)
+    return run_folders.keep(outputs, name, box[0])
 
 
-def _first_hand(error: BaseException) -> str:
-    """What a part said, without the traceback that a loader's worker wraps around it."""
+def _message(error: BaseException) -> str:
+    """Return the error's own message, without the traceback that a loader's worker adds to it."""
     return str(error).rsplit("DataError: ", 1)[-1].strip()
 
 
-def _check_missing(cfg: DictConfig) -> None:
+def _check_values(cfg: DictConfig) -> None:
+    """Raise UserError for a key without a value, or one whose interpolation leads nowhere."""
     missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        words = " ".join(f"{key}=…" for key in missing)
-        raise UsageError(f"no value for {', '.join(missing)}; add {words}")
+    problem = f"no value for {', '.join(missing)}; add {' '.join(f'{key}=…' for key in missing)}"
+    if not missing:
+        try:
+            OmegaConf.to_container(cfg, resolve=True)
+            return
+        except OmegaConfBaseException as error:
+            problem = " ".join(str(error).split())
+    from eomt_exp.contracts import UserError
+
+    raise UserError(problem)
 
 
 def _leave_no_empty_folder(run_dir: Path) -> None:
-    """Remove what Hydra made for a run that never began: its .hydra folder and empty log."""
-    ours = {".hydra", f"{HydraConfig.get().job.name}.log"}
-    if not run_dir.is_dir() or any(entry.name not in ours for entry in run_dir.iterdir()):
+    """Remove what Hydra made for a run that never began: its .hydra folder, empty log and lock."""
+    made = {".hydra", f"{HydraConfig.get().job.name}.log", LOCK}
+    if not run_dir.is_dir() or any(entry.name not in made for entry in run_dir.iterdir()):
         return
     for path in sorted(run_dir.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -224,36 +214,31 @@ def _rank() -> int:
 
 
 def _is_sweep() -> bool:
-    """Whether several jobs were asked for; hydra.mode=RUN makes one of a study's words, a job."""
-    words = [word.lstrip("+") for word in sys.argv[1:]]
-    if "-m" in words or "--multirun" in words:
+    """Return whether several jobs were asked for; hydra.mode=RUN makes a single job."""
+    typed = [one.lstrip("+") for one in sys.argv[1:]]
+    if "-m" in typed or "--multirun" in typed:
         return True
-    modes = [word for word in words if word.startswith("hydra.mode=")]
+    modes = [one for one in typed if one.startswith("hydra.mode=")]
     if modes:
         return modes[-1] == "hydra.mode=MULTIRUN"
-    return any(word.startswith(("sweep=", "hydra/sweeper=")) for word in words)
-
-
-def _stopped() -> str:
-    """What to say of a command that was stopped; only a study knows which of its jobs are done."""
-    if not _is_sweep():
-        return STOPPED
-    return STOPPED_STUDY if "eomt_exp.studies" in sys.modules else "stopped."
+    return any(one.startswith(("sweep=", "hydra/sweeper=")) for one in typed)
 
 
 def _prepare_ranks() -> None:
-    """Under torchrun or accelerate launch: the processes meet, and only the first keeps a log."""
+    """Let the processes of torchrun or accelerate launch meet; only the first keeps a log."""
     if _world() <= 1:
         return
     if _is_sweep():
-        sys.exit("error: a sweep starts its own processes; run it without torchrun or accelerate.")
+        from eomt_exp.contracts import UserError
+
+        raise UserError("a sweep starts its own processes; run it without torchrun or accelerate.")
     import torch
     from accelerate import PartialState
 
     # cpu=True, or a machine without a GPU silently becomes many worlds of one process.
     PartialState(cpu=not torch.cuda.is_available())
     if _rank():
-        sys.argv += run_folders.RANK_WORDS
+        sys.argv += RANK_OVERRIDES
 
 
 _RESOLVERS: dict[str, Callable[..., Any]] = {

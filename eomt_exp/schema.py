@@ -1,4 +1,4 @@
-"""Types of the configuration's fixed keys, so that a typo or a wrong type names file and key.
+"""Types the configuration's fixed keys, so that a typo or a wrong type names file and key.
 
 Values live in conf/; only types stand here. Parts that are swapped by `_target_` stay untyped:
 their constructors are their schema. Plain dataclasses: the engine takes them as its settings.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
+T = TypeVar("T")
+ON_STALE = ("requeue", "fail", "ignore")
 EXPORTS = ("smiyc", "oodis")
-MISSING: Any = "???"  # OmegaConf's word for "must be set", so that the engine needs no Hydra
+MISSING: Any = "???"  # OmegaConf's sign of "must be set", so that the engine needs no Hydra
 
 
 class Trainable(Enum):
-    """Which parts of the model are trained; the rest is frozen."""
+    """Says which parts of the model are trained; the rest is frozen."""
 
     head = "head"
     heads = "heads"
@@ -24,7 +26,7 @@ class Trainable(Enum):
 
 
 class Precision(Enum):
-    """Autocast type; auto is bf16 where the device computes in it, else float32."""
+    """Names the autocast type; auto is bf16 where the device computes in it, else float32."""
 
     auto = "auto"
     no = "no"
@@ -33,16 +35,23 @@ class Precision(Enum):
 
 
 def _is_span(pair: Any) -> bool:
-    """Whether these are a start and an end, both in shares of a run or both in steps."""
+    """Return whether these are a start and an end, both in shares of a run or both in steps."""
     if not isinstance(pair, list) or [type(one) in (int, float) for one in pair] != [True, True]:
         return False
     start, end = pair
     return 0 <= start < end and (end <= 1 or start == 0 or start >= 1)
 
 
+def _refuse(text: str) -> NoReturn:
+    # Imported now: this module is loaded for --help, which must not wait for torch.
+    from eomt_exp.contracts import UserError
+
+    raise UserError(text)
+
+
 def _at_least(name: str, value: float | None, lowest: float) -> None:
     if value is not None and value < lowest:
-        raise ValueError(f"{name} must be at least {lowest}, got {value}.")
+        _refuse(f"{name} must be at least {lowest}, got {value}.")
 
 
 @dataclass
@@ -60,7 +69,7 @@ class OptimConfig:
     mask_annealing: list[Any] | None = None  # of pairs of numbers; OmegaConf takes no 0 for a float
 
     def __post_init__(self) -> None:
-        """Ranges; OmegaConf calls this when it makes the object, not while it composes."""
+        """Check ranges; OmegaConf calls this when it makes the object, not while it composes."""
         if self.lr == MISSING:
             return
         for name in ("lr", "backbone_lr_factor", "weight_decay", "layer_decay", "poly_power"):
@@ -68,12 +77,12 @@ class OptimConfig:
         warmups = (self.head_warmup, self.backbone_warmup)
         shares = [share for share in warmups if share < 1]
         if min(warmups) < 0 or sum(shares) >= 1 or any(w != int(w) for w in warmups if w >= 1):
-            raise ValueError(
+            _refuse(
                 "optim.head_warmup and optim.backbone_warmup are shares of the run that add up to "
                 f"less than 1, or whole numbers of steps from 1 on; got {warmups[0]}, {warmups[1]}."
             )
         if not all(_is_span(pair) for pair in self.mask_annealing or []):
-            raise ValueError(
+            _refuse(
                 "optim.mask_annealing holds one [start, end] for each block that sees queries, the "
                 "start first, both shares of the run (up to 1) or both steps; "
                 f"got {self.mask_annealing}."
@@ -98,7 +107,7 @@ class TrainerConfig:
     keep_checkpoints: int = MISSING
 
     def __post_init__(self) -> None:
-        """Ranges, as in OptimConfig."""
+        """Check ranges, as in OptimConfig."""
         if self.epochs == MISSING:
             return
         sizes = ("epochs", "images_per_epoch", "batch_size", "accumulate")
@@ -107,27 +116,27 @@ class TrainerConfig:
         for name in ("num_workers", "validate_every"):
             _at_least(f"trainer.{name}", getattr(self, name), 0)
         if self.clip_grad_norm <= 0:
-            raise ValueError("trainer.clip_grad_norm must be above 0; 1e9 clips nothing.")
+            _refuse("trainer.clip_grad_norm must be above 0; 1e9 clips nothing.")
         if self.device not in ("auto", "cpu"):
-            raise ValueError(f"trainer.device must be auto or cpu, got {self.device!r}.")
+            _refuse(f"trainer.device must be auto or cpu, got {self.device!r}.")
 
 
 class Fpr95(Enum):
-    """Which false positive rate is called FPR95."""
+    """Says which false positive rate is called FPR95."""
 
     first = "first"  # of the first threshold with recall >= 0.95
     interpolated = "interpolated"  # on the ROC curve, between the two thresholds around 0.95
 
 
 class ScoreResolution(Enum):
-    """Where masks meet classes, see engine/detector.py."""
+    """Says where masks are multiplied with classes, see engine/detector.py."""
 
     input = "input"
     mask = "mask"
 
 
 class ScoreType(Enum):
-    """What scores are rounded to before they are measured."""
+    """Says what scores are rounded to before they are measured."""
 
     float32 = "float32"
     float16 = "float16"
@@ -164,20 +173,18 @@ class EvaluatorConfig:
     exports: list[str] = MISSING
 
     def __post_init__(self) -> None:
-        """Ranges, as in OptimConfig."""
+        """Check ranges, as in OptimConfig."""
         if self.batch_size == MISSING:
             return
         _at_least("evaluator.batch_size", self.batch_size, 1)
         if not 17 <= self.bits <= 28:
-            raise ValueError(f"evaluator.bits must be from 17 to 28, got {self.bits}.")
+            _refuse(f"evaluator.bits must be from 17 to 28, got {self.bits}.")
         for name in ("figures", "resamples", "scratch_gb"):
             _at_least(f"evaluator.{name}", getattr(self, name), 0)
         if not 0 < self.operating_fpr < 1:
-            raise ValueError(
-                f"evaluator.operating_fpr must lie between 0 and 1, got {self.operating_fpr}."
-            )
+            _refuse(f"evaluator.operating_fpr must lie between 0 and 1, got {self.operating_fpr}.")
         if unknown := set(self.exports) - set(EXPORTS):
-            raise ValueError(
+            _refuse(
                 f"evaluator.exports takes {', '.join(EXPORTS)}; got {', '.join(sorted(unknown))}."
             )
 
@@ -291,6 +298,95 @@ class Config:
     evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+@dataclass
+class StudyConfig:
+    """conf/hydra/sweeper/optuna.yaml."""
+
+    study: str = MISSING
+    storage: str | None = None
+    objective: list[str] = MISSING
+    n_trials: int = MISSING
+    n_jobs: int | None = None
+    seed: int = MISSING
+    sampler: dict[str, Any] = MISSING
+    pruner: dict[str, Any] = MISSING
+    params: dict[str, Any] = MISSING
+    forbid: list[Any] = MISSING
+    constraints: dict[str, str] = MISSING
+    try_defaults: bool = MISSING
+    max_failure_rate: float = MISSING
+    max_retries: int = MISSING
+    on_stale: str = MISSING
+
+    def __post_init__(self) -> None:
+        """Check ranges, as in OptimConfig."""
+        pairs = [entry.split() for entry in self.objective]
+        are_pairs = all(len(p) == 2 and p[0] in ("maximize", "minimize") for p in pairs)
+        name = self.study
+        _check_ranges("hydra.sweeper", self, {
+            "objective": (bool(pairs) and are_pairs, "[maximize val/ap]"),
+            "on_stale": (self.on_stale in ON_STALE, " or ".join(ON_STALE)),
+            "n_trials": (self.n_trials >= 1, "20"),
+            "n_jobs": (self.n_jobs is None or self.n_jobs >= 1, "2"),
+            "max_retries": (self.max_retries >= 0, "1"),
+            "max_failure_rate": (0 <= self.max_failure_rate <= 1, "0.5, a share"),
+            "study": (bool(name) and not {"/", "\\"} & {*name}, "my_study, a folder's name"),
+        })  # fmt: skip
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """Return {metric: maximize | minimize}."""
+        return {metric: way for way, metric in (entry.split() for entry in self.objective)}
+
+
+@dataclass
+class ProcessLauncherConfig:
+    """conf/hydra/launcher/process.yaml."""
+
+    slots: Any = MISSING
+    gpus: str | None = None
+    num_processes: int = MISSING
+    threads: Any = MISSING
+    grace_s: float = MISSING
+
+    def __post_init__(self) -> None:
+        """Check ranges, as in OptimConfig."""
+        counts = (self.slots, self.threads)
+        are_counts = [one == "auto" or (type(one) is int and one >= 1) for one in counts]
+        _check_ranges("hydra.launcher", self, {
+            "slots": (are_counts[0], "a number from 1, or auto"),
+            "threads": (are_counts[1], "a number from 1, or auto"),
+            "num_processes": (self.num_processes >= 1, "a number from 1"),
+            "gpus": (self.gpus in (None, "auto"), "null, or auto; CUDA_VISIBLE_DEVICES chooses"),
+            "grace_s": (self.grace_s >= 0, "seconds, from 0"),
+        })  # fmt: skip
+
+
+def _check_ranges(where: str, settings: Any, checks: dict[str, tuple[bool, str]]) -> None:
+    """Refuse the first setting that is not right; `checks` say what is."""
+    for name, (is_right, wanted) in checks.items():
+        if not is_right:
+            _refuse(f"{where}.{name}={getattr(settings, name)} cannot be: type {wanted}.")
+
+
+def typed(node: Any, kind: type[T], where: str) -> T:
+    """Read the node of a Hydra plugin, which Hydra itself does not check, as a dataclass of ours.
+
+    Raises UserError for an unknown key, a wrong type, or a value out of range.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    allowed = OmegaConf.structured(kind)
+    plain: Any = OmegaConf.to_container(node, resolve=True)
+    plain = {str(key): value for key, value in plain.items() if not str(key).startswith("_")}
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(allowed, plain))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        first = str(error).splitlines()[0]
+        _refuse(f"{where}: {first}. There are {', '.join(map(str, allowed))}.")
 
 
 def register() -> None:

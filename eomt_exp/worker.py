@@ -1,4 +1,4 @@
-"""`python -m eomt_exp.worker`: a command of ours as a job, which ends with whoever started it.
+"""`python -m eomt_exp.worker` runs a command as a job, which ends with whoever started it.
 
 EOMT_PROCESSES above 1 makes the job a group under torchrun, in this very process: a process in
 between could die and leave the group behind.
@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 
-PROCESSES_ENV = "EOMT_PROCESSES"  # of this job
-STARTER_ENV = "EOMT_STARTER"  # pid of the process that started the job
+from eomt_exp.jobs import PROCESSES_ENV, STARTER_ENV
+
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h; it survives an exec
 
 
@@ -28,16 +28,12 @@ def main() -> None:
     else:
         end_with_parent(int(starter), signal.SIGTERM)
     if processes > 1:
-        os.execv(sys.executable, [sys.executable, *group_words(processes), *sys.argv[1:]])
+        group = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
+        ranks = (*group, "-m", "eomt_exp.worker")  # --standalone: on a free port of its own
+        os.execv(sys.executable, [sys.executable, *ranks, *sys.argv[1:]])
     from eomt_exp import cli
 
     cli.main()
-
-
-def group_words(processes: int) -> list[str]:
-    """What makes torchrun of a Python: a free port of its own, and this module in each rank."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return [*torchrun, "-m", "eomt_exp.worker"]
 
 
 def end_with_parent(parent: int, number: signal.Signals) -> None:

@@ -1,7 +1,9 @@
-"""What a study knows and what may be asked next, by Optuna's ask and tell.
+"""Decides which trial of a study is next, and which trials have lost their process.
 
-Several controllers may keep one study, and each may be killed at any instant: all that is known
-is in the study's storage, and where two did the same at once the lower trial number wins.
+Several controllers may run one study, and each may be killed at any instant. They share the
+study's folder: a trial is claimed under one file lock there, and whoever works on it holds a lock
+file in its run folder, the controller that asked for it as well as the process that trains it. A
+RUNNING trial whose locks are free has lost its process, and is retried in its folder.
 """
 
 from __future__ import annotations
@@ -9,274 +11,336 @@ from __future__ import annotations
 import json
 import logging
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from types import TracebackType
+from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
+from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from eomt_exp.studies.asking import Asker, NotThisOne
-from eomt_exp.studies.heartbeat import Heartbeat
-from eomt_exp.studies.row import Row
-from eomt_exp.studies.samplers import SpaceExhausted, point_key
-from eomt_exp.studies.settings import StudyError
-from eomt_exp.studies.storage import quiet_optuna
-from eomt_exp.studies.tally import difference, folder_of, was_never_run
-from eomt_exp.studies.trial_queue import TrialQueue
+from eomt_exp.contracts import UserError
+from eomt_exp.files import LOCK, hold_lock, is_locked
+from eomt_exp.runs import differences
+from eomt_exp.studies.storage import open_storage
+from eomt_exp.studies.trials import (
+    Row,
+    earlier_tries,
+    folder_of,
+    has_point,
+    never_ran,
+    point_key,
+    point_of,
+    row_of,
+)
 
 _log = logging.getLogger(__name__)
+CLAIM_LOCK = ".claim.lock"  # in the study's folder, held while a trial is claimed
+CONTROLLER_LOCK = ".controller.lock"  # in a trial's run folder, held by the controller
 MAX_DRAWS = 100  # in vain, before a space counts as exhausted, or as forbidden altogether
-_SHOWN_REASONS = 3
+_MOST_TRIES = 5  # of a trial whose process is lost each time
 _ENOUGH_FAILURES = 3  # to judge a study by
+_SHOWN_REASONS, _SHOWN_DIFFERENCES = 3, 7
 
 
 @dataclass(frozen=True)
-class Ticket:
-    """A trial to run; its run folder is that of its first try, so that training goes on there."""
+class ClaimedTrial:
+    """A trial to run has the run folder of its first try, so that training goes on there."""
 
     number: int
     folder: str
     values: dict[str, Any]
     trial: optuna.Trial
     trial_id: int
-    attempt: int
+    tries: int  # this one included
 
 
-class Ledger:
-    """The books of one study for one controller, whose threads may use it at the same time.
+@dataclass(kw_only=True)
+class Ledger(AbstractContextManager["Ledger"]):
+    """Keeps the trials of one study for one controller, as a context manager around its work.
 
-    `suggest` draws a trial's values, `forbidden` names the rule they break. `facts` must stay the
-    same, {"space": {key: text}, "fixed": …, "objective": …}: StudyError if they did not.
+    `suggest` draws a trial's values, `forbidden` names the rule they break; `points` are those of a
+    grid, which are enqueued instead of drawn. `facts` must stay the same, {"space": {key: text},
+    "fixed": {key: value}}: UserError if they did not.
     """
 
-    def __init__(
-        self,
-        *,
-        storage: BaseStorage,
-        study: str,
-        objective: Mapping[str, str],
-        n_trials: int,
-        sampler: BaseSampler,
-        facts: Mapping[str, Mapping[str, Any]],
-        suggest: Callable[[optuna.Trial], dict[str, Any]],
-        forbidden: Callable[[dict[str, Any]], str | None],
-        on_stale: str = "requeue",
-        max_retries: int = 0,
-        max_failure_rate: float = 0.5,
-    ) -> None:
-        quiet_optuna()
-        if check := getattr(sampler, "check", None):
-            check(len(objective))
-        self.objective, self.n_trials = dict(objective), n_trials
-        self.max_retries, self.max_failure_rate = max_retries, max_failure_rate
-        self.exhausted = False
-        self._facts = json.loads(json.dumps(facts, default=str))  # as a storage gives them back
-        self._lock = threading.Lock()
-        self._storage = optuna.storages.get_storage(storage)
-        self.study = self._begin(study, sampler)
-        self._queue = TrialQueue(self.study, self._storage, n_trials, on_stale)
-        self._asker = Asker(self._queue, sampler, suggest, forbidden)
-        self._heartbeat = Heartbeat(self._storage, self._queue.open_trials)
+    url: str
+    folder: Path
+    name: str
+    objective: dict[str, Any]  # {metric: maximize | minimize}
+    n_trials: int
+    make_sampler: Callable[[int], BaseSampler]
+    facts: Mapping[str, Mapping[str, Any]]
+    suggest: Callable[[optuna.Trial], dict[str, Any]]
+    forbidden: Callable[[dict[str, Any]], str | None]
+    points: Sequence[dict[str, Any]] | None = None
+    on_stale: str = "requeue"
+    max_retries: int = 0
+    max_failure_rate: float = 0.5
 
-    def __enter__(self) -> Ledger:
-        self._heartbeat.start()
-        return self
+    def __post_init__(self) -> None:
+        """Open the study, or begin it."""
+        self.facts = json.loads(json.dumps(self.facts, default=str))  # as a storage returns them
+        self._is_exhausted = False  # of a finite space: every point was drawn
+        self._held: dict[int, FileLock] = {}  # trial id -> its controller lock
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._claiming = FileLock(self.folder / CLAIM_LOCK)
+        with self._claiming:
+            self.study = self._begin(open_storage(self.url))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._heartbeat.stop()
-        self._queue.close()  # what is still open is for the next one to go on with
+    def __exit__(self, *error: object) -> None:
+        """Let go of the trials that are still running: the next controller retries them."""
+        for trial_id in list(self._held):
+            self._release(trial_id)
 
     def enqueue(self, values: Mapping[str, Any]) -> None:
-        """A point to try before those that are drawn; once per study, whoever comes first."""
-        mark = point_key(values)
-        trials = self.study.get_trials(deepcopy=False)
-        ran = (t for t in trials if "refused" not in t.user_attrs)
-        if not any(t.user_attrs.get("enqueued") == mark for t in ran):
-            self.study.enqueue_trial(dict(values), user_attrs={"enqueued": mark})
+        """Add a point to try before those that are drawn; once per study, whoever comes first."""
+        with self._claiming:
+            taken = {point_key(point_of(t)) for t in self._trials() if not never_ran(t)}
+            if point_key(values) not in taken:
+                self.study.enqueue_trial(dict(values))
 
-    def claim(self) -> Ticket | None:
-        """The next trial to run, None if there is nothing left to ask.
+    def claim(self) -> ClaimedTrial | None:
+        """Return the next trial to run, None if there is nothing left; call it after each end.
 
-        A failed trial may be asked again: call this after each end. Raises StudyError if too many
-        trials failed, or if every combination that was drawn is forbidden.
+        Raises UserError if too many trials failed, or if every combination drawn is forbidden.
         """
-        with self._lock:
-            self._check_facts(self.study)
-            self._queue.settle_stale()
+        with self._claiming:
+            self._check_facts()
+            self._end_stale()
             self._check_failures()
-            vain = {"doubled": 0, "forbidden": 0}
-            while (trial_id := self._queue.take(new_ones=not self.exhausted)) is not None:
-                try:
-                    return _ticket(*self._asker.ask(trial_id))
-                except NotThisOne as no:
-                    self._queue.discard(trial_id, no.name, no.why)
-                    vain[no.name] += 1
-                    self._give_up(vain, no.why)
-                except SpaceExhausted:
-                    self._queue.discard(trial_id, "doubled", "every point of the grid is taken")
-                    self.exhausted = True
-                except BaseException:
-                    self._queue.drop(trial_id)
-                    raise
-            return None
+            in_vain = {"doubled": 0, "forbidden": 0}
+            while max(in_vain.values()) < MAX_DRAWS and self._has_next():
+                claimed, problem, why = self._ask()
+                if not problem:
+                    return claimed
+                self._end(claimed.trial_id, TrialState.FAIL, {problem: why})
+                in_vain[problem] += 1
+        self._is_exhausted |= in_vain["doubled"] >= MAX_DRAWS
+        if in_vain["forbidden"] >= MAX_DRAWS:
+            raise UserError(
+                f"{MAX_DRAWS} combinations in a row were forbidden, the last one by: {why}. "
+                "Change hydra.sweeper.forbid, or leave those values out of hydra.sweeper.params."
+            )
+        return None
 
     def complete(
         self,
-        ticket: Ticket,
+        claimed: ClaimedTrial,
         values: Sequence[float],
         constraints: Mapping[str, float] | None = None,
         attrs: Mapping[str, Any] | None = None,
     ) -> None:
-        """A result, one value an objective; constraints <= 0 are kept. NaN is a failure."""
-        if len(values) != len(self.objective):
-            raise ValueError(f"{len(self.objective)} objectives, {len(values)} values: {values}.")
+        """Store a result, one value an objective; constraints <= 0 are kept. NaN is a failure."""
         limits = dict(constraints or {})
         results = [*zip(self.objective, values, strict=True), *limits.items()]
         missing = [name for name, value in results if math.isnan(value)]
         if missing:
             # Its run is complete: another try would come to the same.
-            self.fail(ticket, f"{', '.join(missing)} is NaN", retry=False, attrs=attrs)
+            self.fail(claimed, f"{', '.join(missing)} is NaN", retry=False, attrs=attrs)
             return
-        numbers = [float(value) for value in values]
-        self._tell(ticket, TrialState.COMPLETE, attrs or {}, numbers, limits)
+        with suppress(UpdateFinishedTrialError):  # `_end` says so
+            for name, limit in limits.items():
+                claimed.trial.set_constraint(name, limit)
+        self._end(claimed.trial_id, TrialState.COMPLETE, attrs, [float(v) for v in values])
 
-    def prune(self, ticket: Ticket, attrs: Mapping[str, Any] | None = None) -> None:
-        """Ended early; its value is the last one it reported."""
-        self._tell(ticket, TrialState.PRUNED, attrs or {})
+    def prune(self, claimed: ClaimedTrial) -> None:
+        """End a trial early; its value is the last one it reported."""
+        self._end(claimed.trial_id, TrialState.PRUNED, {})
 
     def fail(
         self,
-        ticket: Ticket,
+        claimed: ClaimedTrial,
         reason: str,
         retry: bool,
         attrs: Mapping[str, Any] | None = None,
     ) -> None:
-        """No result; with `retry` it is asked again, up to max_retries times and in its folder."""
-        retries = int(self._storage.get_trial(ticket.trial_id).user_attrs.get("retries", 0))
-        notes = {**(attrs or {}), "reason": reason}
-        if retry and retries < self.max_retries:
-            notes |= {"retries": retries + 1, "requeue": True}
-        self._tell(ticket, TrialState.FAIL, notes)
-        with self._lock:
-            self._queue.enqueue_heirs()
+        """End a trial without a result; with `retry` it is tried again, up to max_retries times."""
+        with self._claiming:
+            if retry and claimed.tries <= self.max_retries:
+                self._retry(claimed.trial_id)
+            self._end(claimed.trial_id, TrialState.FAIL, {**(attrs or {}), "reason": reason})
 
-    def refuse(self, ticket: Ticket, reason: str) -> None:
-        """Its configuration cannot be run at all: as if it had never been asked for."""
-        self._queue.discard(ticket.trial_id, "refused", reason)
-
-    @property
-    def has_results(self) -> bool:
-        """Whether any trial is complete or pruned."""
-        return bool(self._queue.tally().of(TrialState.COMPLETE, TrialState.PRUNED))
+    def refuse(self, claimed: ClaimedTrial, reason: str) -> None:
+        """Take a trial back whose configuration cannot be run at all: it does not count."""
+        self._end(claimed.trial_id, TrialState.FAIL, {"refused": reason})
 
     def rows(self) -> list[Row]:
-        """Trials that count and run or have ended, by number; what is asked again is left out."""
-        return self._queue.tally().rows()
+        """Return the trials that run or have ended, without those that are retried."""
+        return [row_of(t) for t in self._counted() if t.state is not TrialState.WAITING]
+
+    def best(self) -> list[Row]:
+        """Return complete, feasible trials, best first; of several objectives the front."""
+        found = [row for row in self.rows() if row.state == "complete" and row.is_feasible]
+        if len(self.objective) > 1:
+            front = {trial.number for trial in self.study.best_trials}
+            found = [row for row in found if row.number in front]
+        is_up = next(iter(self.objective.values())) == "maximize"
+        return sorted(found, key=lambda row: row.values or (), reverse=is_up)
 
     def open_elsewhere(self) -> int:
-        """How many trials other controllers are at."""
-        mine = self._queue.open_trials()
-        running = self._queue.tally().of(TrialState.RUNNING)
-        return sum(t._trial_id not in mine and self._queue.alive(t) for t in running)
+        """Return how many trials other controllers are at."""
+        running = [t for t in self._counted() if t.state is TrialState.RUNNING]
+        return sum(t._trial_id not in self._held and self._is_alive(t) for t in running)
 
-    def _begin(self, name: str, sampler: BaseSampler) -> optuna.Study:
-        study = optuna.create_study(
-            storage=self._storage,
-            study_name=name,
-            directions=[StudyDirection[way.upper()] for way in self.objective.values()],
+    def _begin(self, storage: BaseStorage) -> optuna.Study:
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name=self.name,
+            directions=list(self.objective.values()),
             load_if_exists=True,
-            sampler=sampler,
             pruner=optuna.pruners.NopPruner(),  # trials are judged where they run
         )
-        trials = study.get_trials(deepcopy=False)
-        # What has not run yet cannot be mixed with anything: a mended command may go on with it.
-        is_fresh = all(t.state is TrialState.WAITING or was_never_run(t) for t in trials)
-        if "facts" not in study.user_attrs or is_fresh:
-            study.set_metric_names(list(self.objective))
-            study.set_user_attr("facts", self._facts)
-        self._check_facts(study)
-        return study
+        # What has not run yet cannot be mixed with anything: a corrected command may go on with it.
+        is_new = all(t.state is TrialState.WAITING or never_ran(t) for t in self._trials())
+        if is_new or "facts" not in self.study.user_attrs:
+            self.study.set_metric_names(list(self.objective))
+            self.study.set_user_attr("facts", self.facts)
+        self._check_facts()
+        return self.study
 
-    def _check_facts(self, study: optuna.Study) -> None:
-        # Again at each claim: of two who began a study at once, the last one wrote its facts.
-        lines = difference(study.user_attrs["facts"], self._facts)
-        ways = [way.name.lower() for way in study.directions]
+    def _check_facts(self) -> None:
+        lines = differences(self.study.user_attrs["facts"], self.facts)
+        ways = [way.name.lower() for way in self.study.directions]
         if not lines and ways != list(self.objective.values()):
             lines = [f"objective: {', '.join(ways)} -> {', '.join(self.objective.values())}"]
         if lines:
-            raise StudyError(
-                f"The study {study.study_name} was begun with other settings:\n  "
-                + "\n  ".join(lines)
-                + "\nTrials of both cannot be compared. Take the change back, or begin another "
-                f"study: hydra.sweeper.study={study.study_name}_2"
+            more = len(lines) - _SHOWN_DIFFERENCES
+            lines = lines[:_SHOWN_DIFFERENCES] + [f"and {more} more"] * (more > 0)
+            lines = [f"\n  {line}" for line in lines]
+            raise UserError(
+                f"The study {self.name} was begun with other settings:{''.join(lines)}\n"
+                "Trials of both cannot be compared. Take the change back, or begin another study: "
+                f"hydra.sweeper.study={self.name}_2"
             )
 
     def _check_failures(self) -> None:
-        tally = self._queue.tally()
-        failed = tally.failed
-        ended = len(failed) + len(tally.of(TrialState.COMPLETE, TrialState.PRUNED))
-        if len(failed) < min(_ENOUGH_FAILURES, self.n_trials):
+        ended = [t for t in self._counted() if t.state.is_finished()]
+        failed = [t for t in ended if t.state is TrialState.FAIL]
+        enough = min(_ENOUGH_FAILURES, self.n_trials)
+        if len(failed) < enough or len(failed) / len(ended) <= self.max_failure_rate:
             return
-        if len(failed) / ended > self.max_failure_rate:
-            reasons = [
-                f"\n  trial {t.number} ({folder_of(t)}): {t.user_attrs.get('reason', 'unknown')}"
-                for t in failed[:_SHOWN_REASONS]
-            ]
-            raise StudyError(
-                f"{len(failed)} of {ended} trials failed, more than max_failure_rate="
-                f"{self.max_failure_rate}:{''.join(reasons)}\nMend the cause and begin another "
-                f"study (hydra.sweeper.study={self.study.study_name}_2), or go on with this one: "
-                "hydra.sweeper.max_failure_rate=1"
-            )
-
-    def _give_up(self, vain: Mapping[str, int], why: Any) -> None:
-        if vain["forbidden"] >= MAX_DRAWS:
-            raise StudyError(
-                f"{MAX_DRAWS} combinations in a row were forbidden, the last one by: {why}. "
-                "Change hydra.sweeper.forbid, or leave those values out of hydra.sweeper.params."
-            )
-        if vain["doubled"] >= MAX_DRAWS:
-            self.exhausted = True
-
-    def _tell(
-        self,
-        ticket: Ticket,
-        state: TrialState,
-        notes: Mapping[str, Any],
-        values: Sequence[float] | None = None,
-        constraints: Mapping[str, float] | None = None,
-    ) -> None:
-        """Notes first, since a finished trial takes none."""
-        try:
-            for name, note in notes.items():
-                ticket.trial.set_user_attr(name, note)
-            for name, limit in (constraints or {}).items():
-                ticket.trial.set_constraint(name, limit)
-            if self._storage.get_trial(ticket.trial_id).state is TrialState.RUNNING:
-                self.study.tell(ticket.trial, values, state)
-                return
-        except UpdateFinishedTrialError:
-            pass
-        finally:
-            self._queue.release(ticket.trial_id)
-        _log.warning(
-            "Trial %d was taken for dead and given to another; this end of it does not count.",
-            ticket.number,
+        reasons = [
+            f"\n  trial {t.number} ({folder_of(t)}): {t.user_attrs.get('reason', 'unknown')}"
+            for t in failed[:_SHOWN_REASONS]
+        ]
+        raise UserError(
+            f"{len(failed)} of {len(ended)} trials failed, more than max_failure_rate="
+            f"{self.max_failure_rate}:{''.join(reasons)}\nCorrect the cause and begin another "
+            f"study (hydra.sweeper.study={self.name}_2), or go on with this one: "
+            "hydra.sweeper.max_failure_rate=1"
         )
 
+    def _end_stale(self) -> None:
+        """End the RUNNING trials whose locks are free, and retry those that have values."""
+        for trial in filter(self._is_stale, self._trials()):
+            tries, notes = len(earlier_tries(trial)) + 1, {}
+            if never_ran(trial) or not has_point(trial):
+                notes = {"broken": "killed while it was asked for"}
+            elif self.on_stale != "ignore":
+                notes = {"reason": f"its process was gone, {tries} times"}
+                if self.on_stale == "requeue" and tries < _MOST_TRIES:
+                    self._retry(trial._trial_id)
+            if notes:
+                self._end(trial._trial_id, TrialState.FAIL, notes)
 
-def _ticket(trial: optuna.Trial, values: dict[str, Any], frozen: FrozenTrial) -> Ticket:
-    attempt = int(frozen.user_attrs.get("attempt", 1))
-    return Ticket(trial.number, folder_of(frozen), values, trial, trial._trial_id, attempt)
+    def _has_next(self) -> bool:
+        """Return whether a trial waits, or may be drawn, within n_trials."""
+        counted = self._counted()
+        if sum(t.state is not TrialState.WAITING for t in counted) >= self.n_trials:
+            return False
+        if any(t.state is TrialState.WAITING for t in counted):
+            return True
+        if self.points is None:
+            return not self._is_exhausted
+        taken = {point_key(point_of(t)) for t in self._trials()}
+        point = next((p for p in self.points if point_key(p) not in taken), None)
+        if point is not None:
+            self.study.enqueue_trial(point)
+        return point is not None
+
+    def _ask(self) -> tuple[ClaimedTrial, str, Any]:
+        """Return a trial that is ours, and why it must not run: an attribute and its value."""
+        self.study.sampler = self.make_sampler(len(self._trials()))
+        trial = self.study.ask()
+        frozen = self._frozen(trial._trial_id)
+        folder, tries = folder_of(frozen), len(earlier_tries(frozen)) + 1
+        lock = hold_lock(self.folder / folder / CONTROLLER_LOCK)
+        assert lock is not None, f"{folder} is another's, though its trial was claimed here"
+        self._held[trial._trial_id] = lock
+        try:
+            values = self.suggest(trial)
+            claimed = ClaimedTrial(trial.number, folder, values, trial, trial._trial_id, tries)
+            if rule := self.forbidden(values):
+                return claimed, "forbidden", rule
+            if (other := self._earlier_at(trial)) is not None:
+                return claimed, "doubled", other
+            trial.set_user_attr("asked", True)  # from here on its values are worth a retry
+        except BaseException:
+            self._release(trial._trial_id)
+            raise
+        return claimed, "", None
+
+    def _earlier_at(self, trial: optuna.Trial) -> int | None:
+        """Return the number of a trial at the same point that has not failed for good."""
+        mine = point_key(trial.params)
+        others = [t for t in self._counted() if t.number != trial.number]
+        others = [t for t in others if t.state not in (TrialState.FAIL, TrialState.WAITING)]
+        return next((t.number for t in others if point_key(t.params) == mine), None)
+
+    def _retry(self, trial_id: int) -> None:
+        """Enqueue the trial again with its values and reports; before its end, so none is lost."""
+        trial = self._frozen(trial_id)
+        if not any(trial.number in earlier_tries(other) for other in self._trials()):
+            RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(self.study, trial)
+
+    def _is_alive(self, trial: FrozenTrial) -> bool:
+        """Return whether a controller or a job holds a lock in the trial's run folder."""
+        folder = self.folder / folder_of(trial)
+        return is_locked(folder / CONTROLLER_LOCK) or is_locked(folder / LOCK)
+
+    def _is_stale(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial has lost its process; it may have ended meanwhile."""
+        is_lost = trial.state is TrialState.RUNNING and not self._is_alive(trial)
+        return is_lost and self._frozen(trial._trial_id).state is TrialState.RUNNING
+
+    def _counted(self) -> list[FrozenTrial]:
+        """Return the trials but those that never ran, were retried, or are to be ignored."""
+        trials = self._trials()
+        retried = {number for trial in trials for number in earlier_tries(trial)}
+        found = [t for t in trials if t.number not in retried and not never_ran(t)]
+        return [t for t in found if self.on_stale != "ignore" or not self._is_stale(t)]
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _frozen(self, trial_id: int) -> FrozenTrial:
+        return self.study._storage.get_trial(trial_id)
+
+    def _release(self, trial_id: int) -> None:
+        if lock := self._held.pop(trial_id, None):
+            lock.release()
+
+    def _end(
+        self,
+        trial_id: int,
+        state: TrialState,
+        notes: Mapping[str, Any] | None,
+        values: Sequence[float] | None = None,
+    ) -> None:
+        """Store the end of a trial; notes first, since a finished trial takes none."""
+        try:
+            for name, note in (notes or {}).items():
+                self.study._storage.set_trial_user_attr(trial_id, name, note)
+            number = self._frozen(trial_id).number
+            self.study.tell(number, values, state, skip_if_finished=True)
+        except UpdateFinishedTrialError:
+            # Another machine, which a lock on this file system does not reach, has retried it.
+            _log.warning("A trial was taken for dead and retried; this end of it does not count.")
+        finally:
+            self._release(trial_id)

@@ -1,4 +1,4 @@
-"""What a study is going to do: settings, search space and configuration, read and checked."""
+"""Reads and checks what a study is going to do: settings, search space and configuration."""
 
 from __future__ import annotations
 
@@ -7,172 +7,163 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.types import HydraContext
+from hydra.core.config_loader import ConfigLoader
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from eomt_exp import runs
+from eomt_exp.build import build
+from eomt_exp.contracts import UserError
+from eomt_exp.schema import StudyConfig, typed
 from eomt_exp.studies.ledger import Ledger
-from eomt_exp.studies.rules import parse_constraints
-from eomt_exp.studies.samplers import make_sampler
-from eomt_exp.studies.settings import StudyError, StudySettings, read_settings
+from eomt_exp.studies.rules import parse_constraint, quoted
+from eomt_exp.studies.samplers import GRID, check_sampler, make_sampler
 from eomt_exp.studies.space import read_space
-from eomt_exp.studies.storage import make_pruner, open_storage
-from eomt_exp.studies.trial import LOOK_METRICS
-
-JOURNAL = "study.log"
-# Where a parameter can stand that changes the images or numbers trials are judged by.
-_NEAR_THE_EXAM = ("data", "recipe", "tuning", "protocol", "evaluator", "benchmark", "paths")
+from eomt_exp.studies.storage import JOURNAL
+from eomt_exp.studies.trial import TUNING_METRICS
 
 
 class Plan:
-    """Everything a study needs to know before its first trial, checked."""
+    """Holds all that a study needs to know before its first trial. Raises UserError."""
 
-    def __init__(self, config: DictConfig, context: HydraContext, words: Sequence[str]) -> None:
-        self.config, self.loader = config, context.config_loader
-        self.settings = read_settings(config.hydra.sweeper)
-        self.space, fixed = read_space(self.settings.params, words, self.settings.forbid)
-        if not len(self.space):
-            raise StudyError(
+    def __init__(self, config: DictConfig, loader: ConfigLoader, overrides: Sequence[str]) -> None:
+        self.config, self.loader = config, loader
+        self.settings = typed(config.hydra.sweeper, StudyConfig, "hydra.sweeper")
+        given = self.settings
+        self.space, fixed = read_space(
+            given.params, overrides, given.forbid, lambda key: _value(self.cfg, key)
+        )
+        if not self.space.parameters:
+            raise UserError(
                 "nothing is searched: write hydra.sweeper.params, or type "
                 "'optim.lr=tag(log, interval(1e-4, 1e-2))'."
             )
-        self.fixed = [word for word in fixed if not word.lstrip("+").startswith("resume=")]
-        # What every job has in common; the search space goes on top of it.
-        self.cfg = self.compose(fixed)
-        self.space.check(self.cfg, self.options, lambda more: self.compose([*fixed, *more]))
+        self.fixed = [one for one in fixed if not one.lstrip("+").startswith("resume=")]
+        self.cfg = self.compose(fixed)  # what every job has in common; the values go on top of it
+        self.is_grid = given.sampler.get("_target_") == GRID
         if not self.cfg.resume:
-            self.settings.study += datetime.now().strftime("-%Y-%m-%d_%H-%M-%S")
-        check_task(self.settings, self.cfg)
-        make_pruner(self.settings.pruner, self.cfg.trainer.epochs)  # or each trial would complain
-        self.sampler = make_sampler(
-            self.settings.sampler, seed=self.settings.seed, space=self.space
-        )
-        self._check_exam()
+            given.study += datetime.now().strftime("-%Y-%m-%d_%H-%M-%S")
         self.folder = self._folder()
-        self.constraints = parse_constraints(self.settings.constraints)
-        self.storage = _storage(self.settings.storage, self.folder)
+        self.url = given.storage or f"journal://{self.folder / JOURNAL}"
+        self.constraints = {k: parse_constraint(k, text) for k, text in given.constraints.items()}
+        _check_task(given, self.cfg)
+        check_sampler(given.sampler, list(given.directions.values()))
+        build(given.pruner, "hydra.sweeper.pruner")
+        self._check_space()
 
-    def compose(self, words: Sequence[str]) -> DictConfig:
-        """A job's configuration under these overrides, its hydra node included."""
-        return self.loader.load_sweep_config(self.config, list(words))
-
-    def options(self, key: str) -> list[str] | None:
-        """The options of a config group; None where `key` is no group."""
-        return self.loader.get_group_options(key.partition("@")[0]) or None
-
-    def value(self, key: str) -> Any:
-        """What the configuration says without the study: a key's value, or a group's choice."""
-        choices = self.cfg.hydra.runtime.choices
-        return choices[key] if key in choices else OmegaConf.select(self.cfg, key)
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Return a job's configuration under these overrides, its hydra node included."""
+        return self.loader.load_sweep_config(self.config, list(overrides))
 
     @property
     def search_path(self) -> list[str]:
-        """The word that finds a user's own configurations again, typed as --config-dir or not."""
+        """Return the override that finds a user's own options, from --config-dir or not."""
         hydra = self.config.hydra
         typed = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
-        places = [*(f"file://{path}" for path in typed), *(hydra.searchpath or [])]
-        return [f"hydra.searchpath=[{','.join(map(quoted, places))}]"] if places else []
-
-    def suggest(self, trial: Any) -> dict[str, Any]:
-        """Ask Optuna for a value of each parameter."""
-        return self.space.suggest(trial)
-
-    def forbidden(self, values: dict[str, Any]) -> str | None:
-        """The rule of `forbid` that a combination breaks."""
-        return self.space.forbidden(values, self.value)
+        paths = [*(f"file://{path}" for path in typed), *(hydra.searchpath or [])]
+        return [f"hydra.searchpath=[{','.join(map(quoted, paths))}]"] if paths else []
 
     def facts(self) -> dict[str, dict[str, Any]]:
-        """What must stay the same for a study to be gone on with."""
+        """Return what must stay the same for a study to go on."""
         job = without_hydra(self.cfg)
         plain = runs.plain(job)
         score = str(plain["score"])
         judged_by = {"score": score, "scorer": {score: plain["scorer"].get(score)}}
-        fixed = {**runs.flat(runs.essence(job)), **runs.flat({**judged_by, **exam(plain)})}
+        fixed = runs.flat(runs.training_settings(job)) | runs.flat(judged_by | _judging(plain))
         return {
             "space": dict(self.space.fingerprint()),
             "objective": dict(self.settings.directions),
-            "fixed": {key: value for key, value in fixed.items() if not _is_place(value)},
+            # A path says where something lies on this machine, and nothing of what it is.
+            "fixed": {k: v for k, v in fixed.items() if not str(v).startswith(("/", "~"))},
         }
 
     def ledger(self) -> Ledger:
-        """The books of this study, opened; StudyError where it began as another one."""
+        """Open the study; UserError where it was begun as another one."""
         given = self.settings
         ledger = Ledger(
-            storage=open_storage(self.storage),
-            study=given.study,
+            url=self.url,
+            folder=self.folder,
+            name=given.study,
             objective=given.directions,
             n_trials=given.n_trials,
-            sampler=self.sampler,
+            make_sampler=lambda number: make_sampler(given.sampler, given.seed, number),
             facts=self.facts(),
-            suggest=self.suggest,
-            forbidden=self.forbidden,
+            suggest=self.space.suggest,
+            forbidden=self.space.forbidden,
+            points=self.space.grid(given.seed) if self.is_grid else None,
             on_stale=given.on_stale,
             max_retries=given.max_retries,
             max_failure_rate=given.max_failure_rate,
         )
-        if given.try_defaults:
-            self._enqueue_defaults(ledger)
+        # The configuration's own values come first, where the space holds them.
+        values, outside = self.space.defaults()
+        why = ", ".join(outside) or (self.space.forbidden(values) and "together they are forbidden")
+        if given.try_defaults and why:
+            print(f"the configuration's own values are not tried: outside the space ({why}).")
+        elif given.try_defaults:
+            ledger.enqueue(values)
         return ledger
 
-    def _enqueue_defaults(self, ledger: Ledger) -> None:
-        defaults = self.space.defaults(self.value)
-        if defaults is not None:
-            ledger.enqueue(defaults)
-            return
-        outside = ", ".join(self.space.outsiders(self.value)) or "together they are forbidden"
-        print(f"the configuration's own values are not tried: outside the space ({outside}).")
-
-    def _check_exam(self) -> None:
-        """No parameter may change what trials are judged by: the easiest exam would win."""
-        wanted = exam(runs.plain(without_hydra(self.cfg)))
-        for name in self.space.names:
-            if name.split(".")[0] not in _NEAR_THE_EXAM:
-                continue
-            for word in self.space.probes(name):
-                found = exam(runs.plain(without_hydra(self.compose([*self.fixed, word]))))
-                if found != wanted:
-                    raise StudyError(
-                        f"{name} changes the images or the protocol that trials are judged by, so "
-                        "their numbers could not be compared. Leave it out of the search space."
-                    )
+    def _check_space(self) -> None:
+        """Compose the job at points that show all choices and both ends of each range."""
+        composed = [self.cfg]
+        for point in self.space.probes():
+            overrides = [*self.fixed, *self.space.overrides(point)]
+            try:
+                composed.append(self.compose(overrides))
+            except (HydraException, OmegaConfBaseException) as error:
+                why = " ".join(f"{error} {error.__cause__ or ''}".split())
+                where = " ".join(self.space.overrides(point))
+                raise UserError(f"the search space does not fit: {why} (at {where})") from error
+        for key, where in self.space.rule_keys.items():
+            if not any(_has(cfg, key) for cfg in composed):
+                raise UserError(f"{where}: there is no key {key}.")
+        # The easiest images and protocol would win.
+        judging = [_judging(runs.plain(without_hydra(cfg))) for cfg in composed]
+        changed = [line for other in judging for line in runs.differences(judging[0], other)]
+        if changed:
+            raise UserError(
+                "the search space changes the images or the protocol that trials are judged by, "
+                f"so their numbers could not be compared: {changed[0]}. Leave it out."
+            )
 
     def _folder(self) -> Path:
-        """<outputs>/studies/<study>, or, in a hydra.sweep.dir that was typed, <study>."""
-        words = self.config.hydra.overrides.hydra
-        typed = any(str(word).startswith("hydra.sweep.dir=") for word in words)
-        place = self.config.hydra.sweep.dir if typed else Path(self.cfg.paths.outputs, "studies")
-        return Path(str(place), self.settings.study).resolve()
+        """Return <outputs>/studies/<study>, or, in a hydra.sweep.dir that was typed, <study>."""
+        hydra = self.config.hydra
+        typed = any(str(one).startswith("hydra.sweep.dir=") for one in hydra.overrides.hydra)
+        parent = hydra.sweep.dir if typed else Path(self.cfg.paths.outputs, "studies")
+        return Path(str(parent), self.settings.study).resolve()
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
-    """A job's configuration as its task sees it."""
+    """Return a job's configuration as its task sees it."""
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
-def check_task(settings: StudySettings, cfg: DictConfig) -> None:
-    """A study is judged by what training reports of its own looks, never by a benchmark."""
+def _check_task(settings: StudyConfig, cfg: DictConfig) -> None:
+    """Refuse a study that is not judged by the validation during training."""
     if not str(cfg.task._target_).endswith("train.run"):
-        raise StudyError("a study tunes trainings: leave task= out, or type task=train.")
+        raise UserError("a study tunes trainings: leave task= out, or type task=train.")
     if not cfg.trainer.validate_every:
-        raise StudyError(
-            "trainer.validate_every=0 looks at nothing during training: type "
+        raise UserError(
+            "trainer.validate_every=0 validates nothing during training: type "
             "trainer.validate_every=1."
         )
     groups = [*(f"val/{name}" for name in cfg.tuning), *(["val"] if cfg.tuning else [])]
-    there = ["val/miou", *(f"{group}/{metric}" for group in groups for metric in LOOK_METRICS)]
+    there = ["val/miou", *(f"{group}/{name}" for group in groups for name in TUNING_METRICS)]
     for name in (*settings.directions, *settings.constraints):
         if name not in there:
-            raise StudyError(
-                f"{name} is not among the metrics of the looks during training, which a study is "
-                f"judged by: {', '.join(there)}. To look at anomalies, type "
+            raise UserError(
+                f"{name} is not among the metrics of the validation during training, which a study "
+                f"is judged by: {', '.join(there)}. For anomalies, type "
                 "benchmark@tuning=pasted_validation 'hydra.sweeper.objective=[maximize val/ap]'; a "
                 "benchmark of the evaluation would no longer be a test."
             )
 
 
-def exam(job: dict[str, Any]) -> dict[str, Any]:
-    """The part of a plain configuration that says how trials are judged."""
+def _judging(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a plain configuration that says how trials are judged."""
     return {
         "tuning": job["tuning"],
         "data": {"val": job["data"]["val"]},
@@ -181,29 +172,20 @@ def exam(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_place(value: Any) -> bool:
-    """Whether it says where something lies on this machine, which says nothing of what it is."""
-    return isinstance(value, str) and value.startswith(("/", "~"))
+def _value(cfg: DictConfig, key: str) -> Any:
+    """Return a key's value, or a group's choice; KeyError where there is neither."""
+    choices, absent = cfg.hydra.runtime.choices, object()
+    if key in choices:
+        return choices[key]
+    found = OmegaConf.select(cfg, key, default=absent, throw_on_resolution_failure=False)
+    if found is absent:
+        raise KeyError(key)
+    return found
 
 
-def quoted(text: str) -> str:
-    """Text as one value in Hydra's grammar, whatever is in it."""
-    return QuotedString(text, Quote.single).with_quotes()
-
-
-def _storage(given: str | None, folder: Path) -> str:
-    """The journal in the study's folder, or what was typed, made absolute: jobs run anywhere."""
-    if given is None:
-        return f"journal://{folder / JOURNAL}"
-    kind, _, place = given.partition("://")
-    if kind == "journal":
-        return f"journal://{Path(place).resolve()}"
-    if kind == "sqlite" and place.startswith("/"):
-        file, mark, options = place[1:].partition("?")
-        return f"sqlite:///{Path(file).resolve()}{mark}{options}"
-    if not given:
-        raise StudyError(
-            "hydra.sweeper.storage='' is a memory that no job could reach; null is a journal in "
-            "the study's folder."
-        )
-    return given
+def _has(cfg: DictConfig, key: str) -> bool:
+    try:
+        _value(cfg, key)
+    except KeyError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""A study in pictures: one page to open in a browser, and the same pictures as PNGs.
+"""Draws a study: study.html to open in a browser, and the same pictures as PNGs.
 
 The page holds plotly itself, so it needs no network and works from a disk as in MLflow's frame.
 """
@@ -7,187 +7,125 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator
+from matplotlib import pyplot
+from optuna import visualization
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
+from optuna.visualization import matplotlib as drawn
+from plotly.offline import get_plotlyjs
 
-from eomt_exp.files import write_text
-from eomt_exp.studies.drawing import Plot, panel, png
-from eomt_exp.studies.page import page
-from eomt_exp.studies.table import short_names, shown
+from eomt_exp.files import replacing, write_text
+from eomt_exp.studies.table import short_names
 
 PAGE = "study.html"
+_PNGS = dict(optimization_history="history", param_importances="importance", pareto_front="pareto")
 MAX_PARAMS = 8  # of a slice or parallel plot: more cannot be read side by side
-MAX_LABEL = 18  # characters of a choice on an axis
-
 _log = logging.getLogger(__name__)
+_STYLE = """body { max-width: 1200px; margin: 0 auto; padding: 24px; font-family: sans-serif; }
+table { border-collapse: collapse; font-size: 13px; } td, th { padding: 3px 10px; }
+tr:nth-child(even) { background: #f3f5f8; } .frame { overflow: auto; max-height: 26rem; }"""
 
 
-def draw(study: Study, folder: str | Path, objective_names: Sequence[str]) -> list[Path]:
+class Plot(NamedTuple):
+    """A picture is drawn by Optuna with plotly for the page and with matplotlib as a PNG."""
+
+    title: str
+    function: str  # in optuna.visualization and optuna.visualization.matplotlib, after plot_
+    study: Study
+    settings: dict[str, Any]
+    ending: str = ""  # of the PNG's name
+
+
+def draw(study: Study, folder: Path, objective: Sequence[str]) -> list[Path]:
     """Write study.html and the PNGs into `folder`; return their paths, the page first.
 
-    What a study is too young to show is left out, and the page says why.
+    The page says which picture Optuna could not draw and why, as of a study that is too young.
     """
-    folder, names = Path(folder), list(objective_names)
-    with _quiet():
-        plots = _plots(study, names)
-        panels = [panel(plot) for plot in plots]
-        text = page(study, names, panels)
-        pictures = [png(plot, folder) for plot in plots if plot.has_png and not plot.missing]
-    write_text(folder / PAGE, text)
-    return [folder / PAGE, *(path for path in pictures if path is not None)]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what cannot be drawn is no news
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of experimental functions, on every call
+        plots = list(_plots(study, objective))
+        write_text(folder / PAGE, _page(study, plots))
+        return [folder / PAGE, *filter(None, [_png(plot, folder) for plot in plots])]
 
 
-def _plots(study: Study, names: Sequence[str]) -> list[Plot]:
-    short, plots = short_names(names), []
-    several = len(names) > 1
-    if several:
-        plots.append(_pareto(_copy(study), names))
-    for index, name in enumerate(names):
+def _plots(study: Study, objective: Sequence[str]) -> Iterator[Plot]:
+    if several := len(objective) > 1:
+        yield Plot("Pareto front", "pareto_front", _copy(study), {"target_names": [*objective]})
+    for index, name in enumerate(objective):
         # A study of this objective alone: with `target=` Optuna would forget which way is better.
         one = _copy(study, index)
-        end = f"_{short[name].replace('/', '_')}" if several else ""
-        plots += _of_one(one, name, end)
-    one = _copy(study, 0)
-    reported = any(trial.intermediate_values for trial in one.trials)
-    missing = "" if reported else "no trial has reported while it ran."
-    if several:
-        missing = "trials report while they run, and are pruned, for one objective only."
-    began = any(trial.datetime_start for trial in one.trials)
-    return [
-        *plots,
-        Plot("intermediate_values", f"{names[0]} while trials ran", "plot_intermediate_values",
-             one, {}, (8, 5), missing),
-        Plot("timeline", "Timeline", "plot_timeline", one, {}, has_png=False,
-             missing="" if began else "no trial has begun."),
-    ]  # fmt: skip
-
-
-def _of_one(one: Study, name: str, end: str) -> list[Plot]:
-    """What is drawn of each objective."""
-    complete = one.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    none = "" if complete else "no trial is complete."
-    weights = _importances(one, complete)
-    params = sorted({key for trial in complete for key in trial.params})
-    # The important ones first, those that not all trials have last.
-    params = sorted(params, key=lambda key: -weights.get(key, -1.0))[:MAX_PARAMS]
-    wide = max(len(params), 1)
-    named = {"target_name": name}
-    unequal = none or ("" if weights else "it takes two complete trials of different values.")
-    return [
-        Plot(f"history{end}", f"{name} over the study", "plot_optimization_history", one, named,
-             missing=none),
-        Plot(f"importance{end}", f"Which parameters matter for {name}", "plot_param_importances",
-             one, {**named, "evaluator": _Known(weights)}, (8, 1.4 + 0.4 * wide), unequal),
-        Plot(f"slice{end}", f"{name} by parameter", "plot_slice", one,
-             {**named, "params": params}, (8.0, 4.2), none or _no_params(params)),
-        Plot(f"parallel_coordinate{end}", f"Trials as lines through their parameters, {name}",
-             "plot_parallel_coordinate", one, {**named, "params": params},
-             (max(8.0, 2.0 * wide + 3), 4.8), none or _no_params(params)),
-    ]  # fmt: skip
-
-
-def _pareto(copy: Study, names: Sequence[str]) -> Plot:
-    complete = copy.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    missing = "" if complete else "no trial is complete."
-    if len(names) > 3:
-        missing = f"it has no more than three axes, and this study {len(names)} objectives."
-    settings = {"target_names": list(names)}
-    return Plot("pareto", "Pareto front", "plot_pareto_front", copy, settings, (7, 5), missing)
-
-
-def _no_params(params: Sequence[str]) -> str:
-    return "" if params else "the trials have no parameters."
-
-
-class _Known(BaseImportanceEvaluator):
-    """Gives what was computed once to both libraries."""
-
-    def __init__(self, weights: dict[str, float]) -> None:
-        self.weights = weights
-
-    def evaluate(
-        self,
-        study: Study,
-        params: list[str] | None = None,
-        *,
-        target: Callable[[FrozenTrial], float] | None = None,
-    ) -> dict[str, float]:
-        return self.weights
-
-
-def _importances(one: Study, complete: Sequence[FrozenTrial]) -> dict[str, float]:
-    """fANOVA's share of the variance by parameter; {} where there is no variance yet."""
-    if len({trial.value for trial in complete}) < 2:
-        return {}
-    try:
-        return FanovaImportanceEvaluator(n_trees=32, seed=0).evaluate(one)
-    except (ValueError, RuntimeError) as error:
-        _log.debug("no importances: %s", error)
-        return {}
+        complete = one.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        params = sorted({key for trial in complete for key in trial.params})[:MAX_PARAMS]
+        whole: dict[str, Any] = {"target_name": name}
+        some = {**whole, "params": params}
+        ending = f"_{name.rpartition('/')[2]}" if several else ""
+        for title, function, settings in (
+            (f"{name} over the study", "optimization_history", whole),
+            (f"Which parameters matter for {name}", "param_importances", whole),
+            (f"{name} by parameter", "slice", some),
+            (f"{name}: trials as lines", "parallel_coordinate", some),
+        ):
+            yield Plot(title, function, one, settings, ending)
+        if not several:
+            yield Plot(f"{name} while trials ran", "intermediate_values", one, {})
 
 
 def _copy(study: Study, index: int | None = None) -> Study:
-    """The study in memory under names that fit on an axis, with all objectives or the index-th."""
+    """Copy the study with names that fit on an axis, with all objectives or the index-th."""
     trials = study.get_trials(deepcopy=True)
-    short = short_names(key for trial in trials for key in trial.params)
-    ways = study.directions if index is None else [study.directions[index]]
-    copy = optuna.create_study(study_name=study.study_name, directions=ways)
+    short = short_names(dict.fromkeys(key for trial in trials for key in trial.params))
+    directions = study.directions if index is None else [study.directions[index]]
+    copy = optuna.create_study(study_name=study.study_name, directions=directions)
     for trial in trials:
-        old = trial.distributions
-        trial.params = {short[key]: _label(old[key], value) for key, value in trial.params.items()}
-        trial.distributions = {short[key]: _labelled(one) for key, one in old.items()}
+        trial.distributions = {short[key]: one for key, one in trial.distributions.items()}
+        trial.params = {short[key]: value for key, value in trial.params.items()}
         if index is not None and trial.values is not None:
             trial.values = [trial.values[index]]
         copy.add_trial(trial)
     return copy
 
 
-def _labelled(distribution: BaseDistribution) -> BaseDistribution:
-    if not isinstance(distribution, CategoricalDistribution):
-        return distribution
-    return CategoricalDistribution([_label(distribution, one) for one in distribution.choices])
+def _page(study: Study, plots: Sequence[Plot]) -> str:
+    title = escape(study.study_name)
+    columns = ("number", "state", "value" if len(study.directions) == 1 else "values")
+    frame = study.trials_dataframe(attrs=(*columns, "duration", "params"))
+    table = frame.iloc[::-1].to_html(index=False, float_format="{:.4g}".format, na_rep="")
+    parts = [f'<h1>{title}</h1><div class="frame">{table}</div>']
+    for plot in plots:
+        parts.append(f"<h2>{escape(plot.title)}</h2>")
+        try:
+            figure = getattr(visualization, f"plot_{plot.function}")(plot.study, **plot.settings)
+            figure.update_layout(title=None, margin={"t": 30})
+            parts.append(figure.to_html(full_html=False, include_plotlyjs=False))
+        except Exception as error:  # pictures are never worth a study
+            parts.append(f"<p>Not drawn: {escape(f'{type(error).__name__}: {error}')}</p>")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n"
+        f"<body>{''.join(parts)}</body></html>\n"
+    )
 
 
-def _label(distribution: BaseDistribution, value: Any) -> Any:
-    """A choice as short text, with its place where two would read the same; numbers as they are."""
-    if not isinstance(distribution, CategoricalDistribution):
-        return value
-    if all(type(one) in (int, float) for one in distribution.choices):
-        return value
-    cut = [_cut(shown(one)) for one in distribution.choices]
-    place = list(distribution.choices).index(value)
-    return _Word(cut[place] if cut.count(cut[place]) == 1 else f"{cut[place]} {place}")
-
-
-class _Word(str):
-    """Text that Optuna, which labels axes by repr, writes without quotes."""
-
-    __slots__ = ()
-    __repr__ = str.__str__
-
-
-def _cut(text: str) -> str:
-    """Both ends: lists of losses begin alike."""
-    half = MAX_LABEL // 2 - 1
-    return text if len(text) <= MAX_LABEL else f"{text[:half]}…{text[-half:]}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No word of Optuna on every copy and every experimental function."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+def _png(plot: Plot, folder: Path) -> Path | None:
+    """Draw a PNG into `folder`; None where Optuna could not."""
+    pyplot.switch_backend("Agg")
+    name = _PNGS.get(plot.function, plot.function)
+    path = folder / f"{name}{plot.ending}.png"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        getattr(drawn, f"plot_{plot.function}")(plot.study, **plot.settings)
+        with replacing(path) as scratch:
+            pyplot.gcf().savefig(scratch, format="png", dpi=110, bbox_inches="tight")
+    except Exception as error:  # pictures are never worth a study
+        _log.warning("%s could not be drawn (%s: %s)", path, type(error).__name__, error)
+        return None
     finally:
-        optuna.logging.set_verbosity(level)
+        pyplot.close()
+    return path

@@ -1,232 +1,179 @@
-"""What a study shows and leaves behind: table, MLflow's parent run, pictures, the winner's file."""
+"""Shows a study and writes what it leaves: table, MLflow's parent run, pictures, the winner."""
 
 from __future__ import annotations
 
-import logging
+import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
-from optuna.trial import FrozenTrial
+from filelock import FileLock
 
 from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.studies.best import command_of, keep_only, write_best
-from eomt_exp.studies.ledger import Ledger, Ticket
-from eomt_exp.studies.own_settings import own_settings
-from eomt_exp.studies.parent_run import NullStudyRun, StudyRun, compare_link
+from eomt_exp.studies.ledger import ClaimedTrial, Ledger
 from eomt_exp.studies.plan import Plan
 from eomt_exp.studies.plots import draw
-from eomt_exp.studies.row import Row
-from eomt_exp.studies.spread import print_spread
-from eomt_exp.studies.table import StudyTable
-from eomt_exp.studies.tally import folder_of
+from eomt_exp.studies.table import StudyTable, print_spread
+from eomt_exp.studies.trials import Row
+from eomt_exp.studies.winner import write_winner
+from eomt_exp.tracking.run import RUN_ID_FILE, MLflowTracker, NullTracker, Tracker
 
-_log = logging.getLogger(__name__)
 _COMPARED = 5  # runs that the link opens side by side
-# What a look at validation images tells of them: the study has chosen by it.
-_LOOKED_AT = ("validation", "selection", "tuning")
+# What a run's record says of the images it validated on: the study chose by them.
+_CHOSEN_BY = ("validation", "selection", "tuning")
 
 
 class Record:
-    """The outside of a running study, as a context manager around its loop."""
+    """Shows a running study, and writes what it leaves behind; `tracker` is its parent run."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, at_once: int) -> None:
-        self.plan, self.ledger = plan, ledger
-        settings = plan.settings
-        self.names = tuple(settings.directions)
-        self.table = StudyTable(
-            settings.directions, settings.n_trials, at_once, name=settings.study
+    def __init__(self, plan: Plan, ledger: Ledger, tracker: Tracker, at_once: int) -> None:
+        self.plan, self.ledger, self.tracker = plan, ledger, tracker
+        given = plan.settings
+        self.table = StudyTable(given.directions, given.n_trials, at_once, given.study)
+
+    def start(self) -> None:
+        """Log what the study is, and show the trials that have ended before."""
+        given = self.plan.settings
+        groups = {"sampler": given.sampler, "pruner": given.pruner, "objective": given.directions}
+        groups["space"] = self.plan.space.fingerprint()
+        self.tracker.log_params(
+            {f"{g}.{k.lstrip('+')}": v for g, found in groups.items() for k, v in found.items()}
         )
-        self.mlflow = _parent_run(plan, ledger)
+        self.tracker.set_tags({"n_trials": given.n_trials})  # a param cannot grow with it
+        self.table.start(self.ledger.rows(), self.ledger.best())
 
-    @property
-    def parent_run_id(self) -> str | None:
-        """MLflow's id of the study, None without MLflow."""
-        return self.mlflow.run_id
-
-    def __enter__(self) -> Record:
-        self.mlflow.__enter__()
-        settings, rows = self.plan.settings, self.ledger.rows()
-        self.mlflow.describe(
-            sampler=settings.sampler,
-            pruner=settings.pruner,
-            objective=settings.directions,
-            n_trials=settings.n_trials,
-            space=self.plan.space.fingerprint(),
-        )
-        self.mlflow.reap(row.folder for row in rows)
-        self.table.start(rows)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if isinstance(error, Exception):
-                self.table.finish(self.ledger.rows())
-        except Exception as other:  # the storage itself may be why the study ends
-            _log.warning("no table of the study: %s: %s", type(other).__name__, other)
-        finally:
-            self.mlflow.__exit__(kind, error, trace)
-
-    def ended(self, ticket: Ticket) -> None:
-        """A trial came to whatever end; one that will be tried again is not shown."""
-        self._note_images(ticket.folder)
-        row = next((row for row in self.ledger.rows() if row.number == ticket.number), None)
+    def trial_ended(self, claimed: ClaimedTrial) -> None:
+        """Show a trial that has come to an end; one that will be tried again is not shown."""
+        self._note_images(claimed.folder)
+        rows = self.ledger.rows()
+        row = next((row for row in rows if row.number == claimed.number), None)
         if row is None:
-            print(f"trial {ticket.number} did not come to its end; it is tried again.", flush=True)
+            print(f"trial {claimed.number} has no result; it is tried again.", flush=True)
             return
-        self.table.add(row)
-        best = self.winners()[:1] if len(self.names) == 1 else []
-        self.mlflow.trial_done(
-            row.number,
-            self._named(row.values),
-            self._named(best[0].values) if best else None,
-            row.state,
-        )
-
-    def winners(self) -> list[FrozenTrial]:
-        """The best trial, or the Pareto front; empty before a trial is complete and feasible."""
-        study = self.ledger.study
-        if len(self.names) > 1:
-            return list(study.best_trials)
-        try:
-            return [study.best_trial]  # the best one that keeps all constraints
-        except ValueError:
-            return []
+        best = self.ledger.best()
+        self.table.add(row, best)
+        # The last value of a pruned trial is not the same thing, and a failed one has none.
+        kind = {"complete": "value", "pruned": "pruned_value"}.get(row.state)
+        point = named(f"sweep/{kind}", self._values(row)) if kind else {}
+        if best and len(self.ledger.objective) == 1:
+            point |= named("sweep/best_value", self._values(best[0]))
+        if point:
+            self.tracker.log_metrics(point, step=row.number)
 
     def finish(self) -> None:
-        """Tables, pictures, files, and what to type next."""
-        rows, winners = self.ledger.rows(), self.winners()
-        self.table.finish(rows)
-        is_over_seeds = "seed" in self.plan.space.names
-        if is_over_seeds:
-            print_spread(self._metrics(), "seed")
-        files = [] if is_over_seeds else self._write_winners(winners)
-        pictures = self._draw()
-        self.mlflow.finish(
-            pictures,
-            files,
-            None if is_over_seeds else self._best(winners),
-            Counter(row.state for row in rows),
-        )
-        self._say(rows, files, pictures, is_over_seeds)
-
-    def _named(self, values: Sequence[float] | None) -> dict[str, float] | None:
-        return None if not values else dict(zip(self.names, values, strict=False))
-
-    def _metrics(self) -> list[dict[str, float]]:
-        trials = {trial.number: trial for trial in self.ledger.study.get_trials(deepcopy=False)}
-        return [trials[row.number].user_attrs.get("metrics", {}) for row in self.ledger.rows()]
-
-    def _write_winners(self, winners: Sequence[FrozenTrial]) -> list[Path]:
-        plan, study = self.plan, self.plan.settings.study
-        chosen, settings = own_settings(plan)
-        files = [
-            write_best(
-                plan.folder,
-                study,
-                plan.cfg.hydra.runtime.choices.get("experiment"),
-                [*chosen, *plan.fixed, *plan.search_path],
-                self._named(trial.values) or {},
-                plan.space.words(trial.params),
-                lambda key: plan.options(key) is not None,
-                settings=settings,
-                number=trial.number,
-                on_front=len(self.names) > 1,
-            )
-            for trial in winners
-        ]
-        keep_only(plan.folder, study, files)
-        return files
-
-    def _best(self, winners: Sequence[FrozenTrial]) -> dict[str, Any] | None:
-        if not winners:
-            return None
-        best = winners[0]
-        values = self._named(best.values)
-        return {
-            "trial": best.number,
-            "folder": folder_of(best),
-            "value": best.value if len(self.names) == 1 else values,
-            "params": best.params,
-        }
-
-    def _draw(self) -> list[Path]:
-        """Pictures are worth a warning, not a study."""
-        try:
-            return draw(self.ledger.study, self.plan.folder / "plots", self.names)
-        except Exception as error:
-            _log.warning("no pictures of the study: %s: %s", type(error).__name__, error)
-            return []
-
-    def _say(
-        self,
-        rows: Sequence[Row],
-        files: Sequence[Path],
-        pictures: Sequence[Path],
-        is_over_seeds: bool,
-    ) -> None:
-        complete = [row for row in rows if row.state == "complete"]
-        folders = [str(self.plan.folder / row.folder) for row in complete]
-        if is_over_seeds and folders:
-            word = shlex.quote(f"checkpoint=[{','.join(folders)}]")
-            print(f"leaderboard: python -m eomt_exp task=evaluate {word}")
-        for file in files[:_COMPARED]:
-            print(f"run the winner: {command_of(file, [*self.plan.fixed, *self.plan.search_path])}")
-        if pictures:
-            print(f"pictures: {pictures[0]}")
-        way = -1 if next(iter(self.plan.settings.directions.values())) == "maximize" else 1
-        complete.sort(key=lambda row: way * (row.values or (0.0,))[0])
-        ids = self.mlflow.run_ids(row.folder for row in complete[:_COMPARED])
-        if len(ids) > 1 and self.mlflow.experiment_id:
-            print(f"compare them (make ui): {compare_link(ids, self.mlflow.experiment_id)}")
-        points = self.plan.space.num_points()
-        if self.plan.settings.sampler.get("name") == "grid" and points > len(rows):
-            print(
-                f"{len(rows)} of the grid's {points} points; all: hydra.sweeper.n_trials={points}"
-            )
+        """Show and write tables, pictures, files, and what to type next."""
+        rows, best = self.ledger.rows(), self.ledger.best()
+        self.table.finish(rows, best)
+        pictures = draw(self.ledger.study, self.plan.folder / "plots", list(self.ledger.objective))
+        print(f"pictures: {pictures[0]}")
+        for path in pictures:
+            self.tracker.log_artifact(path, "plots")
+        counts = Counter(row.state for row in rows)
+        self.tracker.set_tags({f"trials.{state}": n for state, n in counts.items()})
+        if "seed" in self.plan.space.parameters:  # a seed is no setting: there is no winner
+            self._show_seeds(rows)
+        elif best:
+            self._write_winners(best if len(self.ledger.objective) > 1 else best[:1])
+        ids = [run_id_of(self.plan.folder / row.folder) for row in best[:_COMPARED]]
+        if self.tracker.experiment_id and len(found := list(filter(None, ids))) > 1:
+            print(f"compare them (make ui): {compare_link(found, self.tracker.experiment_id)}")
+        points = len(self.plan.space.grid(0)) if self.plan.is_grid else 0
+        if points > len(rows):
+            print(f"{len(rows)} of {points} points; all: hydra.sweeper.n_trials={points}")
         if self.ledger.open_elsewhere():
             print("other controllers are still at trials of this study.")
 
+    def _values(self, row: Row) -> dict[str, float]:
+        return dict(zip(self.ledger.objective, row.values or (), strict=False))
+
+    def _write_winners(self, winners: Sequence[Row]) -> None:
+        """Write a file for each winner, and note the first one in MLflow."""
+        files = []
+        for row in winners:
+            path, command = write_winner(self.plan, row.params, row.number, self._values(row))
+            files.append(path)
+            self.tracker.log_artifact(path, "best")
+            print(f"run the winner: {command}")
+        for left_front in {*files[0].parent.glob("*.yaml")} - {*files}:
+            left_front.unlink()
+        first = winners[0]
+        # Always at step 0: MLflow shows the last step's value, and this one is to replace it.
+        self.tracker.log_metrics(named("best_value", self._values(first)), step=0)
+        tags = {"best.trial": first.number, "best.params": first.params}
+        run_id = run_id_of(self.plan.folder / first.folder)
+        self.tracker.set_tags(tags | ({"best.run_id": run_id} if run_id else {}))
+
+    def _show_seeds(self, rows: Sequence[Row]) -> None:
+        """Print the spread over the trials, and the command of their leaderboard."""
+        trials = self.ledger.study.get_trials(deepcopy=False)
+        metrics = [trials[row.number].user_attrs.get("metrics", {}) for row in rows]
+        print_spread(metrics, self.table.console)
+        folders = [str(self.plan.folder / r.folder) for r in rows if r.state == "complete"]
+        override = shlex.quote(f"checkpoint=[{','.join(folders)}]")
+        print(f"leaderboard: python -m eomt_exp task=evaluate {override}")
+
     def _note_images(self, folder: str) -> None:
-        """The study's record of the images it chose by; whoever uses the winner has seen them."""
+        """Keep a record of the images the study chose by: whoever uses the winner has seen them."""
         if not (self.plan.folder / folder / SEEN).is_file():
             return
-        found, mine = SeenImages.load(self.plan.folder / folder), SeenImages()
+        found, ours = SeenImages.load(self.plan.folder / folder), SeenImages()
         if (self.plan.folder / SEEN).is_file():
-            mine.include(SeenImages.load(self.plan.folder))
-        for use in _LOOKED_AT:
+            ours.include(SeenImages.load(self.plan.folder))
+        for use in _CHOSEN_BY:
             if use in found.uses:
-                mine.add("tuning", found.uses[use])
-        mine.save(self.plan.folder)
+                ours.add("tuning", found.uses[use])
+        ours.save(self.plan.folder)
 
 
-def _parent_run(plan: Plan, ledger: Ledger) -> StudyRun:
-    tracking = plan.cfg.tracking
-    if not tracking.enabled:
-        return NullStudyRun(plan.folder)
-    return StudyRun(
-        uri=tracking.uri,
-        experiment=tracking.experiment,
-        artifacts=tracking.artifacts,
-        study_dir=plan.folder,
-        name=plan.settings.study,
-        tags=dict(tracking.tags),
-        others_open=lambda: _others_are_at(ledger),
-    )
+@contextmanager
+def parent_run(settings: Any, folder: Path, others_open: Callable[[], int]) -> Iterator[Tracker]:
+    """Open a study's own run in MLflow, and end it FINISHED, FAILED or KILLED as the study ends.
+
+    It is the parent of its trials, with a point for each that ends: MLflow folds trials away below
+    their parent, whose chart would be empty without these. It is found again by the id file in the
+    study's folder, by a later try and by another controller.
+
+    `settings` are conf/tracking. Where `others_open()` controllers are still at the study, the run
+    is left RUNNING. Without MLflow the points still go to metrics.jsonl in `folder`.
+    """
+    tracker: Tracker = NullTracker(folder)
+    if settings.enabled:
+        tracker = MLflowTracker(
+            uri=settings.uri,
+            experiment=settings.experiment,
+            run_name=folder.name,
+            run_dir=folder,
+            artifact_root=settings.artifacts,
+            tags={**settings.tags, "eomt.kind": "sweep"},
+        )
+    with ExitStack() as stack:
+        # Two controllers that begin at once would open two parents, and one would be lost.
+        with FileLock(folder / ".mlflow_run_id.lock"):
+            tracker.__enter__()
+        stack.push(lambda *end: tracker.leave() if others_open() else tracker.__exit__(*end))
+        yield tracker
 
 
-def _others_are_at(ledger: Ledger) -> bool:
-    try:
-        return ledger.open_elsewhere() > 0
-    except Exception as error:  # a storage that is away: the run is to be closed all the same
-        _log.warning("nobody knows who else is at the study: %s", error)
-        return False
+def named(name: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Return {name: value}, or {name/metric: value} where there are several."""
+    if len(values) == 1:
+        return dict.fromkeys([name], *values.values())
+    return {f"{name}/{metric}": value for metric, value in values.items()}
+
+
+def run_id_of(folder: Path) -> str | None:
+    """Return MLflow's id of the run in this folder; None where it has none."""
+    path = folder / RUN_ID_FILE
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def compare_link(run_ids: Sequence[str], experiment_id: str) -> str:
+    """Return the page of `make ui` that compares runs; a quote in it would end the link."""
+    names = [json.dumps(list(ids), separators=(",", ":")) for ids in (run_ids, [experiment_id])]
+    runs, experiments = (quote(text, safe="") for text in names)
+    return f"http://127.0.0.1:5000/#/compare-runs?runs={runs}&experiments={experiments}"

@@ -1,7 +1,8 @@
-"""Conditions on configuration keys and bounds on metrics, read from YAML and compared without eval.
+"""Reads conditions on configuration keys and bounds on metrics, as a study's YAML has them.
 
-A condition is a mapping from keys to what is wanted of them, and all of it must hold:
-`{optim.name: sgd, trainer.epochs: [10, 20], data.min_scale: ">= data.max_scale"}`.
+A rule maps keys to what is wanted of them, and all of it must hold:
+`{optim.name: sgd, trainer.epochs: [10, 20], data.min_scale: ">= data.max_scale"}`. Nothing in it is
+run as code.
 """
 
 from __future__ import annotations
@@ -13,134 +14,105 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from eomt_exp.contracts import UserError
+
 Lookup = Callable[[str], Any]
-"""The value of a key; KeyError where there is no such key."""
+"""Gives the value of a key; raises KeyError where there is no such key."""
 
-_ORDER: dict[str, Callable[[float, float], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-_OPERATION = re.compile(r"\s*(==|!=|<=|>=|<|>)(?![=<>])\s*(.*?)\s*", re.DOTALL)
-_LOOKS_LIKE_ONE = re.compile(r"\s*[=!<>]")
-_NAME = re.compile(r"[A-Za-z_][\w/@-]*(\.[A-Za-z_][\w/@-]*)*")
-_WORDS: dict[str, Any] = {"null": None, "true": True, "false": False}
-
-
-class SpaceError(ValueError):
-    """A search space that cannot be searched; the message shows the line to type."""
-
-
-class Key(NamedTuple):
-    """An operand that stands for the value of another key."""
-
-    name: str
+_ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*(\S+)\s*")
+_NUMBER = re.compile(r"[+-]?(inf|(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.IGNORECASE)
+_BARE = re.compile(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z_][\w./-]*")
 
 
 class Condition(NamedTuple):
-    """One part of a rule; `op` is `in` for one of several values, == only for another key's."""
+    """One part of a rule; `op` is a comparison, or "in" for one of several values."""
 
     key: str
     op: str
-    wanted: tuple[Any, ...]
-
-    @property
-    def is_order(self) -> bool:
-        """Whether it compares numbers."""
-        return self.op in _ORDER
+    wanted: Any  # of a comparison a number or another key, else a list of values
 
     @property
     def text(self) -> str:
-        """As one reads it; equal for equal conditions."""
-        shown = [_shown(value) for value in self.wanted]
+        """Return the condition as one writes it; equal for equal conditions."""
         if self.op != "in":
-            return f"{self.key} {self.op} {shown[0]}"
-        return f"{self.key} == {shown[0]}" if len(shown) == 1 else f"{self.key} in {_list(shown)}"
+            return f"{self.key} {self.op} {self.wanted}"
+        values = sorted(set(map(text_of, self.wanted)))
+        is_one = len(values) == 1
+        return f"{self.key} == {values[0]}" if is_one else f"{self.key} in [{', '.join(values)}]"
 
     def holds(self, lookup: Lookup) -> bool:
-        """False where a key is missing, or where what should be a number is none."""
+        """Return whether it is true; never where a key is missing or what is compared no number."""
         try:
             value = lookup(self.key)
-            wanted = [lookup(w.name) if isinstance(w, Key) else w for w in self.wanted]
+            wanted = lookup(self.wanted) if isinstance(self.wanted, str) else self.wanted
         except KeyError:
             return False
-        if self.is_order:
-            pair = (value, wanted[0])
-            return all(is_number(one) for one in pair) and _ORDER[self.op](*pair)
-        return any(same(value, one) for one in wanted) != (self.op == "!=")
-
-
-class Rule(NamedTuple):
-    """Conditions that must hold together."""
-
-    conditions: tuple[Condition, ...]
-
-    @property
-    def text(self) -> str:
-        """As one reads it; equal for equal rules."""
-        return " and ".join(condition.text for condition in self.conditions)
-
-    @property
-    def keys(self) -> list[str]:
-        """Every key it looks at, those on the right of a comparison too."""
-        found = [condition.key for condition in self.conditions]
-        for condition in self.conditions:
-            found += [one.name for one in condition.wanted if isinstance(one, Key)]
-        return list(dict.fromkeys(found))
-
-    def holds(self, lookup: Lookup) -> bool:
-        """Whether all of it is true of the values that `lookup` gives."""
-        return all(condition.holds(lookup) for condition in self.conditions)
-
-
-class Constraint(NamedTuple):
-    """A bound that a metric must keep."""
-
-    op: str
-    bound: float
+        if self.op == "in":
+            return any(same(value, one) for one in wanted)
+        return is_number(value) and is_number(wanted) and _ORDER[self.op](value, wanted)
 
     def violation(self, value: float) -> float:
-        """How far `value` is beyond the bound; up to 0 is feasible, as Optuna wants it.
+        """Return how far `value` is beyond the bound; up to 0 is feasible, as Optuna wants it.
 
         NaN violates without end: a metric that could not be measured has kept no bound.
         """
         if math.isnan(value):
             return math.inf
-        if value == self.bound:  # also of two infinities, whose difference is NaN
-            return 0.0 if self.op in ("<=", ">=") else math.ulp(0.0)
-        return self.bound - value if self.op in (">", ">=") else value - self.bound
+        beyond = self.wanted - value if self.op in (">", ">=") else value - self.wanted
+        return beyond or (0.0 if self.op in ("<=", ">=") else math.ulp(0.0))
 
 
-def parse_rule(mapping: Mapping[str, Any], where: str) -> Rule:
-    """Read `{key: wanted}`; `where` names the place in messages, as `forbid[0]` does.
+class Rule(NamedTuple):
+    """A rule holds where all its conditions do."""
 
-    Right of <, <=, >, >= stands a number or a key. Right of == and != a name with a dot is a key,
-    one without is a word, and quotes make a word of anything. Raises SpaceError.
+    conditions: list[Condition]
+
+    @property
+    def text(self) -> str:
+        """Return the rule as one writes it; equal for equal rules."""
+        return " and ".join(sorted(condition.text for condition in self.conditions))
+
+    @property
+    def keys(self) -> set[str]:
+        """Return every key it asks for, those on the right of a comparison too."""
+        return {key for c in self.conditions for key in (c.key, c.wanted) if isinstance(key, str)}
+
+    def holds(self, lookup: Lookup) -> bool:
+        """Return whether all conditions are true of the values that `lookup` gives."""
+        return all(condition.holds(lookup) for condition in self.conditions)
+
+
+def parse_rule(mapping: Any, where: str) -> Rule:
+    """Read `{key: wanted}`; `where` says in messages which rule it is, as `forbid[0]` does.
+
+    `wanted` is a value, a list of values, or a comparison with a number or with another key. Raises
+    UserError.
     """
     if not isinstance(mapping, Mapping) or not mapping:
-        raise SpaceError(
-            f"{where}: got {mapping!r}, a condition maps keys to values: "
-            'write {optim.name: sgd, optim.lr: ">= 0.1"}.'
-        )
-    conditions = [_condition(str(key), wanted, where) for key, wanted in mapping.items()]
-    return Rule(tuple(sorted(conditions, key=lambda condition: condition.text)))
+        raise UserError(f"{where}: got {mapping!r}; write {{key: value, other.key: '>= 0.1'}}.")
+    return Rule([_condition(str(key), wanted, where) for key, wanted in mapping.items()])
 
 
-def parse_constraints(mapping: Mapping[str, Any] | None) -> dict[str, Constraint]:
-    """Read `{metric: ">= 0.5"}`. Raises SpaceError."""
-    return {str(metric): _constraint(str(metric), text) for metric, text in (mapping or {}).items()}
+def parse_constraint(metric: str, text: Any) -> Condition:
+    """Read the bound of a metric, ">= 0.5". Raises UserError."""
+    found = _condition(metric, text, "hydra.sweeper.constraints")
+    if not is_number(found.wanted):
+        raise UserError(f"hydra.sweeper.constraints: {metric}: got {text!r}; write '>= 0.5'.")
+    return found
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is an int or a float; a bool is neither here."""
+    """Return whether this is an int or a float; a bool is neither here."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def same(value: Any, wanted: Any) -> bool:
-    """Equality of configuration values; what holds several equals each of its members.
+    """Return whether configuration values are equal; a list equals each of its members.
 
-    `loss: outlier_margin` is thus true of loss=[mask_classification, outlier_margin].
+    `loss: outlier_margin` is thus true of loss=[mask_classification,outlier_margin].
     """
     value = value.name if isinstance(value, Enum) else value
     if isinstance(value, Sequence | Mapping) and not isinstance(value, str):
@@ -149,91 +121,31 @@ def same(value: Any, wanted: Any) -> bool:
     return isinstance(value, bool) == isinstance(wanted, bool) and value == wanted
 
 
-def _condition(key: str, wanted: Any, where: str) -> Condition:
-    place = f"{where}: {key}"
-    if isinstance(wanted, Mapping):
-        raise SpaceError(f"{place}: got {wanted!r}; write nested keys with dots, as {key}.name: 1.")
-    if isinstance(wanted, str) and _LOOKS_LIKE_ONE.match(wanted):
-        return _comparison(key, wanted, place)
-    several = isinstance(wanted, Sequence) and not isinstance(wanted, str)
-    values = list(wanted) if several else [wanted]
-    values = [one.name if isinstance(one, Enum) else one for one in values]
-    if not values or not all(_is_value(one) for one in values):
-        raise SpaceError(
-            f"{place}: got {wanted!r}; allowed are a value, a list of values such as [1, 2], "
-            'or one comparison such as ">= 2".'
-        )
-    unique = {_shown(one): one for one in values}
-    return Condition(key, "in", tuple(unique[text] for text in sorted(unique)))
-
-
-def _comparison(key: str, text: str, place: str) -> Condition:
-    found = _OPERATION.fullmatch(text)
-    if found is None:
-        raise SpaceError(f"{place}: got {text!r}; the comparisons are == != < <= > >=.")
-    op, word = found.groups()
-    operand = _operand(word, is_order=op in _ORDER)
-    if operand is _NOTHING:
-        wanted = "a number or another key" if op in _ORDER else "a number, a word or another key"
-        raise SpaceError(
-            f"{place}: got {text!r}; right of {op} stands {wanted}: "
-            f'write {key}: "{op} 0.5" or {key}: "{op} optim.lr".'
-        )
-    if op == "==" and not isinstance(operand, Key):
-        op = "in"
-    return Condition(key, op, (operand,))
-
-
-_NOTHING = object()
-
-
-def _operand(word: str, is_order: bool) -> Any:
-    """A number, a Key, or for equality any value; _NOTHING for what is none of these."""
-    for read in (int, float):
-        try:
-            number = read(word)
-        except ValueError:
-            continue
-        return _NOTHING if number != number else number
-    is_name = _NAME.fullmatch(word) is not None
-    if is_order:
-        return Key(word) if is_name and word not in _WORDS else _NOTHING
-    if word in _WORDS:
-        return _WORDS[word]
-    if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"":
-        return word[1:-1]
-    if not word:
-        return _NOTHING
-    return Key(word) if is_name and "." in word else word
-
-
-def _is_value(one: Any) -> bool:
-    if isinstance(one, str):
-        return not _LOOKS_LIKE_ONE.match(one)
-    return one is None or (isinstance(one, bool | int | float) and one == one)
-
-
-def _constraint(metric: str, text: Any) -> Constraint:
-    found = _OPERATION.fullmatch(text) if isinstance(text, str) else None
-    bound: Any = _operand(found[2], is_order=True) if found and found[1] in _ORDER else None
-    if found is None or not is_number(bound):
-        raise SpaceError(
-            f"constraints.{metric}: got {text!r}; a bound is < <= > or >= and a number: "
-            f'write {metric}: ">= 0.5".'
-        )
-    return Constraint(found[1], float(bound))
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Key):
-        return value.name
+def text_of(value: Any) -> str:
+    """Write a scalar in Hydra's grammar; read back it is equal and of the same type."""
     if value is None or isinstance(value, bool):
-        return next(word for word, meant in _WORDS.items() if meant is value)
+        return "null" if value is None else str(value).lower()
     if not isinstance(value, str):
         return repr(value)
-    # Quoted where it would be read as something else, so that 1 and '1' differ to the eye too.
-    return value if _operand(value, is_order=False) == value else repr(value)
+    return value if _BARE.fullmatch(value) else quoted(value)
 
 
-def _list(shown: Sequence[str]) -> str:
-    return f"[{', '.join(shown)}]"
+def quoted(text: str) -> str:
+    """Write text as one value in Hydra's grammar, whatever is in it."""
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def _condition(key: str, wanted: Any, where: str) -> Condition:
+    values = wanted if isinstance(wanted, list) else [wanted]
+    if isinstance(wanted, str) and wanted.lstrip()[:1] in ("<", ">", "=", "!"):
+        op, right = match.groups() if (match := _COMPARISON.fullmatch(wanted)) else ("", "")
+        if _BARE.fullmatch(right.replace("@", "/")):  # a key; groups may have a package
+            return Condition(key, op, right)
+        if _NUMBER.fullmatch(right):
+            return Condition(key, op, float(right))
+    elif values and not any(isinstance(one, Mapping | list) for one in values):
+        return Condition(key, "in", values)
+    raise UserError(
+        f"{where}: {key}: got {wanted!r}; write a value, a list of values such as [1, 2], or a "
+        'comparison with a number or a key: ">= 0.5", "< optim.lr". Nested keys have dots.'
+    )

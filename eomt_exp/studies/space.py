@@ -1,135 +1,124 @@
-"""The search space of a study: which keys are searched, through which values, and when.
+"""Reads the search space of a study: which keys are searched, in which values, and when.
 
-Read from the sweeper's `params` and the words of the command line; asked of an Optuna trial; given
-out again as Hydra overrides that say the same values to the last bit.
+Hydra's own parser reads it, from the sweeper's `params` and from the command line, and Optuna draws
+from it. Its values are given out again as overrides of a job, equal to the last bit.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
-from typing import Any
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
+from hydra.errors import HydraException
 from optuna import Trial
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from eomt_exp.contracts import UserError
+from eomt_exp.studies.rules import Lookup, Rule, is_number, parse_rule, same, text_of
+
+EXAMPLES = (
+    "choice(a, b) · null,a · range(4, 13, 4) (without 13) · interval(0.1, 0.5) · "
+    "tag(log, interval(1e-5, 1e-1)) · int(interval(4, 64))"
 )
-
-from eomt_exp.studies.rules import Lookup, Rule, SpaceError, parse_rule
-from eomt_exp.studies.space_checks import check_parameters, check_rules
-from eomt_exp.studies.space_domains import Pattern, choices, text_of
-from eomt_exp.studies.space_surroundings import Compose, Groups, Surroundings
-from eomt_exp.studies.space_syntax import Parameter, name_of, parameter_of, parse, read_parameter
-
-__all__ = ["SearchSpace", "SpaceError", "read_space"]
+MAX_GRID = 10_000  # points
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
-def read_space(
-    params: Mapping[str, Any],
-    words: Sequence[str],
-    forbid: Sequence[Mapping[str, Any]] = (),
-) -> tuple["SearchSpace", list[str]]:
-    """The space of `params` and of the sweeps among `words`, and the words that are no sweep.
+class Parameter(NamedTuple):
+    """A parameter is a key that is searched."""
 
-    The command line wins: a sweep there replaces the key's space (its `when` stays), a plain value
-    or a deletion takes the key out. `forbid` holds combinations that are never tried. Raises
-    SpaceError.
-    """
-    found = [read_parameter(str(key), node) for key, node in (_plain(params) or {}).items()]
-    written = {parameter.name: parameter for parameter in found}
-    typed: dict[str, Parameter] = {}
-    fixed: list[tuple[str, str]] = []
-    for word in words:
-        override = parse(word)
-        name = name_of(override)
-        if not override.is_sweep_override():
-            written.pop(name, None)
-            typed.pop(name, None)
-            fixed.append((name, word))
-            continue
-        fixed = [(key, kept) for key, kept in fixed if key != name or kept.startswith("~")]
-        home = written if name in written else typed
-        home[name] = parameter_of(override, home[name].when if name in home else None)
-    rules = [parse_rule(rule, f"forbid[{i}]") for i, rule in enumerate(_plain(forbid) or ())]
-    # Those typed anew come first: a `when` in YAML may look at them.
-    return SearchSpace([*typed.values(), *written.values()], rules), [word for _, word in fixed]
+    name: str
+    prefix: str  # "", "+" or "++", as typed
+    distribution: Distribution
+    when: Rule | None = None  # it is only asked for where this holds
+
+    @property
+    def text(self) -> str:
+        """Return the space in Hydra's grammar, equal for equal spaces."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            shown = [text_of(one) for one in d.choices]
+            # choice(null, …) is an error of Hydra's grammar, hence the bare commas.
+            return ",".join(shown) if None in d.choices else f"choice({', '.join(shown)})"
+        is_int = isinstance(d, IntDistribution)
+        if d.step is not None and not (is_int and d.step == 1):
+            stop = _exact(d.high) + _exact(d.step)
+            return f"range({d.low!r}, {int(stop) if is_int else float(stop)!r}, {d.step!r})"
+        text = f"interval({d.low!r}, {d.high!r})"
+        text = f"tag(log, {text})" if d.log else text
+        return f"int({text})" if is_int else text
+
+    def values(self, only_ends: bool = False) -> list[Any]:
+        """Return all choices or steps, or only the ends of a range; none where endless."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return list(d.choices)
+        if only_ends or d.step is None:
+            return [d.low, d.high] if only_ends else []
+        count = round((d.high - d.low) / d.step) + 1
+        return [self.clean(d.low + index * d.step) for index in range(count)]
+
+    def suggest(self, trial: Trial) -> Any:
+        """Ask Optuna for a value."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return trial.suggest_categorical(self.name, d.choices)
+        ask: Any = trial.suggest_int if isinstance(d, IntDistribution) else trial.suggest_float
+        return self.clean(ask(self.name, d.low, d.high, step=d.step, log=d.log))
+
+    def contains(self, value: Any) -> bool:
+        """Return whether a value of the configuration is one of this space."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return any(same(one, value) for one in d.choices)
+        return is_number(value) and d._contains(d.to_internal_repr(value))
+
+    def clean(self, value: Any) -> Any:
+        """Undo Optuna's adding up of float steps: 0.30000000000000004 is 0.3 again."""
+        d = self.distribution
+        is_stepped = isinstance(d, FloatDistribution) and d.step is not None
+        return float(f"{value:.12g}") if is_stepped else value
 
 
+@dataclass
 class SearchSpace:
-    """Parameters in the order in which they are asked, and combinations that are forbidden.
+    """Holds parameters in the order they are asked for, and combinations that are forbidden."""
 
-    Values are what Optuna stores: numbers, words, true, false and null; a list or mapping to
-    choose is its override text.
-    """
-
-    def __init__(self, parameters: Sequence[Parameter], rules: Sequence[Rule] = ()) -> None:
-        self.parameters = {parameter.name: parameter for parameter in parameters}
-        self.rules = list(rules)
-        self._lookup: Lookup = _nothing
-
-    def __len__(self) -> int:
-        return len(self.parameters)
+    parameters: dict[str, Parameter]
+    rules: list[Rule]
+    lookup: Lookup  # gives the value of a key that is not searched
 
     @property
-    def names(self) -> list[str]:
-        """Keys, without + or ++."""
-        return list(self.parameters)
-
-    @property
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """As Optuna knows them, conditional ones too."""
-        return {name: p.domain.distribution for name, p in self.parameters.items()}
-
-    def check(
-        self,
-        cfg: DictConfig,
-        groups: Groups,
-        compose: Compose | None = None,
-    ) -> None:
-        """Compare the space with the configuration it is for, and list the options of globs.
-
-        `cfg` is a job's configuration without swept values, best with its hydra node; `groups(key)`
-        the options of a config group, or None. A searched group brings keys that `cfg` has not got:
-        with `compose(words)`, the configuration under further overrides, they are checked too;
-        without, they are let through. Raises SpaceError with the line to type.
-        """
-        self._fill_globs(groups)
-        around = Surroundings(cfg, groups, self.parameters, compose)
-        check_parameters(around)
-        check_rules(around, self.rules)
-        self._lookup = around.lookup
+    def rule_keys(self) -> dict[str, str]:
+        """Return each key that a rule asks for and the space does not search, and where it does."""
+        rules = {f"{p.name}: when": p.when for p in self.parameters.values() if p.when}
+        rules |= {f"hydra.sweeper.forbid[{i}]": rule for i, rule in enumerate(self.rules)}
+        keys = {key: where for where, rule in rules.items() for key in rule.keys}
+        return {key: where for key, where in keys.items() if key not in self.parameters}
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
-        """Ask for each parameter whose `when` holds of the values so far and the configuration."""
+        """Ask for each parameter whose `when` holds of the values so far."""
         values: dict[str, Any] = {}
-        lookup = self._over(values, self._lookup)
-        for name, parameter in self.parameters.items():
-            if parameter.when is None or parameter.when.holds(lookup):
-                asked = _ask(trial, name, parameter.domain.distribution)
-                values[name] = parameter.domain.find(asked)
+        for name in self._asked_for(values):
+            values[name] = self.parameters[name].suggest(trial)
         return values
 
-    def words(self, values: Mapping[str, Any]) -> list[str]:
-        """Hydra overrides that set these values. Raises SpaceError for one outside the space."""
-        foreign = [name for name in values if name not in self.parameters]
-        if foreign:
-            raise SpaceError(
-                f"{', '.join(foreign)}: not searched; the space has {', '.join(self.names)}."
-            )
-        return [
-            f"{parameter.prefix}{name}={text_of(self._native(name, values[name]))}"
-            for name, parameter in self.parameters.items()
-            if name in values
-        ]
+    def overrides(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the overrides of a job that has these values."""
+        found = [(self.parameters[name], value) for name, value in values.items()]
+        return [f"{p.prefix}{p.name}={text_of(p.clean(value))}" for p, value in found]
 
     def fingerprint(self) -> dict[str, str]:
-        """What is searched under each key, in canonical words; equal for equal spaces.
+        """Return what is searched under each key; equal for equal spaces, however written.
 
         Forbidden combinations are no part of it: a study may learn what cannot be.
         """
@@ -138,129 +127,169 @@ class SearchSpace:
             for name, p in self.parameters.items()
         }
 
-    def grid(self) -> dict[str, list[Any]]:
-        """All values of each parameter, for a grid. Raises SpaceError where that is not finite."""
-        endless, found = [], {}
-        for name, parameter in self.parameters.items():
-            values = parameter.domain.values
-            if parameter.when is not None:
-                endless.append(f"{name} has a condition")
-            elif values is None:
-                endless.append(f"{name} is {parameter.text}")
-            else:
-                found[name] = values
-        if endless:
-            raise SpaceError(
-                f"a grid needs a finite list for every key, always: {'; '.join(endless)}. Write "
-                "choice(…) or range(…) without `when`, or take another sampler: "
-                "hydra/sweeper/sampler=tpe."
-            )
-        return found
+    def forbidden(self, values: Mapping[str, Any]) -> str | None:
+        """Return the text of the first rule that these values break, None where they break none."""
+        over = self._over(values)
+        return next((rule.text for rule in self.rules if rule.holds(over)), None)
 
-    def forbidden(self, values: Mapping[str, Any], lookup: Lookup) -> str | None:
-        """The text of the first forbidden combination that these values make, or None.
-
-        `lookup(key)` is the configuration's value of a key that is not among them.
-        """
-        combined = self._over(values, lookup)
-        return next((rule.text for rule in self.rules if rule.holds(combined)), None)
-
-    def defaults(self, lookup: Lookup) -> dict[str, Any] | None:
-        """The configuration's own values as a point of the space.
-
-        None where one lies outside it, is no scalar, or where together they are forbidden.
-        """
+    def defaults(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the configuration's own values as a point, and the keys that lie outside."""
         values: dict[str, Any] = {}
-        combined = self._over(values, lookup)
-        for name, parameter in self.parameters.items():
-            if parameter.when is not None and not parameter.when.holds(combined):
-                continue
-            if parameter.prefix == "+":
-                return None  # a key to be added has no value of its own
+        outside: list[str] = []
+        for name in self._asked_for(values):
             try:
-                values[name] = parameter.domain.find(_scalar(lookup(name)))
-            except LookupError:
-                return None
-        return values if self.forbidden(values, lookup) is None else None
+                value = self.lookup(name)
+            except KeyError:  # a key that the search adds
+                value = None
+            values[name] = value.name if isinstance(value, Enum) else value
+            outside += [] if self.parameters[name].contains(values[name]) else [name]
+        return values, outside
 
-    def num_points(self) -> int:
-        """How many points a grid over this space has; 0 where it has none."""
-        try:
-            return math.prod(len(values) for values in self.grid().values())
-        except SpaceError:
-            return 0
+    def probes(self) -> list[dict[str, Any]]:
+        """Return points that together show both ends of every range and every choice."""
+        ends = {name: p.values(only_ends=True) for name, p in self.parameters.items()}
+        points: list[dict[str, Any]] = []
+        for index in range(max(map(len, ends.values()))):
+            points.append({})
+            for name in self._asked_for(points[-1]):
+                points[-1][name] = ends[name][min(index, len(ends[name]) - 1)]
+        return points
 
-    def outsiders(self, lookup: Lookup) -> list[str]:
-        """Parameters whose value in the configuration lies outside the space."""
-        found = []
+    def grid(self, seed: int) -> list[dict[str, Any]]:
+        """Return all points, in an order drawn from the seed. Raises UserError if endless."""
+        values = {name: self.parameters[name].values() for name in sorted(self.parameters)}
+        endless = [name for name, found in values.items() if not found]
+        endless += [name for name, p in self.parameters.items() if p.when]
+        if endless or math.prod(map(len, values.values())) > MAX_GRID:
+            raise UserError(
+                "a grid needs a finite list for every key, without a condition, and at most "
+                f"{MAX_GRID} points ({', '.join(endless) or 'there are more'}). Write choice(…) or "
+                "range(…), or take another sampler: hydra/sweeper/sampler=tpe."
+            )
+        rows = itertools.product(*values.values())
+        points = [dict(zip(values, row, strict=True)) for row in rows]
+        random.Random(seed).shuffle(points)
+        return points
+
+    def _asked_for(self, values: Mapping[str, Any]) -> Iterator[str]:
+        """Yield each parameter whose `when` holds; `values` may grow between two of them."""
+        over = self._over(values)
         for name, parameter in self.parameters.items():
-            try:
-                parameter.domain.find(_scalar(lookup(name)))
-            except LookupError:
-                found.append(name)
-        return found
+            if parameter.when is None or parameter.when.holds(over):
+                yield name
 
-    def probes(self, name: str) -> list[str]:
-        """Words that set a parameter to each of its choices, or to both ends of its range."""
-        distribution = self.parameters[name].domain.distribution
-        if isinstance(distribution, CategoricalDistribution):
-            values = list(distribution.choices)
+    def _over(self, values: Mapping[str, Any]) -> Lookup:
+        """Look up values of a trial first, then the configuration's."""
+        return lambda key: values[key] if key in values else self.lookup(key)
+
+
+def read_space(
+    params: Mapping[str, Any], overrides: Sequence[str], forbid: Sequence[Any], lookup: Lookup
+) -> tuple[SearchSpace, list[str]]:
+    """Read the space of `params` and of the swept overrides; return it and the other overrides.
+
+    The command line wins: a sweep there replaces the key's space (its `when` stays), a plain value
+    or a deletion takes the key out. Raises UserError.
+    """
+    found = {p.name: p for p in (_from_yaml(str(key), node) for key, node in params.items())}
+    fixed: list[tuple[str, str]] = []
+    for text in overrides:
+        override = _parsed(text)
+        name = override.get_key_element().lstrip("+~")
+        if override.is_sweep_override():
+            found[name] = _parameter(override, found[name].when if name in found else None)
+            fixed = [(key, one) for key, one in fixed if key != name or one.startswith("~")]
         else:
-            values = [distribution.low, distribution.high]  # type: ignore[attr-defined]
-        return [word for value in values for word in self.words({name: value})]
-
-    def _over(self, values: Mapping[str, Any], lookup: Lookup) -> Lookup:
-        """Chosen values first, then the configuration's."""
-        return lambda key: self._native(key, values[key]) if key in values else lookup(key)
-
-    def _native(self, name: str, value: Any) -> Any:
-        domain = self.parameters[name].domain
-        try:
-            return domain.native(value)
-        except LookupError as error:
-            raise SpaceError(f"{name}: {value!r} is not in {domain.text}.") from error
-
-    def _fill_globs(self, groups: Groups) -> None:
-        for name, parameter in self.parameters.items():
-            if not isinstance(parameter.domain, Pattern):
-                continue
-            options = groups(name.partition("@")[0])
-            if options is None:
-                raise SpaceError(
-                    f"{name}: glob is for config groups, and this is none: write choice(a, b)."
-                )
-            chosen = parameter.domain.glob.filter(options)
-            if len(chosen) < 2:
-                raise SpaceError(
-                    f"{name}: {parameter.text} finds {len(chosen)} of the options "
-                    f"{', '.join(options)}; write a wider pattern, such as glob(*)."
-                )
-            self.parameters[name] = replace(parameter, domain=choices(name, chosen))
+            found.pop(name, None)
+            fixed.append((name, text))
+    rules = [parse_rule(rule, f"hydra.sweeper.forbid[{i}]") for i, rule in enumerate(forbid)]
+    return SearchSpace(_in_order(found), rules, lookup), [text for _, text in fixed]
 
 
-def _plain(node: Any) -> Any:
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+def _in_order(found: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    """Sort each parameter with a condition behind those that the condition asks for."""
+    needs = {name: (p.when.keys if p.when else set()) & set(found) for name, p in found.items()}
+    try:
+        return {name: found[name] for name in TopologicalSorter(needs).static_order()}
+    except CycleError as error:
+        names = ", ".join(error.args[1])
+        raise UserError(f"{names}: their conditions wait for one another; take one out.") from error
 
 
-def _nothing(key: str) -> Any:
-    raise KeyError(key)
-
-
-def _scalar(value: Any) -> Any:
-    """An Enum's name; LookupError for what is several values."""
-    value = value.name if isinstance(value, Enum) else value
-    if isinstance(value, Mapping):
-        raise LookupError(value)
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def _ask(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(
-            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+def _from_yaml(key: str, node: Any) -> Parameter:
+    """Read a parameter of an entry `key: space` or `key: {space: …, when: {…}}`."""
+    entry = node if isinstance(node, dict) else {"space": node}
+    space = entry.get("space")
+    override = _parsed(f"{key}={space}") if isinstance(space, str) else None
+    if override is None or entry.keys() - {"space", "when"} or not override.is_sweep_override():
+        raise UserError(
+            f"hydra.sweeper.params: {key}: got {node!r}; write one of {EXAMPLES}, alone or as "
+            "{space: …, when: {key: value}}, or put a fixed value among the overrides."
         )
-    if isinstance(distribution, FloatDistribution):
-        return trial.suggest_float(
-            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-        )
-    return trial.suggest_categorical(name, distribution.choices)  # type: ignore[attr-defined]
+    when = parse_rule(entry["when"], f"{key}: when") if "when" in entry else None
+    return _parameter(override, when)
+
+
+def _parsed(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_overrides([text])[0]
+    except HydraException as error:
+        complaint = " ".join(str(error).split("\nSee https")[0].split())
+        raise UserError(f"{text}: {complaint}. Right are {EXAMPLES}.") from error
+
+
+def _parameter(override: Override, when: Rule | None) -> Parameter:
+    """Read a parameter of a swept override. Raises UserError for a space that cannot be."""
+    element = override.get_key_element()
+    name = element.lstrip("+~")
+    if override.is_hydra_override():
+        raise UserError(f"{name}: a setting of Hydra cannot be searched; give it one value.")
+    try:
+        return Parameter(name, element[: -len(name)], _distribution(override), when)
+    except (ValueError, TypeError, AttributeError) as error:
+        problem = str(error).rstrip(".")
+        raise UserError(f"{override.input_line}: {problem}. Right are {EXAMPLES}.") from error
+
+
+def _distribution(override: Override) -> Distribution:
+    """Return what Optuna draws from; raise ValueError and its like for a wrong space."""
+    sweep: Any = override.value()
+    if isinstance(sweep, ChoiceSweep):
+        listed: list[Any] = sweep.list
+        choices = [one.text if isinstance(one, QuotedString) else one for one in listed]
+        if any(isinstance(one, list | dict) or one != one for one in choices):
+            raise ValueError("lists, mappings and nan cannot be chosen")
+        if len(set(choices)) < len(choices):  # Optuna too takes 1, 1.0 and true for one choice
+            raise ValueError("two choices are one and the same")
+        return CategoricalDistribution(sorted(choices, key=_rank))
+    log, step = "log" in sweep.tags, None
+    if isinstance(sweep, RangeSweep):
+        # In decimals as typed: Hydra adds up binary fractions, and so takes 0.8 into
+        # range(0.1, 0.8, 0.1) but not 0.6 into range(0.1, 0.6, 0.1).
+        ends: Any = (sweep.start, sweep.stop, sweep.step)
+        start, stop, by = map(_exact, ends)
+        count = math.ceil((stop - start) / by) if by else 0
+        if count < 1:
+            raise ValueError("the range is empty")
+        kind: Any = int if all(isinstance(one, int) for one in ends) else float
+        low, high = sorted(map(kind, (start, start + (count - 1) * by)))
+        step = kind(abs(by))
+    else:
+        low, high = sweep.start, sweep.end
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise ValueError("both ends must be finite")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log, step=step or 1)
+    return FloatDistribution(float(low), float(high), log=log, step=None if log else step)
+
+
+def _exact(number: float) -> Decimal:
+    """Return a number as it is written: 0.1 is a tenth."""
+    return Decimal(repr(number))
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    """Sort choices, so that another order in which they are written is no other study."""
+    if value is None or isinstance(value, bool):
+        return (0 if value is None else 1, value or 0)
+    return (2 if is_number(value) else 3, value)

@@ -1,4 +1,4 @@
-"""A study in the terminal: a line for each trial that ends, and at the end the best of them.
+"""Prints a study in the terminal: a line for each trial that ends, at last the best ones.
 
 Lines are only ever added, nothing is drawn over, so a log file reads as a terminal does.
 """
@@ -7,260 +7,127 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from statistics import mean, median, stdev
 
-from eomt_exp.studies.row import Row
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+from eomt_exp.engine.progress import clock
+from eomt_exp.report.terminal import make_console
+from eomt_exp.studies.rules import text_of
+from eomt_exp.studies.trials import Row
 
-STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan"}
-LOG_WIDTH = 300  # columns where there is no terminal: rich takes 80 and cuts numbers off
-NUM_EARLIER = 5  # lines of trials from before; the head line counts the others
-NUM_BEST = 5  # trials of the closing table, and columns of each of its parts
+NUM_EARLIER = 5  # lines of trials from before; the first line counts the others
+NUM_BEST = 5  # trials of the closing table
+SPREAD = ("ap", "fpr95", "auroc", "f1_star", "miou")  # metrics that a study over seeds shows
 
 
+@dataclass
 class StudyTable:
-    """Prints a study as it goes; `objective` is {metric: maximize | minimize}."""
+    """Prints a study as it goes."""
 
-    def __init__(
-        self,
-        objective: Mapping[str, str],
-        n_trials: int,
-        at_once: int = 1,
-        console: Console | None = None,
-        name: str = "",
-    ) -> None:
-        from rich.console import Console
+    objective: Mapping[str, str]  # {metric: maximize | minimize}
+    n_trials: int
+    at_once: int = 1
+    name: str = ""
+    console: Console = field(default_factory=make_console)
+    _rows: list[Row] = field(default_factory=list)
 
-        self.names, self.directions = tuple(objective), tuple(objective.values())
-        self.n_trials, self.at_once, self.name = n_trials, max(at_once, 1), name
-        self.console = console or Console(highlight=False)
-        if console is None and not self.console.is_terminal:
-            self.console.width = LOG_WIDTH
-        self._rows: list[Row] = []
-        self._front: list[Row] = []  # of one objective: the best one
-
-    def start(self, earlier: Sequence[Row] = ()) -> None:
-        """The head line and, of the trials that ended in an earlier try, the last few."""
+    def start(self, earlier: Sequence[Row], best: Sequence[Row]) -> None:
+        """Print the first lines and, of the trials that ended in an earlier try, the last few."""
         ended = [row for row in earlier if row.state != "running"]
-        aims = ", ".join(
-            f"{way} {name}" for name, way in zip(self.names, self._ways(), strict=True)
-        )
-        words = [f"{self.name + ': ' if self.name else ''}{aims}, {self.n_trials} trials"]
-        if self.at_once > 1:
-            words.append(f"{self.at_once} at once")
-        if ended:
-            words.append(f"{len(ended)} done before ({_counted(ended)})")
-        self._print(_text(", ".join(words), "bold"), cut=False)
-        self._print(_text(self._header(), "dim"))
-        for index, row in enumerate(ended):
-            self._count(row)
-            if index >= len(ended) - NUM_EARLIER:
-                self._print(self._line(row, left=""))
+        aims = ", ".join(f"{way} {name}" for name, way in self.objective.items())
+        texts = [f"{self.name}: {aims}", f"{self.n_trials} trials"]
+        texts += [f"{self.at_once} at once"] if self.at_once > 1 else []
+        texts += [f"{len(ended)} done before ({_counted(ended)})"] if ended else []
+        self._print(", ".join(texts), "bold")
+        heads = "".join(f"{name[-10:]:>11}" for name in self.objective)
+        self._print(f"trial  state    {heads}      best     time     left  parameters", "dim")
+        for row in ended:
+            self._rows.append(row)
+            if row in ended[-NUM_EARLIER:]:
+                self._print(self._line(row, "", best))
 
-    def add(self, row: Row) -> None:
-        """One more trial has ended."""
-        self._count(row)
-        left = max(self.n_trials - len(self._rows), 0)
-        self._print(self._line(row, clock(self._seconds_left(left))))
-        if row.note:
-            self._print(_text(f"       {row.folder}: {' '.join(row.note.split())}", "dim"))
-
-    def finish(self, rows: Sequence[Row]) -> None:
-        """Counts, the best trials with all their parameters, and what the study took."""
-        self._print(_text(summary(rows), "bold"), cut=False)
-        chosen = self._chosen(rows)
-        if not chosen:
-            self._print(_text("no trial is complete, so there is no best one.", "red"), cut=False)
-        width = self._num_columns(chosen)
-        for begin in range(0, len(chosen), width):
-            self.console.print(self._table(chosen[begin : begin + width], len(chosen)))
-        self.console.file.flush()
-
-    def _chosen(self, rows: Sequence[Row]) -> list[Row]:
-        """The best five, or all of the Pareto front, best first by the first objective."""
-        complete = [row for row in rows if _may_win(row)]
-        if len(self.names) > 1:
-            complete = front(complete, self.directions)
-        complete.sort(key=lambda row: _losses(row, self.directions))
-        return complete[:NUM_BEST] if len(self.names) == 1 else complete
-
-    def _num_columns(self, rows: Sequence[Row]) -> int:
-        """How many trials stand side by side without breaking names and numbers."""
-        params = [item for row in rows for item in row.params.items()]
-        name = max((len(key) for key in (*self.names, *(key for key, _ in params))), default=0)
-        cell = max((len(shown(value)) for _, value in params), default=0)
-        return max(1, min(NUM_BEST, (self.console.width - name - 4) // (max(cell, 10) + 3)))
-
-    def _table(self, rows: Sequence[Row], total: int) -> Table:
-        """Trials across, parameters down: their full names need the room that numbers do not."""
-        from rich.markup import escape
-        from rich.table import Table
-
-        title = f"best {total} trials" if len(self.names) == 1 else f"Pareto front, {total} trials"
-        table = Table(title="best trial" if total == 1 else title, title_justify="left")
-        table.add_column("trial", overflow="fold")
-        for row in rows:
-            table.add_column(str(row.number), justify="right", overflow="fold")
-        for index, name in enumerate(self.names):
-            table.add_row(escape(name), *(shown(_values(row)[index]) for row in rows), style="bold")
-        table.add_row("time", *(clock(row.seconds) for row in rows), end_section=True)
-        for key in dict.fromkeys(key for row in rows for key in row.params):
-            cells = [shown(row.params[key]) if key in row.params else "-" for row in rows]
-            table.add_row(escape(key), *map(escape, cells))
-        return table
-
-    def _count(self, row: Row) -> None:
+    def add(self, row: Row, best: Sequence[Row]) -> None:
+        """Print the line of one more trial that has ended; `best` is what Ledger.best gives."""
         self._rows.append(row)
-        if _may_win(row):
-            self._front = front([*self._front, row], self.directions)
-            if len(self.names) == 1:
-                self._front = self._front[:1]  # of equals the first one made it
+        times = [r.seconds for r in self._rows if r.state in ("complete", "pruned")]
+        left = max(self.n_trials - len(self._rows), 0) / self.at_once
+        self._print(self._line(row, clock(median(times) * left) if times else "?", best))
+        if row.note:
+            self._print(f"       {row.folder}: {' '.join(row.note.split())}", "dim")
 
-    def _seconds_left(self, left: int) -> float | None:
-        times = [row.seconds for row in self._rows if row.state in ("complete", "pruned")]
-        return median(times) * left / self.at_once if times else None
+    def finish(self, rows: Sequence[Row], best: Sequence[Row]) -> None:
+        """Print counts, the best trials with all their parameters, and what the study took."""
+        took = clock(sum(row.seconds for row in rows))
+        pruned, complete = (sum(r.state == state for r in rows) for state in ("pruned", "complete"))
+        share = f" ({100 * pruned / (pruned + complete):.0f} % pruned)" if pruned else ""
+        text = f"{len(rows)} trials: {_counted(rows) or 'none'}{share}; {took} of trials"
+        self._print(text, "bold")
+        if not best:
+            self._print("no trial is complete, so there is no best one.", "red")
+            return
+        title = "best trials" if len(self.objective) == 1 else f"Pareto front, {len(best)} trials"
+        chosen = best[:NUM_BEST]
+        # Trials across, parameters down: their full names need more space than numbers do.
+        table = Table("trial", *(str(row.number) for row in chosen), title=title)
+        for index, name in enumerate(self.objective):
+            table.add_row(escape(name), *(shown((r.values or ())[index]) for r in chosen))
+        table.add_row("time", *(clock(row.seconds) for row in chosen), end_section=True)
+        for key in dict.fromkeys(key for row in chosen for key in row.params):
+            cells = (escape(shown(row.params.get(key, "-"))) for row in chosen)
+            table.add_row(escape(key), *cells)
+        self.console.print(table)
 
-    def _header(self) -> str:
-        short = short_names(self.names)
-        columns = "".join(f"{short[name][:10]:>11}" for name in self.names)
-        best = "best" if len(self.names) == 1 else "front"
-        return f"{'trial':>5}  {'state':<8}{columns}{best:>9}{'time':>9}{'left':>9}  parameters"
-
-    def _line(self, row: Row, left: str) -> Text:
-        brackets = "({})" if row.state == "pruned" else "{} "
-        cells = [brackets.format(shown(value)) for value in row.values or ()]
-        if row.state not in ("complete", "pruned") or not cells:
-            cells = ["- "] * len(self.names)
-        cells += ["- "] * (len(self.names) - len(cells))
-        is_best = any(row is best for best in self._front)
-        line = _text(f"{row.number:>5}  ")
-        line.append(f"{row.state:<8}", STYLES.get(row.state, ""))
-        line.append("".join(f"{cell:>11}" for cell in cells))
-        line.append(f"{self._best() + ('*' if is_best else ' '):>10}", "bold" if is_best else "")
-        line.append(f"{clock(row.seconds):>8}{left:>9}  {self._params(row)}")
-        return line
-
-    def _best(self) -> str:
-        if len(self.names) > 1:
-            return str(len(self._front))
-        return shown(_values(self._front[0])[0]) if self._front else "-"
-
-    def _params(self, row: Row) -> str:
-        # All names so far: those of a trial alone might be unique in its line and not in the next.
+    def _line(self, row: Row, left: str, best: Sequence[Row]) -> str:
+        values = [shown(value) for value in row.values or ()] or ["-"] * len(self.objective)
+        if row.state == "pruned":
+            values = [f"({value})" for value in values]
+        is_one = len(self.objective) == 1
+        lead = shown((best[0].values or ())[0]) if best and is_one else str(len(best) or "-")
+        star = "*" if row in (best[:1] if is_one else best) else " "
         short = short_names(key for seen in self._rows for key in seen.params)
-        return " ".join(f"{short[key]}={shown(value)}" for key, value in row.params.items())
+        params = " ".join(f"{short[key]}={shown(value)}" for key, value in row.params.items())
+        cells = "".join(f"{value:>11}" for value in values)
+        times = f"{clock(row.seconds):>9}{left:>9}"
+        return f"{row.number:>5}  {row.state:<9}{cells}{lead + star:>10}{times}  {params}"
 
-    def _ways(self) -> list[str]:
-        return [way.replace("ize", "ise") for way in self.directions]
-
-    def _print(self, line: Text, cut: bool = True) -> None:
-        # A line that wrapped would break the columns; a log file may be as wide as it likes.
-        if cut and self.console.is_terminal:
-            line.truncate(self.console.width, overflow="ellipsis")
-        self.console.print(line, soft_wrap=True)
+    def _print(self, text: str, style: str = "") -> None:
+        if self.console.is_terminal:  # a line that wrapped would break the columns
+            text = text[: self.console.width]
+        self.console.print(text, style=style, markup=False, soft_wrap=True)
         self.console.file.flush()  # a file is block-buffered, and a log should show life
 
 
-def front(rows: Iterable[Row], directions: Sequence[str]) -> list[Row]:
-    """The rows that no other one beats: as good everywhere and better somewhere (Pareto)."""
-    rows = list(rows)
-    losses = [_losses(row, directions) for row in rows]
-    return [
-        row
-        for row, mine in zip(rows, losses, strict=True)
-        if not any(
-            other != mine and all(o <= m for o, m in zip(other, mine, strict=True))
-            for other in losses
-        )
-    ]
-
-
-def summary(rows: Sequence[Row]) -> str:
-    """ "12 trials: 7 complete, 5 pruned (42 %); 1:02:03 of trials, pruning saved …"."""
-    num_pruned = sum(row.state == "pruned" for row in rows)
-    num_judged = num_pruned + sum(row.state == "complete" for row in rows)
-    words = f"{len(rows)} trials: {_counted(rows) or 'none'}"
-    if num_pruned:
-        words += f" ({100 * num_pruned / num_judged:.0f} % pruned)"
-    words += f"; {clock(sum(row.seconds for row in rows))} of trials"
-    saved = seconds_saved(rows)
-    return f"{words}, pruning saved about {clock(saved)}" if saved else words
-
-
-def seconds_saved(rows: Sequence[Row]) -> float:
-    """What pruned trials would have taken more, had each lasted as long as the median complete one.
-
-    An estimate, and 0 where no trial is complete.
-    """
-    complete = [row.seconds for row in rows if row.state == "complete"]
-    if not complete:
-        return 0.0
-    usual = median(complete)
-    return sum(max(usual - row.seconds, 0.0) for row in rows if row.state == "pruned")
+def print_spread(metrics: Sequence[Mapping[str, float]], console: Console) -> None:
+    """Print mean and sample standard deviation over the trials of the field's usual metrics."""
+    table = Table("metric", "mean ± std", "runs", title="over seeds")
+    for name in dict.fromkeys(name for found in metrics for name in found):
+        values = [found[name] for found in metrics if name in found]
+        if name.rpartition("/")[2] in SPREAD and len(values) > 1:
+            table.add_row(name, f"{mean(values):.3f} ± {stdev(values):.3f}", str(len(values)))
+    console.print(table)
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Each key with as few of its last parts as tell it from the others.
+    """Shorten each key to as few of its last parts as tell it from the others.
 
-    {"optim.lr": "lr", "a.weight": "a.weight", "b.weight": "b.weight"}; "val/ap" becomes "ap".
+    {"optim.lr": "lr", "a.weight": "a.weight", "b.weight": "b.weight"}.
     """
-    parts = {key: key.lstrip("+").replace("/", ".").split(".") for key in dict.fromkeys(keys)}
-    tails = Counter(
-        ".".join(words[-n:]) for words in parts.values() for n in range(1, len(words) + 1)
-    )
-    short = {}
-    for key, words in parts.items():
-        names = [".".join(words[-n:]) for n in range(1, len(words) + 1)]
-        short[key] = next((name for name in names if tails[name] == 1), key)
-    return short
+    parts = {key: key.split(".") for key in keys}
+    tails = {key: [".".join(p[n:]) for n in range(len(p))][::-1] for key, p in parts.items()}
+    counts = Counter(tail for names in tails.values() for tail in names)
+    return {k: next((name for name in t if counts[name] == 1), k) for k, t in tails.items()}
 
 
 def shown(value: object) -> str:
-    """Four significant digits, and true, null and [a,b] as they are typed."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(shown, value))}]"
-    return str(value)
-
-
-def clock(seconds: float | None) -> str:
-    """ "1:02:03"; "?" when nobody knows."""
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def _may_win(row: Row) -> bool:
-    return row.state == "complete" and bool(row.values) and row.is_feasible
-
-
-def _losses(row: Row, directions: Sequence[str]) -> tuple[float, ...]:
-    """The values, turned so that less is better everywhere."""
-    pairs = zip(_values(row), directions, strict=True)
-    return tuple(-value if way == "maximize" else value for value, way in pairs)
-
-
-def _values(row: Row) -> tuple[float, ...]:
-    assert row.values is not None
-    return row.values
+    """Write four significant digits, and true and null as they are typed."""
+    return f"{value:.4g}" if isinstance(value, float) else text_of(value)
 
 
 def _counted(rows: Sequence[Row]) -> str:
     counts = Counter(row.state for row in rows)
-    states = [*(s for s in STYLES if s in counts), *(s for s in counts if s not in STYLES)]
-    return ", ".join(f"{counts[state]} {state}" for state in states)
-
-
-def _text(words: str, style: str = "") -> Text:
-    from rich.text import Text
-
-    return Text(words, style=style)
+    states = ("complete", "pruned", "failed", "running")
+    return ", ".join(f"{counts[state]} {state}" for state in states if state in counts)

@@ -1,6 +1,6 @@
-"""`hydra/sweeper=optuna`: the door through which Hydra finds our studies.
+"""`hydra/sweeper=optuna` is what Hydra finds of the studies.
 
-Hydra imports this module on every start, so the substance waits in eomt_exp.studies.
+Hydra imports this module on every start, so all that is heavy waits in eomt_exp.studies.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ from omegaconf import DictConfig
 class OptunaSweeper(Sweeper):
     """Runs one Optuna study over the jobs of a multirun."""
 
+    config: DictConfig
+    hydra_context: HydraContext
+
     def __init__(self, **settings: Any) -> None:
-        # Read again in `setup`: here, interpolations have lost the root they point to.
+        # Read in `setup`: before 1.4 Hydra detaches this node from the configuration, and
+        # interpolations in it cannot be resolved.
         del settings
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what `sweep` needs."""
-        self.hydra_context, self.task_function = hydra_context, task_function
-        self.config = config  # with its root: interpolations in hydra.sweeper can be resolved
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the study to its end, or go on with it; `arguments` are the task's overrides."""
+        from eomt_exp.cli import user_errors_in_one_line
         from eomt_exp.studies.sweep import sweep
 
-        assert self.config is not None  # Hydra has called setup()
-        assert self.hydra_context is not None
-        return sweep(self.config, self.hydra_context, self.task_function, arguments)
+        with user_errors_in_one_line():
+            sweep(self.config, self.hydra_context, self.task_function, arguments)

@@ -1,4 +1,4 @@
-"""`hydra/launcher=process`: each job in a fresh process, or in a torchrun group of several.
+"""`hydra/launcher=process` runs each job in a fresh process, or in a torchrun group.
 
 A job is the command that somebody would type, run by `eomt_exp.worker`: nothing is pickled, a
 crash costs one job, and it leaves no orphan however the sweep ends. Linux ends a job even when
@@ -23,34 +23,22 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
-from hydra.errors import CompactHydraException, HydraException
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.eomt_exp_hydra._jobs import Job, command, compose
-from hydra_plugins.eomt_exp_hydra._slots import environments, read_settings
-from omegaconf import DictConfig, OmegaConf
+from hydra_plugins.eomt_exp_hydra._jobs import Job, compose
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from eomt_exp import job_result
-from eomt_exp.worker import PROCESSES_ENV, STARTER_ENV
+from eomt_exp import jobs
+from eomt_exp.jobs import JobFailed
+from eomt_exp.schema import ProcessLauncherConfig, typed
 
 LOG = "output.log"  # in a job's folder: what it printed, of all its tries
 _RESULT = Path(".job", "result.json")
 _TAIL_LINES, _TAIL_BYTES = 15, 20_000
 # Under Hydra's name, so that whoever quiets Hydra quiets this.
 _log = logging.getLogger("hydra.process_launcher")
-
-
-class JobFailed(CompactHydraException, RuntimeError):
-    """A job gave no value; Hydra prints the message without a traceback of this process.
-
-    `kind` is refused (an explained error), failed, out_of_memory, crashed (it ended without a
-    word) or stopped; `exit_code` is negative for a signal, None where no process was started.
-    """
-
-    def __init__(self, text: str, kind: str, exit_code: int | None) -> None:
-        super().__init__(text)
-        self.kind, self.exit_code = kind, exit_code
 
 
 class ProcessLauncher(Launcher):
@@ -60,7 +48,8 @@ class ProcessLauncher(Launcher):
     slots: int  # after setup
 
     def __init__(self, **settings: Any) -> None:
-        # Read again in `setup`: here, interpolations have lost the root they point to.
+        # Read in `setup`: before 1.4 Hydra detaches this node from the configuration, and
+        # interpolations in it cannot be resolved.
         del settings
         self._starting = threading.Lock()
         self._children: set[subprocess.Popen[bytes]] = set()
@@ -70,12 +59,15 @@ class ProcessLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Check the settings and divide the GPUs; raises LauncherError."""
+        """Check the settings and divide the GPUs."""
+        from eomt_exp.cli import user_errors_in_one_line
+
         del task_function  # the worker has it
         self.config, self.loader = config, hydra_context.config_loader
-        node: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
-        self.settings = read_settings(node)
-        slots = environments(self.settings)
+        with user_errors_in_one_line():
+            node = config.hydra.launcher
+            self.settings = typed(node, ProcessLauncherConfig, "hydra.launcher")
+            slots = environments(self.settings)
         self.slots = len(slots)
         for environment in slots:
             self._free.put(environment)
@@ -84,7 +76,7 @@ class ProcessLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """All jobs, up to `slots` at once; returns in their order when the last one is done."""
+        """Run all jobs, up to `slots` at once; return in their order when the last one is done."""
         setup_globals()
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         with ThreadPoolExecutor(self.slots) as pool:
@@ -117,50 +109,53 @@ class ProcessLauncher(Launcher):
 
     def _job(self, overrides: Sequence[str], number: int) -> JobReturn:
         environment = self._free.get()
+        answer = JobReturn(list(overrides), status=JobStatus.COMPLETED)
         try:
             job = compose(self.loader, self.config, overrides, number)
-            _log.info(f"\t#{number} : {' '.join(job.answer.overrides or [])} > {job.folder / LOG}")
-            return self._run(job, environment)
-        except (HydraException, OmegaConfBaseException) as error:  # its words do not compose
-            text = f"job {number} {job_result.REFUSED}: {error}"
-            return _failed(JobReturn(list(overrides)), JobFailed(text, job_result.REFUSED, None))
+            _log.info(f"\t#{number} : {' '.join(job.overrides)} > {job.folder / LOG}")
+            answer.overrides, answer.return_value = job.overrides, self._run(job, environment)
+        except (HydraException, OmegaConfBaseException) as error:  # the overrides do not compose
+            text = f"job {number} {jobs.REFUSED}: {error}"
+            answer.return_value = JobFailed(text, jobs.REFUSED)
         finally:
             self._free.put(environment)
+        if isinstance(answer._return_value, Exception):
+            answer.status = JobStatus.FAILED
+        return answer
 
-    def _run(self, job: Job, environment: dict[str, str]) -> JobReturn:
+    def _run(self, job: Job, environment: dict[str, str]) -> Any:
+        """Return what the job returned, or the exception that says why it returned nothing."""
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / _RESULT).unlink(missing_ok=True)  # of an earlier try
         with (job.folder / LOG).open("ab") as log:
             begin = log.tell()
             child = self._start(job, environment, log.fileno())
         if child is None:
-            return _failed(
-                job.answer, JobFailed(f"job {job.number} was not started.", "stopped", None)
-            )
+            return JobFailed(f"job {job.number} was not started.", jobs.STOPPED)
         try:
             code = child.wait()
             _kill_group(child)  # what it may have left behind
         finally:
             with self._starting:
                 self._children.discard(child)
-        return self._settled(job, code, _tail(job.folder / LOG, begin))
+        return self._result(job, code, begin)
 
     def _start(
         self, job: Job, environment: dict[str, str], log: int
     ) -> subprocess.Popen[bytes] | None:
-        """The first process of a job, in a session of its own: Ctrl-C is for the sweep alone."""
-        told = {
-            "PYTHONUNBUFFERED": "1",  # the last words of a killed job
-            STARTER_ENV: str(os.getpid()),
-            PROCESSES_ENV: str(self.settings.num_processes),
-            job_result.RESULT_ENV: str(job.folder / _RESULT),
+        """Start a job's first process, in a session of its own: Ctrl-C is for the sweep alone."""
+        settings = {
+            "PYTHONUNBUFFERED": "1",  # or the last lines of a killed job are lost
+            jobs.STARTER_ENV: str(os.getpid()),
+            jobs.PROCESSES_ENV: str(self.settings.num_processes),
+            jobs.RESULT_ENV: str(job.folder / _RESULT),
         }
         with self._starting:
             if self._is_stopping:
                 return None
             child = subprocess.Popen(
-                command(job.words),
-                env={**os.environ, **environment, **job.environment, **told},
+                job.command,
+                env={**os.environ, **environment, **job.environment, **settings},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -169,41 +164,27 @@ class ProcessLauncher(Launcher):
             self._children.add(child)
             return child
 
-    def _settled(self, job: Job, code: int, tail: str) -> JobReturn:
-        result = job_result.read_result(job.folder / _RESULT)
-        status = result.status if result else "crashed"
-        if result and status == job_result.COMPLETED:
-            job.answer.status, job.answer.return_value = JobStatus.COMPLETED, result.value
-            return job.answer
-        if status == job_result.PRUNED:
-            from optuna import TrialPruned
+    def _result(self, job: Job, code: int, begin: int) -> Any:
+        result = jobs.read_result(job.folder / _RESULT)
+        status = result.status if result else jobs.CRASHED
+        if result and status == jobs.COMPLETED:
+            return result.value
+        if status == jobs.PRUNED:
+            from eomt_exp.contracts import TrialPruned
 
-            return _failed(job.answer, TrialPruned())
+            return TrialPruned()
+        tail = _tail(job.folder / LOG, begin)
         if self._is_stopping:
-            status = "stopped"
+            status = jobs.STOPPED
         # Who takes all memory is killed by the kernel; of a group's process, torchrun says so.
         elif code == -signal.SIGKILL or "Signal 9 (SIGKILL)" in tail:
-            status = job_result.OUT_OF_MEMORY
-        text = f"job {job.number} {status} ({ending(code)})"
+            status = jobs.OUT_OF_MEMORY
+        how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        text = f"job {job.number} {status} ({how})"
         text += f": {result.kind}: {result.error}" if result else ""
-        if status != job_result.REFUSED:
+        if status != jobs.REFUSED:
             text += f"\nThe end of {job.folder / LOG}:\n{tail}"
-        return _failed(job.answer, JobFailed(text, status, code))
-
-
-def ending(code: int) -> str:
-    """ "exit code 1", or "killed by SIGSEGV" for -11."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
-
-
-def _failed(answer: JobReturn, error: Exception) -> JobReturn:
-    answer.status, answer.return_value = JobStatus.FAILED, error
-    return answer
+        return JobFailed(text, status)
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
@@ -212,8 +193,49 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _tail(log: Path, begin: int) -> str:
-    """The last lines of what this try wrote."""
+    """Return the last lines of what this try wrote."""
     with log.open("rb") as file:
         file.seek(max(begin, log.stat().st_size - _TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
     return "\n".join(lines[-_TAIL_LINES:])
+
+
+def environments(settings: ProcessLauncherConfig) -> list[dict[str, str]]:
+    """Return what each slot adds to the environment of its jobs, one entry a slot.
+
+    Raises UserError where the GPUs cannot be divided evenly, or a job would lack some.
+    """
+    slots, size = settings.slots, settings.num_processes
+    gpus = _visible_gpus() if settings.gpus or slots == "auto" else []
+    if slots == "auto":
+        slots = max(1, len(gpus) // size)
+        gpus = gpus[: slots * size] if len(gpus) >= size else gpus
+    share, left = divmod(len(gpus), slots)
+    if gpus and (left or share < size):
+        from eomt_exp.contracts import UserError
+
+        raise UserError(
+            f"{len(gpus)} GPUs ({','.join(gpus)}) over {slots} slots: they are divided evenly, "
+            f"and a job of {size} processes wants {size}; type hydra.launcher.slots=auto."
+        )
+    groups = (gpus[index * share : (index + 1) * share] for index in range(slots))
+    found = [{"CUDA_VISIBLE_DEVICES": ",".join(group)} if group else {} for group in groups]
+    threads = str(settings.threads)
+    if threads == "auto" and (slots * size == 1 or "OMP_NUM_THREADS" in os.environ):
+        return found
+    if threads == "auto":  # each would take all cores, and all of them would wait for one another
+        has_affinity = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+        threads = str(max(1, cores // (slots * size)))
+    return [{"OMP_NUM_THREADS": threads, **one} for one in found]
+
+
+def _visible_gpus() -> list[str]:
+    """Return names for CUDA_VISIBLE_DEVICES: what it holds already, else all that there are."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        import torch
+
+        return [str(index) for index in range(torch.cuda.device_count())]
+    names = [name.strip() for name in visible.split(",")]
+    return [name for name in names if name and not name.startswith("-")]  # -1: none
