@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 EXPERIMENT ?= eim_oe
 SWEEP ?= eim_oe_tpe
 ARGS ?=
+# A worker a core, each with one thread: models as small as the tests' are slower with more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep test test-all lint bench ui clean
+.PHONY: help setup run sweep test test-slow lint bench ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -20,13 +22,12 @@ run: $(VENV)/.installed  ## the main job on the embedded data: EXPERIMENT=eim_oe
 sweep: $(VENV)/.installed  ## a study of sweeps/: SWEEP=eim_oe_tpe ARGS="hydra.sweeper.n_trials=20"
 	$(BIN)/python -m eomt_exp -m +sweep=$(SWEEP) $(ARGS)
 
-test: $(VENV)/.installed-dev  ## lint and the tests, under five minutes
+test: $(VENV)/.installed-dev  ## lint and the quick tests, two minutes on two cores
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.installed-dev  ## all tests, the slow ones too
-	$(BIN)/ruff check .
-	$(BIN)/python -m pytest $(ARGS)
+test-slow: $(VENV)/.installed-dev  ## the others: kills, faults, several processes, whole commands, parity
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .
@@ -43,8 +44,8 @@ clean:  ## remove caches; outputs/ and the environment stay
 	rm -rf .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -type d -prune -exec rm -rf {} +
 
-# Installed once; again when pyproject.toml changes. The stamp comes last, so that an install that
-# was broken off is done again.
+# Installed once; again when pyproject.toml changes. `.installed` is touched last, so that an
+# install that was broken off is done again.
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is %s: make run PYTHON=python3.12" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)

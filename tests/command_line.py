@@ -5,17 +5,24 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from eomt_exp import cli
+from eomt_exp.signals import stop_signals
 
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 240.0  # seconds; two cores may be busy with other things
 # Small enough to train and evaluate in seconds; real parts throughout.
 SMALL = (
     "debug=fast",
@@ -56,6 +63,8 @@ def own_process_state(words: tuple[str, ...]) -> Iterator[None]:
         for number, handler in on_signal.items():
             signal.signal(number, handler)
         root.handlers[:], root.level = handlers, level
+        stop_signals.clear()
+        HydraConfig.instance().cfg = None  # an interrupted Hydra leaves it behind
 
 
 def run(capfd: pytest.CaptureFixture[str], *words: str) -> Outcome:
@@ -81,6 +90,22 @@ def _code(words: tuple[str, ...]) -> int:
         except SystemExit as ending:
             return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     return 0
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    """The same command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "eomt_exp", *words], cwd=ROOT, env={**os.environ},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
+    """Until it is true; it is an error if that takes too long."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def only_run(outputs: Path, experiment: str) -> Path:

@@ -12,17 +12,18 @@ import numpy as np
 from scipy.ndimage import label
 
 Image = tuple[np.ndarray, np.ndarray]  # scores (H, W), labels (H, W)
+VOID = 255
 TAUS = np.linspace(0.25, 0.75, 11)
 
 
 def metrics(
-    images: Iterable[Image], threshold: float, min_predicted: int, min_true: int, void: int = 255
+    images: Iterable[Image], threshold: float, min_predicted: int, min_true: int
 ) -> dict[str, float]:
     """siou, ppv, component_f1 and the numbers of components over all images."""
     sious: list[float] = []
     ppvs: list[float] = []
     for scores, labels in images:
-        true, predicted = instances(scores, labels, threshold, min_predicted, min_true, void)
+        true, predicted = instances(scores, labels, threshold, min_predicted, min_true)
         sious += [siou(true, predicted, k) for k in np.unique(true) if k > 0]
         ppvs += [ppv(true, predicted, k) for k in np.unique(predicted) if k > 0]
     return {
@@ -35,22 +36,15 @@ def metrics(
 
 
 def instances(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    threshold: float,
-    min_predicted: int,
-    min_true: int,
-    void: int,
+    scores: np.ndarray, labels: np.ndarray, threshold: float, min_predicted: int, min_true: int
 ) -> Image:
     """The numbered components that count, at the pixels that count (flat)."""
-    predicted_mask = scores > threshold
-    predicted_mask[labels == void] = False
-    predicted, number = label(predicted_mask, np.ones((3, 3)))
+    counts = labels != VOID
+    predicted, number = label((scores > threshold) & counts, np.ones((3, 3)))
     for k in range(1, number + 1):
         if (predicted == k).sum() < min_predicted:
             predicted[predicted == k] = 0
     true, number = label(labels == 1, np.ones((3, 3)))
-    counts = labels != void
     for k in range(number + 1):  # 0, all that is not anomaly, is held to the same size
         if (true == k).sum() < min_true:
             counts[true == k] = False

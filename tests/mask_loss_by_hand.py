@@ -12,6 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from eomt_exp.contracts import MaskOutput, Target
 
@@ -59,10 +60,7 @@ def loss_of_one(output: MaskOutput, targets: Sequence[Target], num_points: int) 
     image = torch.cat([torch.full_like(rows, i) for i, (rows, _) in enumerate(pairs)])
     query = torch.cat([rows for rows, _ in pairs])
     logits = output.mask_logits[image, query][:, None]
-    most = max(len(target.masks) for target in targets)
-    padded = torch.stack(
-        [F.pad(t.masks.float(), (0, 0, 0, 0, 0, most - len(t.masks))) for t in targets]
-    )
+    padded = pad_sequence([target.masks.float() for target in targets], batch_first=True)
     masks = padded[image, torch.cat([columns for _, columns in pairs])][:, None]
     with torch.no_grad():
         points = uncertain_points(logits, num_points)

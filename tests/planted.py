@@ -1,21 +1,36 @@
-"""Tiny outputs and targets with something planted in them that a test can ask for.
+"""Tiny outputs and targets with something planted in them that a test can ask for, and a tiny ViT.
 
 B = 2 images of 32 x 32 pixels, Q = 6 queries with masks of 8 x 8, K = 4 known classes.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eomt_exp.backbones.timm_vit import TimmViT
+from eomt_exp.build import build
 from eomt_exp.contracts import ANOMALY, NO_OBJECT, NORMAL, MaskOutput, PixelOutput, Target
 
 B, Q, K, D = 2, 6, 4, 16
 GRID, SIZE = 8, 32
 SURE = 12.0  # a logit that leaves no doubt
+POINTS = 256  # of the losses that compare masks at points
+ORDER = [[4, 0, 2], [5, 1]]  # the query that predicts each known mask of two_targets()
+ORDER_WITH_OUTLIER = [[4, 0, 2, 3], [5, 1]]
+
+
+def tiny_vit(
+    size: tuple[int, int], *, name: str = "vit_small_patch14_reg4_dinov2", patch_size: int = 16,
+    dim: int = 48, depth: int = 4, heads: int = 3, **overrides: Any,
+) -> TimmViT:  # fmt: skip
+    """A backbone of timm in a size for tests, with random weights."""
+    overrides |= {"embed_dim": dim, "depth": depth, "num_heads": heads}
+    return TimmViT(
+        name=name, image_size=size, embed_dim=dim, patch_size=patch_size, overrides=overrides
+    )
 
 
 def random_output(
@@ -60,13 +75,10 @@ def target_of(masks: Tensor, labels: list[int], outlier: Tensor | None = None) -
 
 def two_targets(*, label_outlier: bool = False) -> list[Target]:
     """Image 0: three known masks and a pasted object; image 1: two known masks."""
-    known = boxes((0, 0, 4, 4), (0, 4, 8, 8), (4, 0, 8, 2))
-    outlier = boxes((5, 2, 8, 4))
-    masks, labels = known, [2, 0, 3]
-    if label_outlier:
-        masks, labels = torch.cat([known, outlier]), [*labels, K]
-    second = boxes((0, 0, 3, 8), (3, 0, 8, 8))
-    return [target_of(masks, labels, outlier[0]), target_of(second, [1, 3])]
+    masks = boxes((0, 0, 4, 4), (0, 4, 8, 8), (4, 0, 8, 2), (5, 2, 8, 4))
+    count = 3 + label_outlier
+    first = target_of(masks[:count], [2, 0, 3, K][:count], masks[3])
+    return [first, target_of(boxes((0, 0, 3, 8), (3, 0, 8, 8)), [1, 3])]
 
 
 def empty_target() -> Target:
@@ -75,7 +87,7 @@ def empty_target() -> Target:
 
 
 def saying(targets: list[Target], order: list[list[int]], *, num_outputs: int) -> MaskOutput:
-    """An output that says the truth: mask m of image b comes from query order[b][m]."""
+    """An output that predicts the truth: mask m of image b comes from query order[b][m]."""
     mask_logits = torch.full((B, Q, SIZE, SIZE), -SURE)
     class_logits = torch.zeros(B, Q, num_outputs)
     class_logits[..., -1] = SURE
@@ -85,6 +97,12 @@ def saying(targets: list[Target], order: list[list[int]], *, num_outputs: int) -
             class_logits[image, query] = 0.0
             class_logits[image, query, label] = SURE
     return MaskOutput(mask_logits, class_logits, torch.zeros(B, Q, D), None, K)
+
+
+def total(loss: Any, output: MaskOutput, targets: list[Target], seed: int = 7) -> Tensor:
+    """The sum of a loss's terms, its random points drawn from this seed."""
+    torch.manual_seed(seed)
+    return torch.stack(list(loss(output, targets).values())).sum()
 
 
 def planted_output(*, outlier_class: bool, with_head: bool) -> MaskOutput:
@@ -119,13 +137,6 @@ def halves(score: Tensor) -> tuple[Tensor, Tensor]:
     return score[..., :middle], score[..., middle:]
 
 
-def part_of(node: Any) -> Any:
+def part_of(node: dict[str, Any]) -> Any:
     """The part a YAML node describes; interpolated keys keep the constructor's default."""
-    if not isinstance(node, dict):
-        return node
-    plain = {k: v for k, v in node.items() if not (isinstance(v, str) and v.startswith("${"))}
-    parts = {key: part_of(value) for key, value in plain.items() if key != "_target_"}
-    if "_target_" not in node:
-        return parts
-    module, _, name = node["_target_"].rpartition(".")
-    return getattr(import_module(module), name)(**parts)
+    return build({key: value for key, value in node.items() if not str(value).startswith("${")})

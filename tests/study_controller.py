@@ -17,8 +17,8 @@ if __name__ == "__main__":
 import optuna
 
 from eomt_exp.studies.ledger import Ledger
-from eomt_exp.studies.samplers import make_sampler
-from eomt_exp.studies.storage import open_storage
+from eomt_exp.studies.samplers import GRID, make_sampler
+from eomt_exp.studies.space import read_space
 
 
 def suggest_float(trial: optuna.Trial) -> dict:
@@ -33,26 +33,24 @@ def suggest_discrete(trial: optuna.Trial) -> dict:
 SPACES = {"float": suggest_float, "discrete": suggest_discrete}
 
 
-class Grid:
-    """The discrete space's own values."""
-
-    def grid(self) -> dict:
-        return {"a": ["p", "q", "r"], "b": [1, 2, 3, 4]}
-
-
 def ledger_of(
-    url: str | None, n_trials: int = 6, space: str = "float", sampler: str = "random", **other
+    url: str, n_trials: int = 6, space: str = "float", sampler: str = "random", **other
 ) -> Ledger:
     """A ledger of the toy study; `other` goes to Ledger."""
+    targets = {"random": "optuna.samplers.RandomSampler", "grid": GRID}
+    node = {"_target_": targets[sampler]}
+    grid, _ = read_space({"a": "choice(p, q, r)", "b": "range(1, 5)"}, [], [], {}.__getitem__)
     settings = {
-        "storage": open_storage(url) if isinstance(url, str) or url is None else url,
-        "study": "toy",
+        "url": url,
+        "folder": Path(url.partition("://")[2]).parent,
+        "name": "toy",
         "objective": {"val/ap": "maximize"},
         "n_trials": n_trials,
-        "sampler": make_sampler({"name": sampler}, seed=7, space=Grid()),
+        "make_sampler": lambda number: make_sampler(node, 7, number),
         "facts": {"space": {"space": space}, "fixed": {"lr": "0.1"}},
         "suggest": SPACES[space],
         "forbidden": lambda values: None,
+        "points": grid.grid(7) if sampler == "grid" else None,
     }
     return Ledger(**{**settings, **other})
 
@@ -60,11 +58,11 @@ def ledger_of(
 def main() -> None:
     url, n_trials, seconds, space, sampler = sys.argv[1:]
     with ledger_of(url, int(n_trials), space, sampler, max_retries=1) as ledger:
-        while (ticket := ledger.claim()) is not None:
-            print("run", ticket.number, ticket.folder, json.dumps(ticket.values), flush=True)
-            ticket.trial.report(0.1 * ticket.attempt, ticket.attempt)
+        while (claimed := ledger.claim()) is not None:
+            print("run", claimed.number, claimed.folder, json.dumps(claimed.values), flush=True)
+            claimed.trial.report(0.1 * claimed.tries, claimed.tries)
             time.sleep(float(seconds))
-            ledger.complete(ticket, [float(len(json.dumps(ticket.values)))])
+            ledger.complete(claimed, [float(len(json.dumps(claimed.values)))])
     print("end", flush=True)
 
 

@@ -7,31 +7,26 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 import optuna
-import pytest
-import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from eomt_exp.studies.storage import open_storage
 from eomt_exp.tracking.metrics_file import read_journal
-from tests.command_line import SMALL, Outcome
+from tests.command_line import PATIENCE, ROOT, SMALL, Outcome
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-ROOT = Path(__file__).resolve().parents[1]
 MARK = "EOMT_TEST_MARK"  # in the environment of a command and of all that it starts
-PATIENCE = 240.0  # seconds; two cores may be busy with other things
 
 # ++: the backbones of a study differ in what they override.
-SMALL_STUDY = tuple(word.replace("+backbone", "++backbone") for word in SMALL)
+SMALL_STUDY = tuple(one.replace("+backbone", "++backbone") for one in SMALL)
 # The cheapest trials there are: nothing is trained before them, and they have one score.
 QUICK_STUDY = (
     *("-m", "+experiment=semantic", "hydra/sweeper=optuna", *SMALL),
@@ -41,31 +36,15 @@ QUICK_STUDY = (
 )
 
 
-def outputs_in(factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of outputs for a module: its commands find it in EOMT_OUTPUTS, as users' may.
-
-    One thread each: models as small as these lose by more, and several at once by a lot.
-    """
-    folder, threads = factory.mktemp("outputs"), torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EOMT_OUTPUTS", str(folder))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        for name in ("MLFLOW_TRACKING_URI", "EOMT_TRIAL", "EOMT_RESULT"):
-            patch.delenv(name, raising=False)
-        torch.set_num_threads(1)
-        yield folder
-    torch.set_num_threads(threads)
-
-
 class Command:
     """`python -m eomt_exp` in a process of its own; as a context manager it leaves none behind."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
+    def __init__(self, folder: Path, *overrides: str) -> None:
         self.mark = uuid4().hex
         self.log = folder / f"{self.mark}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "eomt_exp", *words],
+                [sys.executable, "-m", "eomt_exp", *overrides],
                 cwd=ROOT,
                 env={**os.environ, MARK: self.mark},
                 stdout=log,
@@ -107,9 +86,9 @@ class Command:
         ]
 
 
-def run_beside(folder: Path, *words: str) -> Outcome:
+def run_beside(folder: Path, *overrides: str) -> Outcome:
     """A whole command in a process of its own: some launchers leave pools of theirs behind."""
-    with Command(folder, *words) as command:
+    with Command(folder, *overrides) as command:
         code = command.wait()
     return Outcome(code, command.text, command.text)
 
@@ -119,14 +98,6 @@ def finished(command: Command) -> str:
     code = command.wait()
     assert code == 0, command.text
     return command.text
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
-    """Until it is true; it is an error if that takes too long."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def is_training(folder: Path) -> bool:
@@ -151,8 +122,8 @@ def points(trials: Sequence[FrozenTrial]) -> set[str]:
     return {json.dumps(trial.params, sort_keys=True) for trial in trials}
 
 
-def steps_of_looks(folder: Path) -> list[int]:
-    """The steps after which a run was looked at, as its journal has them."""
+def validated_steps(folder: Path) -> list[int]:
+    """The steps after which a run was validated, as its metrics.jsonl has them."""
     return [int(x["step"]) for x in read_journal(folder / "metrics.jsonl") if "val/miou" in x]
 
 

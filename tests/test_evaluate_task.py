@@ -15,20 +15,21 @@ from PIL import Image
 
 from eomt_exp import cli
 from eomt_exp.tasks.candidate import as_label
-from tests.command_line import SMALL, metrics_of, only_run, own_process_state, run
-from tests.test_benchmark_data import course
-from tests.test_cli import (
+from tests.command_line import (
     ROOT,
-    make_camvid,
-    make_objects,
-    make_road_anomaly,
-    outputs,
-    real_words,
+    SMALL,
+    metrics_of,
+    only_run,
+    own_process_state,
+    run,
     start,
     wait_for,
 )
+from tests.data_files import save
+from tests.test_benchmark_data import course
+from tests.test_cli import make_camvid, make_objects, make_road_anomaly, real_overrides
 
-__all__ = ["course", "outputs"]  # the fixtures
+__all__ = ["course"]  # the fixture
 
 QUICK = ("trainer.num_workers=0", "data.val.length=4", "evaluator.bits=17",
          "evaluator.resamples=50", "evaluator.figures=0")  # fmt: skip
@@ -39,8 +40,8 @@ ONE = ("scorer=[msp]", "score=msp")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a small semantic EoMT, trained once for this file."""
     folder = tmp_path_factory.mktemp("trained")
-    words = ("+experiment=semantic", *SMALL, *ONE, "tracking=none", f"paths.outputs={folder}")
-    with own_process_state(words):
+    typed = ("+experiment=semantic", *SMALL, *ONE, "tracking=none", f"paths.outputs={folder}")
+    with own_process_state(typed):
         cli.main()
     return only_run(folder, "semantic")
 
@@ -51,20 +52,19 @@ def trained(once: Path, outputs: Path) -> Path:
     return shutil.copytree(once, outputs / "semantic" / "first")
 
 
-def evaluate(capfd, *words: str):
-    return run(capfd, "task=evaluate", *QUICK, *words)
+def evaluate(capfd, *typed: str):
+    return run(capfd, "task=evaluate", *QUICK, *typed)
 
 
 @pytest.mark.slow
 def test_models_times_benchmarks_resumed_cell_by_cell(trained: Path, outputs: Path, capfd) -> None:
-    twin = outputs / "semantic" / "twin"
-    shutil.copytree(trained, twin)
+    copy = shutil.copytree(trained, outputs / "semantic" / "copy")
     folder = outputs / "evaluate" / "mine"
-    words = (f"checkpoint=[{trained},{twin}]", "benchmark=[synth_anomaly,synth_obstacle]",
+    typed = (f"checkpoint=[{trained},{copy}]", "benchmark=[synth_anomaly,synth_obstacle]",
              "benchmark.synth_obstacle.length=6", "benchmark.synth_anomaly.length=6",
              "scorer=[msp,rba]", "score=msp",
              f"hydra.run.dir={folder}")  # fmt: skip
-    outcome = evaluate(capfd, *words)
+    outcome = evaluate(capfd, *typed)
     assert outcome.code == 0, outcome.err
     saved = metrics_of(folder)
     for key in ("synth_anomaly/semantic-0.msp/ap", "synth_obstacle/semantic-0~2.rba/fpr95",
@@ -82,7 +82,7 @@ def test_models_times_benchmarks_resumed_cell_by_cell(trained: Path, outputs: Pa
     lost = folder / "cells" / "semantic-0~2" / "synth_obstacle.npz"
     lost.unlink()
     (folder / "metrics.json").unlink()
-    again = evaluate(capfd, *words)
+    again = evaluate(capfd, *typed)
     assert again.code == 0, again.err
     assert [line for line in again.out.splitlines() if " on synth_" in line] == [
         line for line in again.out.splitlines() if "semantic-0~2 on synth_obstacle" in line
@@ -92,7 +92,7 @@ def test_models_times_benchmarks_resumed_cell_by_cell(trained: Path, outputs: Pa
     assert metrics_of(folder)["metrics"] == saved["metrics"]
 
     # Another protocol in the same folder is another result, not the old one under a new name.
-    other = evaluate(capfd, *words, "protocol=smiyc", "tracking=none")
+    other = evaluate(capfd, *typed, "protocol=smiyc", "tracking=none")
     assert other.code == 0, other.err
     assert "note: protocol smiyc" in other.out
     assert metrics_of(folder)["metrics"] != saved["metrics"]
@@ -146,8 +146,7 @@ def test_a_protocol_changes_the_numbers_and_is_written_beside_them(
     trained: Path, outputs: Path, tmp_path: Path, capfd
 ) -> None:
     photos = make_road_anomaly(tmp_path / "photos", count=3)
-    empty = photos / "labels_masks" / "2.png"
-    Image.fromarray(np.zeros((40, 80), np.uint8)).save(empty)
+    save(photos / "labels_masks" / "2.png", np.zeros((40, 80), np.uint8))
     found = {}
     for protocol in ("default", "polito_legacy", "smiyc"):
         outcome = evaluate(capfd, f"checkpoint={trained}", "benchmark=[road_anomaly]",
@@ -209,21 +208,18 @@ def test_what_is_left_out_or_doubled_is_said_beside_the_numbers(
 
 
 @pytest.mark.parametrize(
-    ("word", "needle"),
+    ("override", "needle"),
     [("protocol=[default,smiyc]", "one protocol at a time"), ("scorer=[rba]", "type score=rba"),
      ("evaluator.bits=99", "from 17 to 28")],
 )  # fmt: skip
 def test_what_cannot_be_evaluated_is_said_in_one_line(
-    trained: Path, capfd, word: str, needle: str
+    trained: Path, capfd, override: str, needle: str
 ) -> None:
     outcome = run(capfd, "task=evaluate", f"checkpoint={trained}", "benchmark=[synth_anomaly]",
-                  "data.val.length=4", "benchmark.synth_anomaly.length=4", word)  # fmt: skip
+                  "data.val.length=4", "benchmark.synth_anomaly.length=4", override)  # fmt: skip
     assert outcome.code == 2
     assert needle in outcome.err
     assert outcome.err.count("\n") == 1
-
-
-# --- images that were seen -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -238,21 +234,22 @@ def leaking(tmp_path: Path) -> dict[str, Path]:
     picture.save(real["road_anomaly"] / "images" / "stolen.png")
     labels = np.zeros((picture.height, picture.width), np.uint8)
     labels[3:9, 3:9] = 2
-    Image.fromarray(labels).save(real["road_anomaly"] / "labels_masks" / "stolen.png")
+    save(real["road_anomaly"] / "labels_masks" / "stolen.png", labels)
     return real
 
 
 def test_training_on_an_image_of_the_benchmark_is_refused_before_it_begins(
     outputs: Path, leaking: dict[str, Path], capfd
 ) -> None:
-    outcome = run(capfd, "+experiment=semantic", *real_words(leaking))
+    outcome = run(capfd, "+experiment=semantic", *real_overrides(leaking))
     assert outcome.code == 2
     assert "1 image of road_anomaly was seen before: stolen (training, as 0)" in outcome.err
     assert "evaluator.allow_seen_images=true" in outcome.err
     assert not list(outputs.rglob("model.safetensors"))
 
 
-def test_evaluating_on_a_trained_image_is_refused_or_stamped(
+@pytest.mark.slow
+def test_evaluating_on_a_trained_image_is_refused_or_marked(
     outputs: Path, leaking: dict[str, Path], capfd
 ) -> None:
     files = [
@@ -260,34 +257,32 @@ def test_evaluating_on_a_trained_image_is_refused_or_stamped(
     ]
     for file in files:
         file.rename(file.with_suffix(".hidden"))
-    assert run(capfd, "+experiment=semantic", *real_words(leaking), *ONE).code == 0
+    assert run(capfd, "+experiment=semantic", *real_overrides(leaking), *ONE).code == 0
     for file in files:
         file.with_suffix(".hidden").rename(file)
-    words = ("task=evaluate", f"checkpoint={only_run(outputs, 'semantic')}",
-             "tracking=none", *ONE, *real_words(leaking))  # fmt: skip
-    refused = run(capfd, *words)
+    typed = ("task=evaluate", f"checkpoint={only_run(outputs, 'semantic')}",
+             "tracking=none", *ONE, *real_overrides(leaking))  # fmt: skip
+    refused = run(capfd, *typed)
     assert refused.code == 2
     assert "stolen (training, as 0)" in refused.err
     assert not list(outputs.glob("evaluate/*/metrics.json"))
 
     # Nor by the name of the file: it is the same model.
     file = only_run(outputs, "semantic") / "model.safetensors"
-    refused = run(capfd, words[0], "model.num_queries=6", f"checkpoint={file}", *words[2:])
+    refused = run(capfd, typed[0], "model.num_queries=6", f"checkpoint={file}", *typed[2:])
     assert refused.code == 2
     assert "stolen (training, as 0)" in refused.err
 
-    forced = run(capfd, *words, "evaluator.allow_seen_images=true")
+    forced = run(capfd, *typed, "evaluator.allow_seen_images=true")
     assert forced.code == 0, forced.err
     folder = only_run(outputs, "evaluate")
     saved = metrics_of(folder)
-    (stamp,) = saved["manifest"]["stamps"]
-    assert "stolen (training, as 0)" in stamp
+    (warning,) = saved["manifest"]["warnings"]
+    assert "stolen (training, as 0)" in warning
     assert "stolen (training, as 0)" in (folder / "report.html").read_text()
     assert "stolen (training, as 0)" in forced.out
     assert "stolen" in (folder / "leaderboard.md").read_text()
 
-
-# --- a kill, and several processes ---------------------------------------------------------------
 
 THREE = ("task=evaluate", "benchmark=[synth_anomaly,synth_obstacle,road_anomaly]", *QUICK,
          "benchmark.synth_anomaly.length=8", "benchmark.synth_obstacle.length=40",
@@ -299,23 +294,23 @@ def test_killed_half_way_only_what_is_missing_is_done(
     trained: Path, outputs: Path, tmp_path: Path, capfd
 ) -> None:
     photos = make_road_anomaly(tmp_path / "photos")
-    words = (*THREE, f"checkpoint={trained}", f"paths.road_anomaly={photos}")
-    process = start(*words)
-    wait_for(lambda: list(outputs.glob("evaluate/*/cells/*/synth_anomaly.npz")), process)
+    typed = (*THREE, f"checkpoint={trained}", f"paths.road_anomaly={photos}")
+    process = start(*typed)
+    wait_for(lambda: list(outputs.glob("evaluate/*/cells/*/synth_anomaly.npz")))
     process.kill()
     process.wait()
     (done,) = outputs.glob("evaluate/*/cells/*/synth_anomaly.npz")
     assert not list(outputs.glob("evaluate/*/metrics.json"))
     written = done.stat().st_mtime_ns
 
-    outcome = run(capfd, *words)
+    outcome = run(capfd, *typed)
     assert outcome.code == 0, outcome.err
     folder = only_run(outputs, "evaluate")
     assert done.stat().st_mtime_ns == written
     assert f"{trained.parent.name}-0 on synth_anomaly" not in outcome.out
     assert f"{trained.parent.name}-0 on road_anomaly" in outcome.out
     assert not list(folder.glob(".scores-*"))
-    whole = run(capfd, *words, f"hydra.run.dir={tmp_path / 'unbroken'}")
+    whole = run(capfd, *typed, f"hydra.run.dir={tmp_path / 'unbroken'}")
     assert whole.code == 0, whole.err
     assert metrics_of(folder)["metrics"] == metrics_of(tmp_path / "unbroken")["metrics"]
 
@@ -325,17 +320,17 @@ def test_two_processes_share_the_images_and_count_each_once(
     trained: Path, outputs: Path, tmp_path: Path, capfd
 ) -> None:
     photos = make_road_anomaly(tmp_path / "photos", count=5)
-    words = (*THREE, f"checkpoint={trained}", f"paths.road_anomaly={photos}",
+    typed = (*THREE, f"checkpoint={trained}", f"paths.road_anomaly={photos}",
              "evaluator.batch_size=1")  # fmt: skip  # windows alone: the same arithmetic in both
     result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         "-m", "eomt_exp", *words, f"hydra.run.dir={tmp_path / 'two'}"],
+         "-m", "eomt_exp", *typed, f"hydra.run.dir={tmp_path / 'two'}"],
         cwd=ROOT, env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     alone = subprocess.run(
-        [sys.executable, "-m", "eomt_exp", *words, f"hydra.run.dir={tmp_path / 'one'}"],
+        [sys.executable, "-m", "eomt_exp", *typed, f"hydra.run.dir={tmp_path / 'one'}"],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert alone.returncode == 0, alone.stderr

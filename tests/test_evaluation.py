@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from eomt_exp.contracts import VOID, LabelledImage
 from eomt_exp.data.resized import Resized
-from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.evaluation import (
-    Measured,
-    Settings,
-    measure_benchmark,
-    measure_known_classes,
-)
+from eomt_exp.engine.evaluation import Measured, Settings, measure_benchmark, measure_known_classes
 from eomt_exp.engine.score_store import PREFIX, remove_left_over
 from eomt_exp.report.cells import Cell, load_cell, save_cell
 from eomt_exp.report.results import (
@@ -31,41 +23,32 @@ from eomt_exp.report.results import (
     results_of,
 )
 from eomt_exp.schema import Fpr95
-from tests.bright_anomalies import (
-    BrightAnomalies,
-    BrightnessNet,
-    Negated,
-    NegatedEvidence,
-    NegatedMask,
-)
+from tests.bright_anomalies import BrightAnomalies, Negated
+from tests.test_engine import SCORERS, detector
 
-SCORERS = {"s": NegatedEvidence(), "q": NegatedMask(), "wrong": Negated()}
-
-
-def detector(scorers=SCORERS, batch_size: int = 3) -> Detector:
-    return Detector(model=BrightnessNet(False), scorers=scorers, score="s", image_size=(16, 32),
-                    batch_size=batch_size)  # fmt: skip
-
-
-def reader(images):
-    return lambda positions: (images[position] for position in positions)
+DETECTOR = detector(scorers={**SCORERS, "wrong": Negated()}, batch_size=3)
 
 
 def measured(tmp_path: Path, images=None, **settings) -> Measured:
     images = images or BrightAnomalies()
     chosen = Settings(scratch=tmp_path, bits=20, **settings)
-    return measure_benchmark(detector(), reader(images), len(images), chosen)
+    return measure_benchmark(DETECTOR, lambda order: map(images.__getitem__, order), len(images),
+                             chosen)  # fmt: skip
 
 
-def pooled(images) -> tuple[np.ndarray, np.ndarray]:
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """The images of BrightAnomalies() under default settings."""
+    return measured(tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture(scope="module")
+def pixels() -> tuple[np.ndarray, np.ndarray]:
     """Scores and labels of all pixels that count, gathered by hand."""
-    scores, labels = [], []
-    for index in range(len(images)):
-        item = images[index]
-        keep = item.anomaly != VOID
-        scores.append(detector()(item.image)[keep])
-        labels.append(item.anomaly[keep])
-    return np.concatenate(scores), np.concatenate(labels)
+    items = [BrightAnomalies()[index] for index in range(8)]
+    scores = np.stack([DETECTOR(item.image) for item in items])
+    labels = np.stack([item.anomaly for item in items])
+    return scores[labels != VOID], labels[labels != VOID]
 
 
 def results(found: Measured, **changes):
@@ -73,9 +56,9 @@ def results(found: Measured, **changes):
     return {r.scorer: r for r in results_of(found, "m-0", "bright", **chosen)}
 
 
-def test_pooled_numbers_are_scikit_learns(tmp_path: Path) -> None:
-    scores, labels = pooled(BrightAnomalies())
-    found = results(measured(tmp_path))
+def test_pooled_numbers_are_scikit_learns(plain: Measured, pixels) -> None:
+    scores, labels = pixels
+    found = results(plain)
     assert found["s"].metrics["ap"] == pytest.approx(average_precision_score(labels, scores), 1e-4)
     assert found["q"].metrics["ap"] == pytest.approx(found["s"].metrics["ap"], abs=1e-4)
     assert found["wrong"].metrics["ap"] < 0.2 < found["s"].metrics["ap"]
@@ -84,9 +67,9 @@ def test_pooled_numbers_are_scikit_learns(tmp_path: Path) -> None:
     assert found["s"].histogram.anomaly.sum() == pytest.approx(1)
 
 
-def test_the_tnr_table_says_what_recall_costs(tmp_path: Path) -> None:
-    scores, labels = pooled(BrightAnomalies())
-    found = results(measured(tmp_path))["s"]
+def test_the_tnr_table_says_what_recall_costs(plain: Measured, pixels) -> None:
+    scores, labels = pixels
+    found = results(plain)["s"]
     assert [row.tpr for row in found.tnr] == sorted(row.tpr for row in found.tnr)
     for row in found.tnr:
         ordered = np.sort(scores[labels == 1])[::-1]
@@ -96,13 +79,15 @@ def test_the_tnr_table_says_what_recall_costs(tmp_path: Path) -> None:
     assert at95 == pytest.approx(found.metrics["tnr_at_tpr95"])
 
 
-def test_images_without_anomaly_are_left_out_by_choice_and_named(tmp_path: Path) -> None:
-    kept, left = measured(tmp_path), measured(tmp_path, skip_empty=True)
+def test_images_without_anomaly_are_left_out_by_choice_and_named(
+    tmp_path: Path, plain: Measured
+) -> None:
+    left = measured(tmp_path, skip_empty=True)
     assert left.left_out == ["bright 3", "bright 7"]
-    assert kept.left_out == []
-    negatives = [results(f)["s"].metrics["negatives"] for f in (kept, left)]
-    assert negatives[0] == negatives[1] + 2 * 16 * 28
-    assert results(left)["s"].metrics["ap"] > results(kept)["s"].metrics["ap"]
+    assert plain.left_out == []
+    fewer, all_images = (results(found)["s"].metrics for found in (left, plain))
+    assert all_images["negatives"] == fewer["negatives"] + 2 * 16 * 28
+    assert fewer["ap"] > all_images["ap"]
 
 
 def test_components_do_not_depend_on_what_fitted_on_the_disk(tmp_path: Path) -> None:
@@ -121,30 +106,27 @@ def test_components_do_not_depend_on_what_fitted_on_the_disk(tmp_path: Path) -> 
 
 def test_the_best_and_worst_images_are_shown_once_each(tmp_path: Path) -> None:
     found = measured(tmp_path, num_examples=2)
-    kinds = [(e.kind, e.name) for e in found.examples]
-    assert [kind for kind, _ in kinds] == ["best", "best", "worst", "worst"]
-    assert len({name for _, name in kinds}) == 4
+    assert [example.kind for example in found.examples] == ["best", "best", "worst", "worst"]
+    assert len({example.name for example in found.examples}) == 4
     best = found.examples[0]
     by_name = {row.name: row.ap for row in results(found)["s"].images}
     assert best.ap == max(ap for ap in by_name.values() if ap == ap)
-    truth = BrightAnomalies()[int(best.name.split()[1])]
-    np.testing.assert_array_equal(best.anomaly, truth.anomaly)
-    np.testing.assert_array_equal(best.image, truth.image)
-    np.testing.assert_array_equal(best.score, detector()(truth.image))
+    image, _, anomaly, _ = BrightAnomalies()[int(best.name.split()[1])]
+    shown = (best.image, best.anomaly, best.score)
+    np.testing.assert_equal(shown, (image, anomaly, DETECTOR(image)))
     assert by_name["bright 3"] != by_name["bright 3"]  # no anomaly: undefined
 
 
-def test_half_precision_scores_are_what_a_file_of_them_would_hold(tmp_path: Path) -> None:
-    scores, labels = pooled(BrightAnomalies())
+def test_half_precision_scores_are_what_a_file_of_them_would_hold(tmp_path: Path, pixels) -> None:
+    scores, labels = pixels
     rounded = scores.astype(np.float16).astype(np.float32)
     found = results(measured(tmp_path, half=True))["s"].metrics["ap"]
     assert found == pytest.approx(average_precision_score(labels, rounded), 1e-4)
 
 
-def test_the_protocol_says_which_fpr95(tmp_path: Path) -> None:
-    found = measured(tmp_path)
-    first = results(found)["s"]
-    between = results(found, fpr95=Fpr95.interpolated)["s"]
+def test_the_protocol_says_which_fpr95(plain: Measured) -> None:
+    first = results(plain)["s"]
+    between = results(plain, fpr95=Fpr95.interpolated)["s"]
     assert between.metrics["fpr95"] == first.metrics["fpr95_interpolated"]
     assert between.metrics["fpr95_first"] == first.metrics["fpr95"]
     assert "fpr95" in first.intervals
@@ -152,42 +134,34 @@ def test_the_protocol_says_which_fpr95(tmp_path: Path) -> None:
     assert between.metrics["tnr_at_tpr95"] == 1 - between.metrics["fpr95"]
 
 
-def test_a_threshold_for_half_precision_is_set_in_half_precision() -> None:
-    calm = [BrightAnomalies(6, seed=5)[i] for i in range(6)]
-    _, counts = measure_known_classes(detector(), iter(calm), 2, bits=20, half=True)
-    normal = np.concatenate([detector()(i.image)[i.labels != VOID] for i in calm])
-    normal = normal.astype(np.float16).astype(np.float32)
-    share = (normal >= operating_thresholds(counts, 0.05)["s"]).mean()
-    assert share == pytest.approx(0.05, abs=0.005)
-
-
-def test_a_pool_of_counts_travels_light_and_arrives_whole(tmp_path: Path) -> None:
-    counts = measured(tmp_path).counts["s"]
-    parcel = pickle.dumps(counts)
+def test_counts_travel_light_between_processes_and_arrive_whole(plain: Measured) -> None:
+    parcel = pickle.dumps(plain.counts["s"])
     assert len(parcel) < 2**20  # of 16 MiB of bins
-    assert pickle.loads(parcel).results() == counts.results()
+    assert pickle.loads(parcel).results() == plain.counts["s"].results()
 
 
-def test_what_a_killed_process_left_is_removed_and_no_more(tmp_path: Path) -> None:
-    alive, dead, elsewhere = (tmp_path / f"{PREFIX}{owner}-x" for owner in (
-        f"{socket.gethostname()}-{os.getpid()}", f"{socket.gethostname()}-4194305", "host-4194305",
-    ))  # fmt: skip
-    for folder in (alive, dead, elsewhere):
-        folder.mkdir()
+def test_what_a_killed_run_left_is_removed_and_no_more(tmp_path: Path) -> None:
+    for name in (f"{PREFIX}x/0", f"{PREFIX}y", "cells"):
+        (tmp_path / name).mkdir(parents=True)
     remove_left_over(tmp_path)
-    assert (alive.exists(), dead.exists(), elsewhere.exists()) == (True, False, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
 
 
-def test_the_threshold_in_use_comes_from_images_without_anomalies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_the_threshold_in_use_comes_from_images_without_anomalies(
+    plain: Measured, pixels, half: bool
+) -> None:
     calm = BrightAnomalies(6, seed=5)
     images = [calm[i] for i in range(6)]
-    metrics, counts = measure_known_classes(detector(), iter(images), 2, bits=20)
+    metrics, counts = measure_known_classes(DETECTOR, iter(images), 2, bits=20, half=half)
     assert metrics["miou"] == pytest.approx(1)
     thresholds = operating_thresholds(counts, 0.05)
-    normal = np.concatenate([detector()(i.image)[i.labels != VOID] for i in images])
-    assert (normal >= thresholds["s"]).mean() == pytest.approx(0.05, abs=0.01)
-    found = results(measured(tmp_path), thresholds=thresholds)["s"].metrics
-    scores, labels = pooled(BrightAnomalies())
+    normal = np.concatenate([DETECTOR(i.image)[i.labels != VOID] for i in images])
+    normal = normal.astype(np.float16 if half else np.float32).astype(np.float32)
+    assert (normal >= thresholds["s"]).mean() == pytest.approx(0.05, abs=0.005)
+    assert np.abs(normal - thresholds["s"]).min() < 1e-6  # at a score that there is
+    found = results(plain, thresholds=thresholds)["s"].metrics
+    scores, labels = pixels
     above = scores >= thresholds["s"]
     assert found["id_tpr"] == pytest.approx(above[labels == 1].mean(), abs=0.01)
     assert found["id_fpr"] == pytest.approx(above[labels == 0].mean(), abs=0.01)
@@ -197,42 +171,33 @@ def test_the_threshold_in_use_comes_from_images_without_anomalies(tmp_path: Path
 def test_nothing_but_normal_pixels_is_undefined(tmp_path: Path) -> None:
     calm = [BrightAnomalies()[3], BrightAnomalies()[7]]
     found = results(measured(tmp_path, calm, components=(4, 2), num_examples=2))["s"]
-    for metric in ("ap", "auroc", "fpr95", "f1_star"):
-        assert np.isnan(found.metrics[metric])
+    assert np.isnan([found.metrics[key] for key in ("ap", "auroc", "fpr95", "f1_star")]).all()
     assert found.intervals == {}
 
 
-def cell_of(tmp_path: Path, model: str = "m-0", seed: int = 0, noise: float = 60.0) -> Cell:
-    images = BrightAnomalies(12, seed, noise)
-    found = measured(tmp_path, images, components=(4, 2), num_examples=1)
-    rows = results_of(found, model, "bright", fpr95=Fpr95.first, thresholds={"s": -0.5},
-                      resamples=50)  # fmt: skip
-    facts = {"images": len(images)}
-    return Cell({"images": "abc"}, rows, found.images, found.examples, facts)
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
+    scratch = tmp_path_factory.mktemp("scratch")
+    found = measured(scratch, BrightAnomalies(12), components=(4, 2), num_examples=1)
+    rows = list(results(found, thresholds={"s": -0.5}).values())
+    return Cell({"images": "abc"}, rows, found.images, found.examples, {"images": 12})
 
 
-def test_a_cell_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
-    cell, path = cell_of(tmp_path), tmp_path / "cells" / "bright.npz"
+def test_a_cell_comes_back_from_disk_as_it_was(cell: Cell, tmp_path: Path) -> None:
+    path = tmp_path / "cells" / "bright.npz"
     save_cell(path, cell)
     again = load_cell(path, {"images": "abc"})
     assert again is not None
-    assert [vars(r).keys() for r in again.results] == [vars(r).keys() for r in cell.results]
-    for ours, theirs in zip(cell.results, again.results, strict=True):
-        assert json.dumps(ours.metrics) == json.dumps(theirs.metrics)
-        assert ours.intervals == theirs.intervals
-        assert ours.sizes == theirs.sizes
-        np.testing.assert_array_equal(ours.images, theirs.images)
-        np.testing.assert_array_equal(ours.curves.precision, theirs.curves.precision)
-        np.testing.assert_array_equal(ours.histogram.normal, theirs.histogram.normal)
+    np.testing.assert_equal([*map(vars, again.results)], [*map(vars, cell.results)])
+    np.testing.assert_equal(again.examples, cell.examples)
     assert again.images["s"].names == cell.images["s"].names
-    np.testing.assert_array_equal(again.examples[0].score, cell.examples[0].score)
     assert compared([again], 100) == compared([cell], 100)
 
 
-def test_a_cell_of_other_settings_or_a_broken_one_is_not_taken(tmp_path: Path) -> None:
+def test_a_cell_of_other_settings_or_a_broken_one_is_not_taken(cell: Cell, tmp_path: Path) -> None:
     path = tmp_path / "bright.npz"
     assert load_cell(path, {}) is None
-    save_cell(path, cell_of(tmp_path))
+    save_cell(path, cell)
     assert load_cell(path, {"images": "other"}) is None
     whole = path.read_bytes()
     for broken in (whole[:-200], whole[:500] + bytes(40) + whole[540:], b""):
@@ -240,38 +205,33 @@ def test_a_cell_of_other_settings_or_a_broken_one_is_not_taken(tmp_path: Path) -
         assert load_cell(path, {"images": "abc"}) is None
 
 
-def test_the_better_method_is_told_from_the_worse_on_the_same_images(tmp_path: Path) -> None:
-    (first, *rest) = compared([cell_of(tmp_path)], 200)
-    assert first.first in ("m-0 s", "m-0 q")
-    wrong = next(c for c in [first, *rest] if c.second == "m-0 wrong")
-    assert wrong.difference > 0
-    assert wrong.low > 0
+def test_the_better_method_is_known_from_the_worse_on_the_same_images(cell: Cell) -> None:
+    found = compared([cell], 200)
+    assert found[0].first in ("m-0 s", "m-0 q")
+    wrong = next(c for c in found if c.second == "m-0 wrong")
+    assert min(wrong.difference, wrong.low) > 0
     assert wrong.p_value < 0.05
-    same = next(c for c in [first, *rest] if c.second in ("m-0 s", "m-0 q"))
+    same = next(c for c in found if c.second in ("m-0 s", "m-0 q"))
     assert same.p_value > 0.05
-    assert compared([cell_of(tmp_path), cell_of(tmp_path, "n-0", seed=3)], 0) == []
+    assert compared([cell], 0) == []
 
 
-def test_seeds_of_one_experiment_are_gathered(tmp_path: Path) -> None:
+def test_seeds_of_one_experiment_are_gathered_and_nothing_else(cell: Cell) -> None:
+    aps = {"m-0": 0.5, "m-1": 0.7, "m-2": 0.8, "other": 0.1}
     rows = [
-        r for seed in (0, 1, 2) for r in cell_of(tmp_path, f"m-{seed}", noise=50 + seed).results
+        replace(row, model=model, metrics=row.metrics | {"ap": ap})
+        for model, ap in aps.items()
+        for row in cell.results
     ]
     runs = {f"m-{seed}": SeededRun("m", "group", seed, f"weights {seed}") for seed in (0, 1, 2)}
     runs["other"] = SeededRun("m", "another learning rate", 3, "weights 3")
-    found = {(o.scorer, o.metric): o for o in gathered_over_seeds(rows, runs)}
-    values = [r.metrics["ap"] for r in rows if r.scorer == "s"]
-    assert found["s", "ap"].mean == pytest.approx(np.mean(values))
-    assert found["s", "ap"].std == pytest.approx(np.std(values, ddof=1))
-    assert found["s", "ap"].seeds == (0, 1, 2)
-    assert found["s", "ap"].experiment == "m"
-    assert gathered_over_seeds(rows[:3], runs) == []
-
-
-def test_what_is_no_other_seed_is_not_gathered(tmp_path: Path) -> None:
-    rows = [r for name in ("m-0", "n-1") for r in cell_of(tmp_path, name).results]
-    first = SeededRun("m", "m", 0, "a")
-    for second in (SeededRun("n", "n", 1, "b"), SeededRun("m", "m", 0, "a")):
-        assert gathered_over_seeds(rows, {"m-0": first, "n-1": second}) == []
+    gathered = gathered_over_seeds(rows, runs)
+    (found,) = (one for one in gathered if (one.scorer, one.metric) == ("s", "ap"))
+    values = [aps[f"m-{seed}"] for seed in (0, 1, 2)]
+    assert (found.experiment, found.seeds) == ("m", (0, 1, 2))
+    assert (found.mean, found.std) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    for second in (SeededRun("n", "n", 1, "b"), SeededRun("m", "group", 0, "weights 0")):
+        assert gathered_over_seeds(rows, {"m-0": runs["m-0"], "m-1": second}) == []
 
 
 def test_a_squeezed_set_keeps_labels_whole() -> None:
@@ -285,15 +245,10 @@ def test_a_squeezed_set_keeps_labels_whole() -> None:
 
 
 def test_large_images_are_shown_small(tmp_path: Path) -> None:
-    class Large(BrightAnomalies):
-        component_sizes = None
+    def larger(item: LabelledImage) -> LabelledImage:
+        return LabelledImage(*(part.repeat(25, 0).repeat(25, 1) for part in item[:3]), item.name)
 
-        def __getitem__(self, index: int) -> LabelledImage:
-            item = super().__getitem__(index)
-            return LabelledImage(*(np.repeat(np.repeat(a, 50, 0), 50, 1) for a in item[:3]),
-                                 item.name)  # fmt: skip
-
-    found = measured(tmp_path, Large(2), num_examples=1)
-    for example in found.examples:
+    images = [larger(BrightAnomalies()[i]) for i in range(2)]
+    for example in measured(tmp_path, images, num_examples=1).examples:
         assert example.image.shape[1] <= 640
         assert example.image.shape[:2] == example.anomaly.shape == example.score.shape

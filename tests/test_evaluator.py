@@ -1,124 +1,60 @@
-"""Pixel and semantic metrics against scikit-learn, hand-worked cases and brute force."""
+"""Counts of pixels and their metrics against scikit-learn, hand-worked cases and brute force."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import (
-    auc,
-    average_precision_score,
-    confusion_matrix,
-    jaccard_score,
-    roc_auc_score,
-    roc_curve,
-)
+from sklearn.metrics import auc, roc_auc_score
 
+from eomt_exp.evaluator.components import ComponentCounts
 from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, to_keys, to_score
 from eomt_exp.evaluator.pixel import METRICS, PixelCounts
-from eomt_exp.evaluator.semantic import ConfusionMatrix
+from tests.oracle import SCORES, count, draw, noise, other_definitions, ranked, same
 
-SIZE = 30_000
-RANKED = ("ap", "auroc", "fpr95")
-
-Draw = Callable[[np.random.Generator, np.ndarray], np.ndarray]
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))
-
-
-# Each draws scores for labels y, in several shapes that real scorers produce.
-SCORES: dict[str, Draw] = {
-    "uniform": lambda r, y: r.random(y.size) + 0.3 * y,
-    "gaussian": lambda r, y: r.standard_normal(y.size) + 1.5 * y,
-    "no_skill": lambda r, y: r.standard_normal(y.size),
-    "inverted": lambda r, y: r.standard_normal(y.size) - y,
-    "saturated_sigmoid": lambda r, y: sigmoid(12 * r.standard_normal(y.size) + 15 * y),
-    "saturated_confidence": lambda r, y: -sigmoid(12 + 4 * r.standard_normal(y.size) - 4 * y),
-    "seven_levels": lambda r, y: np.round(3 * sigmoid(r.standard_normal(y.size) + y) * 2) / 6,
-    "two_levels": lambda r, y: (r.random(y.size) + 0.4 * y > 0.7).astype(float),
-    "float16": lambda r, y: sigmoid(r.standard_normal(y.size) + 2 * y).astype(np.float16),
-    "float32": lambda r, y: sigmoid(3 * r.standard_normal(y.size) + 2 * y).astype(np.float32),
-    "tiny_range": lambda r, y: 0.5 + 1e-4 * (r.standard_normal(y.size) + y),
-    "tinier_range": lambda r, y: 0.5 + 2e-7 * (r.standard_normal(y.size) + y),
-    "tiny_range_and_zeros": lambda r, y: (
-        (0.5 + 1e-4 * (r.standard_normal(y.size) + y)) * (r.random(y.size) > 0.1)
-    ),
-    "rba": lambda r, y: -9 * sigmoid(r.standard_normal(y.size) - 2 * y),
-    "large_magnitudes": lambda r, y: np.exp(12 * r.standard_normal(y.size) + 10 * y),
-    "denormals": lambda r, y: 1e-42 * (r.standard_normal(y.size) + y),
-}
-
-
-def draw(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels = (rng.random(SIZE) < (0.02, 0.4)[seed % 2]).astype(np.uint8)
-    return SCORES[name](rng, labels), labels
-
-
-def count(scores: object, labels: object, bits: int = 19) -> PixelCounts:
-    counts = PixelCounts(bits)
-    counts.update(np.asarray(scores), np.asarray(labels, np.uint8))
-    return counts
-
-
-def oracle(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    scores = scores.astype(np.float32)
-    # Intermediate points matter: the first with TPR >= .95 may lie on a straight piece.
-    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
-    return {
-        "ap": average_precision_score(labels, scores),
-        "auroc": roc_auc_score(labels, scores),
-        "fpr95": fpr[np.argmax(tpr >= 0.95)],
-    }
-
-
-def same(left: PixelCounts, right: PixelCounts) -> bool:
-    mine, theirs = left.state_dict(), right.state_dict()
-    equal = all(torch.equal(mine[name], theirs[name]) for name in mine)
-    return equal and repr(left.results()) == repr(right.results())  # repr, for NaN equals NaN
+Image = tuple[np.ndarray, np.ndarray]  # scores and labels
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", SCORES)
-def test_agrees_with_scikit_learn(name: str, seed: int) -> None:
+def test_agrees_with_scikit_learn_and_ap_bound_holds_even_with_few_bins(
+    name: str, seed: int
+) -> None:
     scores, labels = draw(name, seed)
-    found, expected = count(scores, labels, bits=22).results(), oracle(scores, labels)
-    for key in RANKED:
-        assert found[key] == pytest.approx(expected[key], abs=1e-4), key
-    assert abs(found["ap"] - expected["ap"]) <= found["ap_bound"] + 1e-12
-
-
-@pytest.mark.parametrize("name", SCORES)
-def test_ap_bound_holds_even_with_few_bins(name: str) -> None:
-    scores, labels = draw(name, 1)
-    found = count(scores, labels, bits=17).results()
-    assert abs(found["ap"] - oracle(scores, labels)["ap"]) <= found["ap_bound"] + 1e-12
+    found = count(scores, labels, bits=22).results()
+    expected = ranked(scores, labels) | other_definitions(scores, labels)
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, abs=1e-4), key
+    for bound in (found, count(scores, labels, bits=17).results()):
+        assert abs(bound["ap"] - expected["ap"]) <= bound["ap_bound"] + 1e-12
 
 
 def test_ap_bound_is_worth_something() -> None:
-    scores, labels = draw("gaussian", 1)
-    coarse, fine = (count(scores, labels, bits).results()["ap_bound"] for bits in (17, 22))
+    coarse, fine = (count(*draw("gaussian"), bits).results()["ap_bound"] for bits in (17, 22))
     assert 0 < 5 * fine < coarse < 1e-3
     assert fine < 1e-5
-    assert (
-        count(*draw("tiny_range", 1), bits=22).results()["ap_bound"] == 0
-    )  # every float has its bin
+    exact = count(*draw("tiny_range"), bits=22).results()  # every float has its bin
+    assert exact["ap_bound"] == 0
 
 
 def test_memory_is_bounded_and_well_used() -> None:
     for name in ("gaussian", "large_magnitudes", "saturated_sigmoid"):
         bins = count(*draw(name, 0), bits=18).state_dict()["bins"]
         assert 2**17 < bins.shape[0] * bins.shape[1] <= 2**18
+    for bits in (16, 29):
+        with pytest.raises(ValueError, match="from 17 to 28"):
+            PixelCounts(bits)
 
 
 def test_keys_sort_as_floats_do() -> None:
     corners = np.float32([0, 1e-45, 1e-38, 2**-24, 0.25, 0.5, 0.75, 1, 2, 1e30, 3.4e38])
     near = [corners]
-    for _ in range(40):  # neighbours of the corners on both sides
+    for _ in range(40):  # the floats beside the corners, on both sides
         near = [np.nextafter(near[0], np.float32(-1)), *near, np.nextafter(near[-1], np.float32(9))]
     rng = np.random.default_rng(0)
     wide = np.exp(20 * rng.standard_normal(2000)) * rng.choice([-1, 1], 2000)
@@ -137,14 +73,22 @@ def test_keys_sort_as_floats_do() -> None:
 def test_hand_worked_ranking() -> None:
     # 0.9 + | 0.8 - | 0.7 + + - (a tie) | 0.1 -
     found = count([0.9, 0.8, 0.7, 0.7, 0.7, 0.1], [1, 0, 1, 1, 0, 0]).results()
-    assert found["ap"] == pytest.approx(1 / 3 * 1 + 2 / 3 * 3 / 5)
-    assert found["auroc"] == pytest.approx((3 + 2 * 1.5) / 9)  # 0.7 beats 0.1, and half of its tie
-    assert found["fpr95"] == pytest.approx(2 / 3)
-    assert found["tie_fraction"] == pytest.approx(2 / 3)
-    assert found["f1_star"] == pytest.approx(6 / 8)
-    assert found["f1_threshold"] == pytest.approx(0.7)
-    assert (found["positives"], found["negatives"]) == (3, 3)
-    assert found["ap_bound"] == 0
+    expected = {
+        "ap": 1 / 3 * 1 + 2 / 3 * 3 / 5,
+        "auroc": (3 + 2 * 1.5) / 9,  # 0.7 beats 0.1, and half of its tie
+        "fpr95": 2 / 3,
+        "tie_fraction": 2 / 3,
+        "f1_star": 6 / 8,
+        "f1_threshold": np.float32(0.7),
+        "ap_trapezoid": 1 / 3 + 2 / 3 * (1 / 2 + 3 / 5) / 2,
+        "fpr95_interpolated": 1 / 3 + (0.95 - 1 / 3) / (2 / 3) / 3,
+        "fpr95_nearest": 2 / 3,
+        **dict.fromkeys(("tpr_at_fpr05", "tpr_at_fpr01", "tnr_at_tpr95"), 1 / 3),
+        "positives": 3,
+        "negatives": 3,
+        "ap_bound": 0,
+    }
+    assert found == pytest.approx(expected)
 
 
 def test_fpr95_takes_a_recall_of_exactly_95_percent() -> None:
@@ -154,19 +98,12 @@ def test_fpr95_takes_a_recall_of_exactly_95_percent() -> None:
     assert count(scores[1:], labels[1:]).results()["fpr95"] == 1  # 18 of 19 is not enough
 
 
-def test_perfect_and_worst_rankings() -> None:
-    labels = np.repeat([0, 1], 50)
-    best, worst = (count(s, labels).results() for s in (np.arange(100.0), -np.arange(100.0)))
-    assert (best["ap"], best["auroc"], best["fpr95"], best["f1_star"]) == (1, 1, 0, 1)
-    assert best["f1_threshold"] == 50
-    assert (worst["auroc"], worst["fpr95"]) == (0, 1)
-
-
 @pytest.mark.parametrize("value", [0.0, 0.3, -7.0, np.inf, -np.inf])
 def test_constant_scores_are_chance(value: float) -> None:
     found = count(np.full(100, value), np.arange(100) < 10).results()
     assert found["ap"] == pytest.approx(0.1)
     assert (found["auroc"], found["fpr95"], found["tie_fraction"]) == (0.5, 1, 1)
+    assert (found["tpr_at_fpr05"], found["tpr_at_fpr01"]) == (0, 0)  # no threshold has a low FPR
     assert found["f1_threshold"] == np.float32(value)
 
 
@@ -180,104 +117,27 @@ def test_infinities_rank_beyond_every_number(bits: int) -> None:
     assert count(scores, np.arange(5004) > 0, bits).results()["f1_threshold"] == -np.inf
 
 
-def test_minus_zero_ties_with_zero() -> None:
+def test_minus_zero_ties_with_zero_and_float64_beyond_float32_is_infinite() -> None:
     assert same(count([-0.0, 0.0, -0.0, 0.0], [1, 0, 0, 1]), count([0.0] * 4, [1, 0, 0, 1]))
     assert count([-0.0, 0.0], [1, 0]).results()["auroc"] == 0.5
-
-
-def test_float64_beyond_float32_is_infinite() -> None:
     assert same(count([1e300, 1.0], [1, 0]), count([np.inf, 1.0], [1, 0]))
 
 
-@pytest.mark.parametrize("name", ["gaussian", "saturated_sigmoid", "seven_levels", "rba"])
+@pytest.mark.parametrize(
+    "name", ["gaussian", "saturated_sigmoid", "six_levels", "rba", "perfect", "inverted"]
+)
 def test_f1_star_against_brute_force(name: str) -> None:
-    scores, labels = draw(name, 1)
-    scores, labels = scores[:800].astype(np.float32), labels[:800] == 1
+    scores, labels = draw(name)
+    scores, labels = scores[:800], labels[:800] == 1
     hits = [(scores >= t) & labels for t in np.unique(scores)]
     flagged = [(scores >= t).sum() for t in np.unique(scores)]
-    best = max(
-        2 * h.sum() / (f + labels.sum()) for h, f in zip(hits, flagged, strict=True)
-    )  # 2 TP + FP + FN = flagged + positives
+    # 2 TP + FP + FN = flagged + positives
+    best = max(2 * h.sum() / (f + labels.sum()) for h, f in zip(hits, flagged, strict=True))
     found = count(scores, labels).results()
     assert found["f1_star"] == pytest.approx(best)
     at_threshold = scores >= np.float32(found["f1_threshold"])
     reached = 2 * (at_threshold & labels).sum() / (at_threshold.sum() + labels.sum())
     assert reached == pytest.approx(best)
-
-
-@pytest.mark.parametrize("bits", [17, 19])
-@pytest.mark.parametrize("name", ["gaussian", "tiny_range_and_zeros", "large_magnitudes"])
-def test_shards_in_any_order_equal_one_run(name: str, bits: int) -> None:
-    scores, labels = draw(name, 0)
-    whole = count(scores, labels, bits)
-    order = np.argsort(scores)  # shards of very different ranges, hence of different resolution
-    parts = [count(scores[p], labels[p], bits) for p in np.array_split(order, 5)]
-    before = parts[1].state_dict()
-    for sequence in ([0, 1, 2, 3, 4], [3, 0, 4, 2, 1]):
-        total = PixelCounts(bits)
-        for index in sequence:
-            total.merge(parts[index])
-        assert same(total, whole)
-    assert same(parts[0] + (parts[1] + parts[2]) + (parts[4] + parts[3]), whole)
-    assert torch.equal(before["bins"], parts[1].state_dict()["bins"])  # merging only reads
-    streamed = PixelCounts(bits)
-    for part in np.array_split(order[::-1], 7):
-        streamed.update(scores[part], labels[part])
-    assert same(streamed, whole)
-
-
-def test_merging_with_itself_doubles_and_with_nothing_changes_nothing() -> None:
-    scores, labels = draw("gaussian", 0)
-    counts = count(scores, labels)
-    assert same(counts + PixelCounts(19), counts)
-    assert same(counts + counts, count(np.tile(scores, 2), np.tile(labels, 2)))
-    counts.merge(counts)
-    assert counts.results()["positives"] == 2 * labels.sum()
-
-
-def test_merge_refuses_other_bits() -> None:
-    with pytest.raises(ValueError, match="bits=17"):
-        PixelCounts(19).merge(PixelCounts(17))
-
-
-def test_state_survives_a_file_and_goes_on_counting(tmp_path) -> None:
-    scores, labels = draw("gaussian", 0)
-    half = SIZE // 2
-    torch.save(count(scores[:half], labels[:half]).state_dict(), tmp_path / "counts.pt")
-    resumed = PixelCounts(17)  # the file knows the bits
-    resumed.load_state_dict(torch.load(tmp_path / "counts.pt", weights_only=True))
-    resumed.update(scores[half:], labels[half:])
-    assert same(resumed, count(scores, labels))
-    resumed.load_state_dict(PixelCounts(19).state_dict())
-    assert resumed.results()["positives"] == 0
-
-
-def test_state_is_a_snapshot() -> None:
-    counts = count([1.0, 0.0], [1, 0])
-    before = counts.state_dict()["bins"].sum()
-    state = counts.state_dict()
-    counts.update(np.ones(5), np.ones(5, np.uint8))
-    assert state["bins"].sum() == before
-
-
-@pytest.mark.parametrize("at_void", [np.nan, np.inf, -1e30])
-def test_scores_at_void_never_count(at_void: float) -> None:
-    scores, labels = draw("gaussian", 0)
-    labels[::3] = 255
-    seen = labels != 255
-    changed = np.where(seen, scores, at_void)
-    assert same(count(changed, labels), count(scores, labels))
-    assert same(count(changed, labels), count(scores[seen], labels[seen]))
-
-
-def test_tensors_arrays_and_shapes_are_alike() -> None:
-    scores = torch.rand(2, 1, 20, 30, generator=torch.Generator().manual_seed(0)).bfloat16()
-    labels = (scores.float() > 0.6).to(torch.uint8)
-    counts = PixelCounts(19)
-    counts.update(scores.requires_grad_(), labels.long())
-    array = scores.detach().float().numpy()
-    assert same(counts, count(array[..., ::-1], labels.numpy()[..., ::-1]))
-    assert counts.results()["ap"] == 1
 
 
 @pytest.mark.parametrize("labels", [[0, 0], [1, 1], [255, 255], [255, 0], []])
@@ -287,33 +147,13 @@ def test_metrics_without_a_positive_or_a_negative_are_nan(labels: list[int]) -> 
     assert all(np.isnan(found[key]) for key in METRICS)
     assert (found["positives"], found["negatives"]) == (labels.count(1), labels.count(0))
     assert all(len(column) == 0 for column in counts.curves())
-
-
-@pytest.mark.parametrize(
-    ("scores", "labels", "message"),
-    [
-        ([np.nan, 1.0, np.nan, np.nan], [0, 1, 1, 255], "2 of 3 scores are NaN"),
-        ([0.0, 1.0], [0, 2], r"\[2\]"),
-        ([0.0, 1.0], [-1, 1], r"\[-1\]"),
-        ([0.0, 1.0], [0.0, 0.5], "float64"),
-        ([0.0, 1.0, 2.0], [0, 1], r"\(3,\).*\(2,\)"),
-    ],
-)
-def test_refuses_and_counts_nothing(scores: list, labels: list, message: str) -> None:
-    counts = count([0.5, 0.6], [0, 1])
-    with pytest.raises(ValueError, match=message):
-        counts.update(np.array(scores), np.array(labels))
-    assert same(counts, count([0.5, 0.6], [0, 1]))
-
-
-@pytest.mark.parametrize("bits", [16, 29])
-def test_refuses_a_size_it_cannot_keep(bits: int) -> None:
-    with pytest.raises(ValueError, match="from 17 to 28"):
-        PixelCounts(bits)
+    assert np.isnan([row[1:] for row in counts.tnr_table()]).all()
+    reached = counts.at_threshold(0.15)
+    assert np.isnan([reached["precision"], reached["f1"]]).all()
 
 
 def test_curves_are_thinned_points_of_the_true_curve() -> None:
-    scores, labels = draw("gaussian", 1)
+    scores, labels = draw("gaussian")
     curves = count(scores, labels).curves(points=100)
     assert 50 <= len(curves.recall) <= 110
     assert (curves.tpr[0], curves.fpr[0], curves.tpr[-1], curves.fpr[-1]) == (0, 0, 1, 1)
@@ -326,78 +166,123 @@ def test_curves_are_thinned_points_of_the_true_curve() -> None:
     np.testing.assert_allclose(curves.precision[1:], precision[1:])
 
 
-def semantic_case(seed: int, num_classes: int = 19) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, num_classes, (3, 40, 50)).astype(np.uint8)
-    predicted = np.where(rng.random(labels.shape) < 0.6, labels, rng.integers(0, 19, labels.shape))
-    labels[rng.random(labels.shape) < 0.1] = 255
-    return predicted, labels
+def shards_of(name: str) -> list[Image]:
+    """Shards of very different ranges of scores, hence of different resolution."""
+    scores, labels = draw(name, 0)
+    return [(scores[part], labels[part]) for part in np.array_split(np.argsort(scores), 5)]
 
 
-def test_confusion_matrix_agrees_with_scikit_learn() -> None:
-    predicted, labels = semantic_case(0)
-    matrix = ConfusionMatrix(19)
-    for guess, truth in zip(predicted, labels, strict=True):  # accumulated, not averaged
-        matrix.update(torch.from_numpy(guess), truth)
-    seen = labels != 255
-    truth, guess = labels[seen], predicted[seen]
-    np.testing.assert_array_equal(matrix.counts, confusion_matrix(truth, guess))
-    found = matrix.results()
-    expected = jaccard_score(truth, guess, average=None)
-    assert found["miou"] == pytest.approx(expected.mean())
-    np.testing.assert_allclose([found[f"iou/{c}"] for c in range(19)], expected)
-    recalls = [(guess[truth == c] == c).mean() for c in range(19)]
-    assert found["macc"] == pytest.approx(np.mean(recalls))
-    assert found["aacc"] == pytest.approx((truth == guess).mean())
+KINDS = {  # how to make empty counts, and shards to count
+    **{f"{name}, {bits} bits": (partial(PixelCounts, bits), shards_of(name))
+       for name in ("gaussian", "tiny_range_and_zeros", "large_magnitudes") for bits in (17, 19)},
+    **{f"components from {sizes}": (partial(ComponentCounts, 0.5, *sizes),
+                                    [noise(seed) for seed in range(5)])
+       for sizes in ((1, 1), (5, 3))},
+}  # fmt: skip
+each_kind = pytest.mark.parametrize(("new", "shards"), KINDS.values(), ids=KINDS)
+CLASSES = [partial(PixelCounts, 17), partial(ComponentCounts, 0.5, 1, 1)]
+each_class = pytest.mark.parametrize("new", CLASSES, ids=["pixels", "components"])
 
 
-def test_hand_worked_confusion() -> None:
-    matrix = ConfusionMatrix(4)  # class 2 is only guessed, class 3 never occurs
-    matrix.update(np.array([0, 0, 1, 2, 9]), np.array([0, 1, 1, 1, 255], np.uint8))
-    found = matrix.results()
-    assert [found[f"iou/{c}"] for c in range(3)] == pytest.approx([1 / 2, 1 / 3, 0])
-    assert np.isnan(found["iou/3"])
-    assert found["miou"] == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
-    assert found["macc"] == pytest.approx((1 + 1 / 3) / 2)
-    assert found["aacc"] == 0.5
+def counted(counts: Any, shards: list[Image]) -> Any:
+    for shard in shards:
+        counts.update(*shard)
+    return counts
 
 
-def test_confusion_shards_add_up() -> None:
-    whole, total = ConfusionMatrix(19), ConfusionMatrix(19)
-    for seed in range(3):
-        part = ConfusionMatrix(19)
-        part.update(*semantic_case(seed))
-        whole.update(*semantic_case(seed))
-        total.merge(part)
-    np.testing.assert_array_equal(whole.counts, total.counts)
-    with pytest.raises(ValueError, match="3 classes into 19"):
-        total.merge(ConfusionMatrix(3))
+def details(counts: Any) -> object:
+    """What `same` does not look at."""
+    if isinstance(counts, ComponentCounts):
+        return counts.by_size([2, 5])
+    return counts.tnr_table(), [part.tolist() for part in counts.histogram()]
 
 
-def test_confusion_of_nothing_is_nan() -> None:
-    matrix = ConfusionMatrix(2)
-    matrix.update(np.array([0, 7]), np.array([255, 255], np.uint8))
-    assert all(np.isnan(value) for value in matrix.results().values())
+@each_kind
+def test_shards_in_any_order_equal_one_run(new: Any, shards: list[Image]) -> None:
+    whole = counted(new(), shards)
+    parts = [new(), *(counted(new(), [shard]) for shard in shards)]
+    before = parts[2].state_dict()
+    for order in itertools.islice(itertools.permutations(range(6)), 0, 720, 80):
+        total = new()
+        for index in order:
+            total.merge(parts[index])
+        assert same(total, whole)
+        assert repr(details(total)) == repr(details(whole))
+    assert same(counted(new(), shards[::-1]), whole)
+    for key, value in parts[2].state_dict().items():  # merging only reads
+        assert torch.equal(value, before[key])
 
 
+@each_kind
+def test_merging_with_itself_doubles(new: Any, shards: list[Image]) -> None:
+    counts = counted(new(), shards)
+    counts.merge(counts)
+    assert same(counts, counted(new(), shards * 2))
+
+
+def test_addition_merges_and_other_rules_are_refused() -> None:
+    one, other = (counted(PixelCounts(19), [shard]) for shard in shards_of("gaussian")[:2])
+    assert same(one + other + PixelCounts(19), counted(PixelCounts(19), shards_of("gaussian")[:2]))
+    with pytest.raises(ValueError, match="bits=17"):
+        one.merge(PixelCounts(17))
+    for rules in ((0.25, 1, 1), (0.5, 2, 1), (0.5, 1, 2)):
+        with pytest.raises(ValueError, match=r"min_predicted.*0\.5, 1, 1"):
+            ComponentCounts(0.5, 1, 1).merge(ComponentCounts(*rules))
+
+
+@each_kind
+def test_state_survives_a_file_and_goes_on_counting(
+    new: Any, shards: list[Image], tmp_path: Path
+) -> None:
+    counts = counted(new(), shards[:2])
+    state = counts.state_dict()
+    torch.save(state, tmp_path / "counts.pt")
+    saved = torch.load(tmp_path / "counts.pt", weights_only=True)
+    counted(counts, shards[2:])
+    assert all(torch.equal(state[key], value) for key, value in saved.items())  # a snapshot
+    resumed = type(counts)(18)  # the file knows the rules
+    resumed.load_state_dict(saved)
+    assert same(counted(resumed, shards[2:]), counts)
+    resumed.load_state_dict(new().state_dict())
+    assert same(resumed, new())
+
+
+@each_class
+def test_scores_at_void_never_count_and_void_may_be_another_label(new: Any) -> None:
+    scores, labels = noise(0)
+    is_void, expected = labels == 255, counted(new(), [(scores, labels)])
+    for at_void in (np.nan, np.inf, -np.inf, -1e30):
+        assert same(counted(new(), [(np.where(is_void, at_void, scores), labels)]), expected)
+    assert same(counted(new(void=7), [(scores, np.where(is_void, 7, labels))]), expected)
+    if isinstance(expected, PixelCounts):
+        assert same(counted(new(), [(scores[~is_void], labels[~is_void])]), expected)
+
+
+@each_class
+def test_tensors_and_arrays_are_alike(new: Any) -> None:
+    scores, labels = noise(0)
+    half = torch.from_numpy(scores).bfloat16()
+    counts = counted(new(), [(half.requires_grad_(), torch.from_numpy(labels).long())])
+    arrays = half.detach().float().numpy(), labels
+    assert same(counts, counted(new(), [arrays]))
+    assert same(counts, counted(new(), [tuple(map(np.asfortranarray, arrays))]))
+    if isinstance(counts, PixelCounts):  # in any shape and order
+        assert same(counts, counted(new(), [tuple(a[None, None, :, ::-1] for a in arrays)]))
+
+
+@each_class
 @pytest.mark.parametrize(
-    ("predicted", "labels", "message"),
+    ("scores", "labels", "message"),
     [
-        ([0, 3], [0, 1], r"predicted holds \[3\]"),
-        ([0, -1], [0, 1], r"predicted holds \[-1\]"),
-        ([0, 1], [0, 7], r"labels holds \[7\]"),
-        ([0, 1, 1], [0, 1], r"\(3,\).*\(2,\)"),
-        ([0.2, 1.0], [0, 1], "argmax"),
+        ([[np.nan, 1.0, np.nan, np.nan]], [[0, 1, 1, 255]], "2 of 3 scores are NaN"),
+        ([[0.0, 1.0]], [[0, 2]], r"\[2\]"),
+        ([[0.0, 1.0]], [[-1, 1]], r"\[-1\]"),
+        ([[0.0, 1.0]], [[0.0, 0.5]], "float64"),
+        ([[0.0, 1.0, 2.0]], [[0, 1]], r"\(1, 3\).*\(1, 2\)"),
     ],
 )
-def test_confusion_refuses_and_counts_nothing(predicted: list, labels: list, message: str) -> None:
-    matrix = ConfusionMatrix(3)
+def test_refuses_and_counts_nothing(new: Any, scores: list, labels: list, message: str) -> None:
+    counts = counted(new(), [noise(0)])
     with pytest.raises(ValueError, match=message):
-        matrix.update(np.array(predicted), np.array(labels, np.uint8))
-    assert not matrix.counts.any()
-
-
-@pytest.mark.parametrize("num_classes", [0, 256])
-def test_confusion_refuses_a_count_of_classes(num_classes: int) -> None:
-    with pytest.raises(ValueError, match="num_classes"):
-        ConfusionMatrix(num_classes)
+        counts.update(np.array(scores), np.array(labels))
+    assert same(counts, counted(new(), [noise(0)]))

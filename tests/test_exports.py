@@ -27,28 +27,23 @@ def planted() -> tuple[np.ndarray, list[np.ndarray]]:
     return score, [first, second]
 
 
-def oodis(folder: Path, part: str = "roadanomaly", **changes: float) -> OodisExport:
-    rules = {"threshold": 0.5, "min_predicted": 2, **changes}
-    return OodisExport(folder, "ours", part, rules["threshold"], int(rules["min_predicted"]))
+def oodis(folder: Path, part: str = "roadanomaly", **changes) -> OodisExport:
+    return OodisExport(folder, "ours", part, **{"threshold": 0.5, "min_predicted": 2, **changes})
 
 
 def instances(folder: Path, stem: str) -> list[tuple[np.ndarray, float]]:
     """Masks and confidences, found and refused as verify_submission.py does."""
     lines = (folder / f"{stem}_instanceIds_pred.txt").read_text().strip().split("\n")
     entries = [line.split(" ") for line in lines]
-    assert all(len(entry) == 3 for entry in entries)
-    assert all(re.match(r".*_instanceIds_\d+_1.png$", mask) for mask, _, _ in entries)
     on_disk = {path.name for path in folder.glob(f"{stem}_instanceIds_*.png")}
     assert on_disk == {mask for mask, _, _ in entries}
     read = []
     for mask, _, confidence in entries:
+        assert re.match(r".*_instanceIds_\d+_1.png$", mask)
         with Image.open(folder / mask) as image:
             assert image.mode == "L"
             read.append((np.array(image) != 0, float(confidence)))
     return read
-
-
-# --- SegmentMeIfYouCan -------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -56,37 +51,29 @@ def h5py():
     return pytest.importorskip("h5py")
 
 
-def test_smiyc_finds_value_dtype_and_compression(tmp_path: Path, h5py) -> None:
+FOLDERS = {  # of each split
+    "AnomalyTrack-validation": "AnomalyTrack-all",
+    "ObstacleTrack-validation": "ObstacleTrack-all",
+    "ObstacleScene-night": "ObstacleTrack-all",
+    "LostAndFound-testNoKnown": "LostAndFound-test",
+    "LostAndFound-anomalyTrain": "LostAndFound-train",
+    "RoadObstacleExtra-v1": "RoadObstacleExtra-v1",
+    "my_roads": "my_roads",
+}
+
+
+@pytest.mark.parametrize(("dataset", "folder"), FOLDERS.items())
+def test_smiyc_finds_each_splits_values_where_it_looks(tmp_path, h5py, dataset, folder) -> None:
     score, _ = planted()
-    export: ScoreExport = SmiycExport(tmp_path, "ours", "AnomalyTrack-all")
-    export.write("validation0000", score)
-    path = tmp_path / "anomaly_p/ours/AnomalyTrack-all/validation0000.hdf5"
+    export: ScoreExport = SmiycExport(tmp_path, "ours", dataset)
+    export.write("snowstorm2_00_01_38.181", score)
+    path = tmp_path / "anomaly_p/ours" / folder / "snowstorm2_00_01_38.181.hdf5"
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
     with h5py.File(path) as file:
         assert list(file) == ["value"]
         value = file["value"]
-        assert (value.dtype, value.shape) == (np.float16, SHAPE)
-        assert (value.compression, value.compression_opts) == ("gzip", 9)
-        np.testing.assert_array_equal(value[:], score.astype(np.float16))
-
-
-@pytest.mark.parametrize(
-    ("dataset", "folder"),
-    [
-        ("AnomalyTrack-validation", "AnomalyTrack-all"),
-        ("ObstacleTrack-validation", "ObstacleTrack-all"),
-        ("ObstacleScene-night", "ObstacleTrack-all"),
-        ("LostAndFound-testNoKnown", "LostAndFound-test"),
-        ("LostAndFound-anomalyTrain", "LostAndFound-train"),
-        ("RoadObstacleExtra-v1", "RoadObstacleExtra-v1"),
-        ("my_roads", "my_roads"),
-    ],
-)
-def test_splits_go_where_smiyc_looks_for_them(
-    tmp_path: Path, h5py, dataset: str, folder: str
-) -> None:
-    SmiycExport(tmp_path, "ours", dataset).write("snowstorm2_00_01_38.181", planted()[0])
-    assert (tmp_path / "anomaly_p/ours" / folder / "snowstorm2_00_01_38.181.hdf5").exists()
+        assert (value.dtype, value.compression, value.compression_opts) == (np.float16, "gzip", 9)
+        np.testing.assert_array_equal(value[:], score.astype(np.float16), strict=True)
 
 
 def test_fishyscapes_is_read_from_lost_and_found(tmp_path: Path, h5py) -> None:
@@ -96,62 +83,47 @@ def test_fishyscapes_is_read_from_lost_and_found(tmp_path: Path, h5py) -> None:
 
 def test_a_map_is_replaced_as_a_whole(tmp_path: Path, h5py) -> None:
     export = SmiycExport(tmp_path, "ours", "x")
+
+    def read() -> np.ndarray:
+        with h5py.File(export.folder / "a.hdf5") as file:
+            return file["value"][:]
+
     export.write("a", np.zeros((2, 3), np.float32))
-    with pytest.raises(ValueError, match="NaN"):
-        export.write("a", np.full((4, 5), np.nan, np.float32))
-    with h5py.File(export.folder / "a.hdf5") as file:
-        assert file["value"].shape == (2, 3)
-    export.write("a", np.ones((4, 5), np.float64))
-    with h5py.File(export.folder / "a.hdf5") as file:
-        assert (file["value"][:] == 1).all()
+    for wrong, message in (([0, np.nan], "NaN"), ([0, -1e6, np.inf], r"of a reach 1e\+06.*65504")):
+        with pytest.raises(ValueError, match=message):
+            export.write("a", np.array([wrong], np.float32))
+        assert read().shape == (2, 3)
+    export.write("a", np.array([[65504.0, -np.inf, np.inf]]))
+    assert read().tolist() == [[65504, -np.inf, np.inf]]
     assert [path.name for path in export.folder.iterdir()] == ["a.hdf5"]
 
 
-def test_scores_beyond_float16_are_refused_but_infinities_are_not(tmp_path: Path, h5py) -> None:
-    export = SmiycExport(tmp_path, "ours", "x")
-    with pytest.raises(ValueError, match=r"of a reach 1e\+06.*65504"):
-        export.write("a", np.array([[0.0, -1e6, np.inf]], np.float32))
-    export.write("a", np.array([[65504.0, -np.inf, np.inf]], np.float32))
-    with h5py.File(export.folder / "a.hdf5") as file:
-        assert file["value"][:].tolist() == [[65504, -np.inf, np.inf]]
-
-
-def test_without_h5py_the_export_says_what_to_type(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_h5py_the_export_says_what_to_type(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ValueError, match=r'pip install -e "\.\[smiyc\]"'):
         SmiycExport(tmp_path, "ours", "AnomalyTrack-all")
 
 
-# --- OoDIS -------------------------------------------------------------------------------------
-
-
-def test_oodis_masks_are_the_planted_objects(tmp_path: Path) -> None:
-    score, objects = planted()
-    export: ScoreExport = oodis(tmp_path)
-    export.write("cow0012", score)
-    found = instances(tmp_path / "oodis/ours/roadanomaly", "cow0012")
-    assert len(found) == len(objects)
-    for (mask, confidence), planted_mask in zip(found, objects, strict=True):
-        np.testing.assert_array_equal(mask, planted_mask)
-        assert confidence == pytest.approx(score[planted_mask].mean(dtype=np.float64), abs=1e-12)
+LAF = "04_Maurener_Weg_8_000000_000030"
 
 
 @pytest.mark.parametrize(
     ("part", "name", "stem"),
     [
+        ("roadanomaly", "cow0012", "cow0012"),
         ("roadobstacle", "snowstorm2_00_01_38.181", "snowstorm2_00_01_38.181"),
-        (
-            "fishyscapes",
-            "04_Maurener_Weg_8_000000_000030_leftImg8bit",
-            "04_Maurener_Weg_8_000000_000030_gtCoarse",
-        ),
+        ("fishyscapes", f"{LAF}_leftImg8bit", f"{LAF}_gtCoarse"),
     ],
 )
-def test_oodis_names_are_those_of_its_list(tmp_path: Path, part: str, name: str, stem: str) -> None:
-    oodis(tmp_path, part).write(name, planted()[0])
-    assert len(instances(tmp_path / "oodis/ours" / part, stem)) == 2
+def test_oodis_finds_the_planted_objects_under_its_names(tmp_path, part, name, stem) -> None:
+    score, objects = planted()
+    export: ScoreExport = oodis(tmp_path, part)
+    export.write(name, score)
+    found = instances(tmp_path / "oodis/ours" / part, stem)
+    assert len(found) == len(objects)
+    for (mask, confidence), planted_mask in zip(found, objects, strict=True):
+        np.testing.assert_array_equal(mask, planted_mask)
+        assert confidence == pytest.approx(score[planted_mask].mean(dtype=np.float64), abs=1e-12)
 
 
 def test_threshold_is_strict_and_small_components_are_dropped(tmp_path: Path) -> None:
@@ -171,9 +143,8 @@ def test_threshold_is_strict_and_small_components_are_dropped(tmp_path: Path) ->
 
 def test_an_image_without_an_instance_gets_one_empty_mask(tmp_path: Path) -> None:
     export = oodis(tmp_path)
-    export.write("a", planted()[0])
-    export.write("ab", planted()[0])
-    export.write("a", np.zeros(SHAPE, np.float32))
+    for name, score in (("a", planted()[0]), ("ab", planted()[0]), ("a", np.zeros(SHAPE, "f4"))):
+        export.write(name, score)
     ((mask, confidence),) = instances(export.folder, "a")  # and the masks of before are gone
     assert (mask.shape, mask.any(), confidence) == (SHAPE, False, 0)
     assert len(instances(export.folder, "ab")) == 2
@@ -189,17 +160,14 @@ def test_confidences_keep_their_order_in_text(tmp_path: Path) -> None:
     assert second > first
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_oodis_refuses_rules_that_mean_nothing(tmp_path: Path) -> None:
+    for changes, message in (
         ({"part": "smiyc"}, "fishyscapes, roadanomaly, roadobstacle; got 'smiyc'"),
         ({"threshold": np.nan}, "threshold=nan"),
         ({"min_predicted": 0}, "at least 1"),
-    ],
-)
-def test_oodis_refuses_rules_that_mean_nothing(tmp_path: Path, changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        oodis(tmp_path, **changes)
+    ):
+        with pytest.raises(ValueError, match=message):
+            oodis(tmp_path, **changes)
 
 
 @pytest.mark.parametrize("name", ["../a", "a/b", "", "..", "a\\b", "/a"])
@@ -219,9 +187,7 @@ def test_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
         ("a b", np.zeros((4, 4), np.float32), "blanks"),
     ],
 )
-def test_maps_that_cannot_be_exported_leave_no_file(
-    tmp_path: Path, name: str, score: np.ndarray, message: str
-) -> None:
+def test_maps_that_cannot_be_exported_leave_no_file(tmp_path, name, score, message) -> None:
     with pytest.raises(ValueError, match=message):
         oodis(tmp_path).write(name, score)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))

@@ -11,17 +11,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from tests.sweep_commands import (
-    QUICK_STUDY,
-    ROOT,
-    Command,
-    finished,
-    outputs_in,
-    points,
-    recorded,
-    trials_of,
-    wait_for,
-)
+from tests.command_line import ROOT, wait_for
+from tests.sweep_commands import QUICK_STUDY, Command, finished, points, recorded, trials_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,27 +21,22 @@ pytestmark = [
 RATES = ("hydra/sweeper/sampler=grid", "optim.lr=choice(1e-4,2e-4,4e-4,8e-4)")
 
 
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One for the module: MLflow's tables are made once."""
-    yield from outputs_in(tmp_path_factory)
-
-
-def assert_whole(outputs: Path, study: str, n_trials: int, storage: str | None = None) -> list:
+def assert_whole(
+    study_outputs: Path, study: str, n_trials: int, storage: str | None = None
+) -> None:
     """That a study has its trials, each once, and MLflow has them too."""
-    trials = trials_of(outputs / "studies" / study, storage)
+    trials = trials_of(study_outputs / "studies" / study, storage)
     assert [t.state for t in trials] == [TrialState.COMPLETE] * n_trials
     assert len(points(trials)) == n_trials
-    found = recorded(outputs, study)
+    found = recorded(study_outputs, study)
     assert found.parent.info.status == "FINISHED"
     assert len(found.children) == n_trials
     assert {run.data.tags["mlflow.parentRunId"] for run in found.children} == {
         found.parent.info.run_id
     }
-    return trials
 
 
-# launcher: (module of its plugin, extra of pyproject.toml, words)
+# launcher: (module of its plugin, extra of pyproject.toml, overrides)
 OTHERS = {
     "process": (None, "", ("hydra.launcher.slots=2",)),
     "joblib": ("hydra_joblib_launcher", "joblib",
@@ -63,18 +49,18 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("launcher", OTHERS)
-def test_a_launcher_runs_two_trials_beside_each_other(outputs, launcher: str) -> None:
-    plugin, extra, words = OTHERS[launcher]
+def test_a_launcher_runs_two_trials_beside_each_other(study_outputs, launcher: str) -> None:
+    plugin, extra, overrides = OTHERS[launcher]
     if plugin:
         reason = f'needs the extra {extra}: pip install -e ".[{extra}]"'
         pytest.importorskip(f"hydra_plugins.{plugin}", reason=reason)
-    command = (*QUICK_STUDY, *RATES, "trainer.epochs=1", f"hydra/launcher={launcher}", *words,
+    command = (*QUICK_STUDY, *RATES, "trainer.epochs=1", f"hydra/launcher={launcher}", *overrides,
                f"hydra.sweeper.study=by_{launcher}", "hydra.sweeper.n_trials=2")  # fmt: skip
-    with Command(outputs, *command) as started:
+    with Command(study_outputs, *command) as started:
         text = finished(started)
-    assert_whole(outputs, f"by_{launcher}", 2)
+    assert_whole(study_outputs, f"by_{launcher}", 2)
     assert "2 at once" in text
-    children = recorded(outputs, f"by_{launcher}").children
+    children = recorded(study_outputs, f"by_{launcher}").children
     assert len({run.data.tags["pid"] for run in children}) == 2, "one process had both"
 
 
@@ -87,14 +73,14 @@ run_grpc_proxy_server(open_storage(sys.argv[1]), host="127.0.0.1", port=int(sys.
 
 
 @pytest.fixture
-def server(outputs: Path) -> Iterator[str]:
+def server(study_outputs: Path) -> Iterator[str]:
     """The address of a storage that only a server can reach."""
     pytest.importorskip("grpc", reason='needs the extra grpc: pip install -e ".[grpc]"')
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, "-c", SERVER, f"journal://{outputs}/served.log", str(port)]
-    process = subprocess.Popen(words, cwd=ROOT, start_new_session=True)
+    command = [sys.executable, "-c", SERVER, f"journal://{study_outputs}/served.log", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
 
     def answers() -> bool:
         with socket.socket() as probe:
@@ -108,12 +94,13 @@ def server(outputs: Path) -> Iterator[str]:
         process.wait()
 
 
-def test_two_controllers_share_a_study_behind_a_server(outputs, server: str) -> None:
-    words = (*QUICK_STUDY, *RATES, "trainer.epochs=1", f"hydra.sweeper.storage={server}",
+def test_two_controllers_share_a_study_behind_a_server(study_outputs, server: str) -> None:
+    overrides = (*QUICK_STUDY, *RATES, "trainer.epochs=1", f"hydra.sweeper.storage={server}",
              "hydra.sweeper.study=served", "hydra.sweeper.n_trials=4")  # fmt: skip
-    with Command(outputs, *words) as one, Command(outputs, *words) as other:
+    with Command(study_outputs, *overrides) as one, Command(study_outputs, *overrides) as other:
         finished(one)
         finished(other)
-    trials = assert_whole(outputs, "served", 4, server)
-    assert len({t.user_attrs["owner"]["pid"] for t in trials}) == 2, "one did all the work"
-    assert not (outputs / "studies" / "served" / "study.log").exists()
+    assert_whole(study_outputs, "served", 4, server)
+    children = recorded(study_outputs, "served").children
+    assert len({run.data.tags["pid"] for run in children}) == 2, "one did all the work"
+    assert not (study_outputs / "studies" / "served" / "study.log").exists()

@@ -1,27 +1,23 @@
-"""A study's books: what is asked, counted and asked again, whoever is killed and whenever."""
+"""The trials of a study: what is claimed, counted and retried, whoever is killed and whenever."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from eomt_exp.processes import began
-from eomt_exp.studies.ledger import Ledger, Ticket
-from eomt_exp.studies.settings import StudyError
-from eomt_exp.studies.storage import open_storage
+from eomt_exp.contracts import UserError
+from eomt_exp.files import LOCK, hold_lock, is_locked
+from eomt_exp.studies.ledger import ClaimedTrial, Ledger
 from tests.study_controller import ledger_of
 
 CONTROLLER = Path(__file__).with_name("study_controller.py")
@@ -50,13 +46,19 @@ def killed_in_its_first_trial(url: str) -> dict:
     return json.loads(line.split(" ", 3)[3])
 
 
-def run_out(ledger: Ledger) -> list[Ticket]:
+def claim(ledger: Ledger) -> ClaimedTrial:
+    claimed = ledger.claim()
+    assert claimed
+    return claimed
+
+
+def run_out(ledger: Ledger) -> list[ClaimedTrial]:
     """All that is left, each with a result."""
-    tickets = []
-    while (ticket := ledger.claim()) is not None:
-        tickets.append(ticket)
-        ledger.complete(ticket, [0.5])
-    return tickets
+    trials = []
+    while (claimed := ledger.claim()) is not None:
+        trials.append(claimed)
+        ledger.complete(claimed, [0.5])
+    return trials
 
 
 def points(ledger: Ledger) -> list[str]:
@@ -65,8 +67,8 @@ def points(ledger: Ledger) -> list[str]:
 
 def test_a_study_has_its_trials_and_then_nothing_is_left(journal: str) -> None:
     with ledger_of(journal, 4) as ledger:
-        tickets = run_out(ledger)
-    assert [t.folder for t in tickets] == ["000", "001", "002", "003"]
+        trials = run_out(ledger)
+    assert [t.folder for t in trials] == ["000", "001", "002", "003"]
     with ledger_of(journal, 4) as again:
         assert again.claim() is None
         assert [row.state for row in again.rows()] == ["complete"] * 4
@@ -79,42 +81,30 @@ def test_a_killed_trial_goes_on_in_its_folder_with_its_values(kind: str, tmp_pat
     url = f"{kind}://{'/' if kind == 'sqlite' else ''}{tmp_path}/study"
     values = killed_in_its_first_trial(url)
     with ledger_of(url, 3) as ledger:
-        ticket = ledger.claim()
-        assert ticket
-        assert (ticket.folder, ticket.values, ticket.attempt) == ("000", values, 2)
+        claimed = claim(ledger)
+        assert (claimed.folder, claimed.values, claimed.tries) == ("000", values, 2)
         # What it reported before it was killed is not lost to the pruner.
-        assert ledger.study.trials[ticket.number].intermediate_values == {1: 0.1}
-        ledger.complete(ticket, [1.0])
+        assert ledger.study.trials[claimed.number].intermediate_values == {1: 0.1}
+        ledger.complete(claimed, [1.0])
         run_out(ledger)
         assert [row.folder for row in ledger.rows()] == ["000", "002", "003"]
         assert len(set(points(ledger))) == 3
 
 
-def test_a_kill_between_the_end_and_the_new_try_loses_nothing(
+def test_a_kill_between_the_retry_and_the_end_loses_and_doubles_nothing(
     journal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ledger_of(journal, 2, max_retries=1)
-    ticket = first.claim()
-    assert ticket
-    monkeypatch.setattr(first._queue, "enqueue_heirs", lambda: None)  # killed right there
-    first.fail(ticket, "out of memory", retry=True)
+    claimed = claim(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(first, "_end", lambda *_: None)  # killed right there
+        first.fail(claimed, "out of memory", retry=True)
+    first.__exit__()
     assert first.rows() == []
     with ledger_of(journal, 2, max_retries=1) as second:
         assert [t.folder for t in run_out(second)] == ["000", "002"]
-        assert second.rows()[0].params == ticket.values
-
-
-def test_of_two_heirs_of_one_trial_the_first_is_the_heir(journal: str) -> None:
-    ledger = ledger_of(journal, 2, max_retries=1)
-    ticket = ledger.claim()
-    assert ticket
-    ledger.fail(ticket, "crashed", retry=True)
-    heir = ledger.study.trials[1]
-    # A second controller had the same thought in the same instant.
-    ledger.study.enqueue_trial(ticket.values, user_attrs=dict(heir.user_attrs))
-    assert [t.folder for t in run_out(ledger)] == ["000", "003"]
-    assert len(ledger.rows()) == 2
-    assert "surplus" in ledger.study.trials[2].user_attrs
+        assert second.rows()[0].params == claimed.values
+        assert second.study.trials[0].state is TrialState.FAIL
 
 
 @pytest.mark.parametrize("space", ["float", "discrete"])
@@ -124,7 +114,7 @@ def test_three_controllers_at_once_end_at_exactly_n_trials(space: str, journal: 
 
     def work(ledger: Ledger) -> None:
         with ledger:
-            done.extend(ticket.number for ticket in run_out(ledger))
+            done.extend(claimed.number for claimed in run_out(ledger))
 
     threads = [threading.Thread(target=work, args=(ledger,)) for ledger in ledgers]
     for thread in threads:
@@ -167,64 +157,65 @@ def test_kills_at_any_instant_cost_nothing_but_time(kind: str, tmp_path: Path) -
 
 
 def test_a_trial_killed_before_it_had_values_makes_room(journal: str) -> None:
-    ledger = ledger_of(journal, 2)
-    trial_id = ledger._queue.take()
-    assert trial_id is not None
-    ledger._queue.close()
+    def interrupted(trial: object) -> dict:
+        raise KeyboardInterrupt
+
+    ledger = ledger_of(journal, 2, suggest=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.claim()
     with ledger_of(journal, 2) as second:
         assert [t.folder for t in run_out(second)] == ["001", "002"]
 
 
-def test_what_a_closed_ledger_left_open_is_asked_again() -> None:
-    storage = optuna.storages.InMemoryStorage()
-    with ledger_of(storage, 2) as first:
-        left = first.claim()
-    assert left
-    with ledger_of(storage, 2) as second:
-        ticket = second.claim()
-        assert ticket
-        assert ticket.values == left.values
+def test_what_a_closed_ledger_left_open_is_retried(journal: str) -> None:
+    with ledger_of(journal, 2) as first:
+        left = claim(first)
+    with ledger_of(journal, 2) as second:
+        assert claim(second).values == left.values
 
 
 def test_trials_of_others_that_live_are_left_alone(journal: str) -> None:
     with ledger_of(journal, 2) as first, ledger_of(journal, 2) as second:
-        ticket = first.claim()
-        assert ticket
+        claimed = claim(first)
         assert second.open_elsewhere() == 1
         assert first.open_elsewhere() == 0
         assert [t.number for t in run_out(second)] == [1]
-        first.complete(ticket, [1.0])
+        first.complete(claimed, [1.0])
         assert second.open_elsewhere() == 0
 
 
-@pytest.mark.parametrize(("silent_for", "asked_again"), [(250, False), (350, True)])
-def test_another_machine_is_dead_after_five_minutes_of_silence(
-    silent_for: int, asked_again: bool, journal: str
-) -> None:
-    ledger = ledger_of(journal, 1)
-    ticket = ledger.claim()
-    assert ticket
-    ticket.trial.set_user_attr("owner", {"host": "elsewhere", "pid": 1, "began": "5"})
-    ticket.trial.set_user_attr("alive", time.time() - silent_for)
-    with ledger_of(journal, 1) as second:
-        assert (second.claim() is not None) is asked_again
-
-
-def test_a_trial_whose_own_process_lives_is_not_asked_again(journal: str) -> None:
-    ledger = ledger_of(journal, 1)
-    ticket = ledger.claim()
-    assert ticket
-    job = {"host": socket.gethostname(), "pid": os.getpid(), "began": began(os.getpid())}
-    ticket.trial.set_user_attr("job_owner", job)
-    ledger._queue.close()
-    with ledger_of(journal, 1) as second:
+def test_a_trial_whose_own_process_lives_is_not_retried(journal: str) -> None:
+    with ledger_of(journal, 1) as first:
+        claimed = claim(first)
+        job = hold_lock(first.folder / claimed.folder / LOCK)
+    assert job
+    with ledger_of(journal, 1) as second:  # its controller is gone
         assert second.claim() is None
-        ticket.trial.set_user_attr("job_owner", {**job, "began": "1"})  # the number was reused
-        assert second.claim() is not None
+        job.release()
+        assert claim(second).tries == 2
+
+
+def test_a_lock_outlives_neither_its_process_nor_that_by_its_children(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom eomt_exp.files import hold_lock\n"
+        "lock = hold_lock(Path(sys.argv[1]))\nprint('held', flush=True)\n"
+        "os.fork() or time.sleep(60)\ntime.sleep(60)\n"  # as a data loader's worker
+    )
+    words = [sys.executable, "-c", program, str(tmp_path / LOCK)]
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
+    assert child.stdout
+    child.stdout.readline()
+    assert is_locked(tmp_path / LOCK)
+    assert hold_lock(tmp_path / LOCK) is None
+    child.kill()
+    child.wait()
+    assert not is_locked(tmp_path / LOCK)
+    os.killpg(child.pid, signal.SIGKILL)
 
 
 def test_a_lost_trial_may_fail_or_be_ignored_instead(journal: str) -> None:
-    ledger_of(journal, 2).claim()
+    with ledger_of(journal, 2) as lost:
+        claim(lost)
     with ledger_of(journal, 2, on_stale="ignore") as ignoring:
         assert len(run_out(ignoring)) == 2
     with ledger_of(journal, 3, on_stale="fail") as failing:
@@ -233,56 +224,65 @@ def test_a_lost_trial_may_fail_or_be_ignored_instead(journal: str) -> None:
         assert failing.rows()[0].note == "its process was gone, 1 times"
 
 
-def test_nan_is_a_failure_and_no_second_try_would_come_to_more() -> None:
-    with ledger_of(None, 1, max_retries=1, max_failure_rate=1.0) as ledger:
-        ticket = ledger.claim()
-        assert ticket
-        ledger.complete(ticket, [float("nan")])
+def test_a_trial_is_not_retried_for_ever(journal: str) -> None:
+    for tries in range(1, 6):
+        with ledger_of(journal, 1) as ledger:
+            assert claim(ledger).tries == tries
+    with ledger_of(journal, 1, max_failure_rate=1.0) as ledger:
+        assert ledger.claim() is None
+        assert ledger.rows()[0].note == "its process was gone, 5 times"
+
+
+def test_nan_is_a_failure_and_no_second_try_would_come_to_more(journal: str) -> None:
+    with ledger_of(journal, 1, max_retries=1, max_failure_rate=1.0) as ledger:
+        ledger.complete(claim(ledger), [float("nan")])
         assert ledger.claim() is None
         (row,) = ledger.rows()
         assert (row.state, row.note) == ("failed", "val/ap is NaN")
 
 
-def test_too_many_failures_end_the_study_with_their_reasons() -> None:
-    with ledger_of(None, 20) as ledger:
+def test_too_many_failures_end_the_study_with_their_reasons(journal: str) -> None:
+    with ledger_of(journal, 20) as ledger:
         for reason in ("no disk", "no memory", "no luck"):
-            ticket = ledger.claim()
-            assert ticket
-            ledger.fail(ticket, reason, retry=False)
-        with pytest.raises(StudyError, match=r"3 of 3 trials failed(.|\n)*no disk(.|\n)*no luck"):
+            ledger.fail(claim(ledger), reason, retry=False)
+        with pytest.raises(UserError, match=r"3 of 3 trials failed(.|\n)*no disk(.|\n)*no luck"):
             ledger.claim()
-    with ledger_of(None, 20, max_failure_rate=1.0) as patient:
-        for _ in range(4):
-            ticket = patient.claim()
-            assert ticket
-            patient.fail(ticket, "no luck", retry=False)
+    with ledger_of(journal, 20, max_failure_rate=1.0) as patient:
+        patient.fail(claim(patient), "no luck", retry=False)
 
 
-def test_forbidden_combinations_are_drawn_again_and_do_not_count() -> None:
+def test_forbidden_combinations_are_drawn_again_and_do_not_count(journal: str) -> None:
     def forbidden(values: dict) -> str | None:
         return "a: q" if values["a"] == "q" else None
 
-    with ledger_of(None, 6, "discrete", forbidden=forbidden) as ledger:
+    with ledger_of(journal, 6, "discrete", forbidden=forbidden) as ledger:
         assert {t.values["a"] for t in run_out(ledger)} == {"p", "r"}
         assert len(ledger.rows()) == 6
 
 
-def test_a_space_that_is_all_forbidden_says_which_rule() -> None:
+def test_a_space_that_is_all_forbidden_says_which_rule(journal: str) -> None:
     with (
-        ledger_of(None, 6, forbidden=lambda values: "x: '<= 1'") as ledger,
-        pytest.raises(StudyError, match="x: '<= 1'"),
+        ledger_of(journal, 6, forbidden=lambda values: "x: '<= 1'") as ledger,
+        pytest.raises(UserError, match="x: '<= 1'"),
     ):
         ledger.claim()
 
 
 @pytest.mark.parametrize("sampler", ["random", "grid"])
-def test_a_finite_space_ends_when_each_point_was_asked(sampler: str) -> None:
-    with ledger_of(None, 30, "discrete", sampler) as ledger:
+def test_a_finite_space_ends_when_each_point_was_asked(sampler: str, journal: str) -> None:
+    with ledger_of(journal, 30, "discrete", sampler) as ledger:
         run_out(ledger)
-        assert ledger.exhausted
         assert len(set(points(ledger))) == len(ledger.rows()) == 12
-        if sampler == "grid":  # which knows it and need not find out by drawing
-            assert len(ledger.study.trials) == 13
+        if sampler == "grid":  # whose points are enqueued and need not be found by drawing
+            assert len(ledger.study.trials) == 12
+
+
+def test_a_grid_goes_on_where_it_stopped(journal: str) -> None:
+    with ledger_of(journal, 5, "discrete", "grid") as ledger:
+        run_out(ledger)
+    with ledger_of(journal, 12, "discrete", "grid") as ledger:
+        assert len(run_out(ledger)) == 7
+        assert len(set(points(ledger))) == 12
 
 
 def test_the_defaults_come_first_and_once(journal: str) -> None:
@@ -295,119 +295,90 @@ def test_the_defaults_come_first_and_once(journal: str) -> None:
     assert len(values) == 3
 
 
-def test_defaults_queued_twice_at_once_run_once(journal: str) -> None:
-    with ledger_of(journal, 3) as ledger:
-        for _ in range(2):
-            ledger.study.enqueue_trial({"x": 0.25, "n": 2})
-        run_out(ledger)
-        assert len(ledger.rows()) == len(set(points(ledger))) == 3
-
-
-def test_an_enqueued_value_out_of_range_is_not_run_in_silence(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with ledger_of(None, 1) as ledger:
-        ledger.enqueue({"x": 3.0, "n": 2})
-        with caplog.at_level(logging.WARNING), pytest.warns(UserWarning, match="out of range"):
-            run_out(ledger)
-    assert "Trial 0 has values outside the search space: x" in caplog.text
-
-
 def test_a_changed_study_is_refused_with_the_difference(journal: str) -> None:
     ledger_of(journal, 2).claim()
-    with pytest.raises(StudyError) as caught:
-        ledger_of(
-            journal,
-            2,
-            facts={"space": {"space": "float", "y": "[0, 1]"}, "fixed": {"lr": "0.2"}},
-        )
+    changed = {"space": {"space": "float", "y": "[0, 1]"}, "fixed": {"lr": "0.2"}}
+    with pytest.raises(UserError) as caught:
+        ledger_of(journal, 2, facts=changed)
     text = str(caught.value)
     assert "lr: 0.1 -> 0.2" in text
-    assert "space y: absent -> [0, 1]" in text
+    assert "space.y: None -> [0, 1]" in text
     assert "hydra.sweeper.study=toy_2" in text
-    with pytest.raises(StudyError, match="objective: maximize -> minimize"):
+    with pytest.raises(UserError, match="objective: maximize -> minimize"):
         ledger_of(journal, 2, objective={"val/ap": "minimize"})
 
 
 def test_a_study_none_of_whose_trials_ran_takes_the_mended_settings(journal: str) -> None:
     with ledger_of(journal, 2) as ledger:
         ledger.enqueue({"x": 0.25})
-        ticket = ledger.claim()
-        assert ticket
-        ledger.refuse(ticket, "no such folder")
+        ledger.refuse(claim(ledger), "no such folder")
         assert ledger.rows() == []
     mended = {"space": {"space": "float"}, "fixed": {"lr": "0.2"}}
     with ledger_of(journal, 2, facts=mended) as ledger:
         ledger.enqueue({"x": 0.25})
-        again = ledger.claim()
-        assert again
-        assert again.values["x"] == 0.25  # the defaults are tried after all
+        assert claim(ledger).values["x"] == 0.25  # the defaults are tried after all
         assert len(run_out(ledger)) == 1
 
 
 def test_a_long_difference_is_cut(journal: str) -> None:
     ledger_of(journal, 2).claim()
     many = {"space": {"space": "float"}, "fixed": {f"key_{i}": "1" for i in range(20)}}
-    with pytest.raises(StudyError) as caught:
+    with pytest.raises(UserError) as caught:
         ledger_of(journal, 2, facts=many)
     assert sum(line.startswith("  ") for line in str(caught.value).splitlines()) == 8
 
 
-def test_a_result_of_a_trial_that_was_taken_away_does_not_count(
+def test_a_result_of_a_trial_that_was_retried_elsewhere_does_not_count(
     journal: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = ledger_of(journal, 1)
-    ticket = first.claim()
-    assert ticket
-    first._queue.close()  # as if its machine had been silent for long
+    claimed = claim(first)
+    first.__exit__()  # as on a file system whose locks do not reach other machines
     with ledger_of(journal, 1) as second:
-        heir = second.claim()
-        assert heir
-        first.complete(ticket, [0.1])
-        first.fail(ticket, "late", retry=True)
-        second.complete(heir, [0.9])
+        retry = claim(second)
+        first.complete(claimed, [0.1])
+        first.fail(claimed, "late", retry=True)
+        second.complete(retry, [0.9])
         assert [row.values for row in second.rows()] == [(0.9,)]
     assert "was taken for dead" in caplog.text
 
 
-def test_a_pruned_trial_counts_with_its_last_value() -> None:
-    with ledger_of(None, 1) as ledger:
-        ticket = ledger.claim()
-        assert ticket
-        ticket.trial.report(0.2, 1)
-        ticket.trial.report(0.3, 2)
-        ledger.prune(ticket, {"epoch": 2})
+def test_a_pruned_trial_counts_with_its_last_value(journal: str) -> None:
+    with ledger_of(journal, 1) as ledger:
+        claimed = claim(ledger)
+        claimed.trial.report(0.2, 1)
+        claimed.trial.report(0.3, 2)
+        ledger.prune(claimed)
         (row,) = ledger.rows()
-        assert (row.state, row.values, row.epochs) == ("pruned", (0.3,), 2)
+        assert (row.state, row.values) == ("pruned", (0.3,))
         assert ledger.claim() is None
 
 
-def test_notes_and_constraints_are_kept_with_the_trial() -> None:
-    with ledger_of(None, 1) as ledger:
-        ticket = ledger.claim()
-        assert ticket
-        ledger.complete(ticket, [0.4], {"val/miou": 0.1}, {"metrics": {"val/miou": 0.4}})
-        trial = ledger.study.trials[0]
+def test_notes_and_constraints_are_kept_with_the_trial(journal: str) -> None:
+    with ledger_of(journal, 1) as ledger:
+        ledger.complete(claim(ledger), [0.4], {"val/miou": 0.1}, {"metrics": {"val/miou": 0.4}})
+        trial: FrozenTrial = ledger.study.trials[0]
         assert trial.constraints == {"val/miou": 0.1}
         assert trial.user_attrs["metrics"] == {"val/miou": 0.4}
         assert trial.state is TrialState.COMPLETE
 
 
-def test_the_heartbeat_signs_what_is_open(journal: str) -> None:
-    with ledger_of(journal, 1) as ledger:
-        ticket = ledger.claim()
-        assert ticket
-        ledger._heartbeat.stop()
-        ledger._heartbeat.seconds = 0.02
-        before = ledger.study.trials[0].user_attrs["alive"]
-        ledger._heartbeat.start()
-        time.sleep(0.3)
-        assert ledger.study.trials[0].user_attrs["alive"] > before
-        ledger.complete(ticket, [1.0])
+@pytest.mark.parametrize("way", ["maximize", "minimize"])
+def test_the_best_trials_keep_their_constraints_or_are_the_front(way: str, journal: str) -> None:
+    with ledger_of(journal, 4, objective={"val/ap": way}) as ledger:
+        for value, limit in ((0.5, 0.0), (0.9, 1.0), (0.7, -1.0), (0.1, 1.0)):
+            ledger.complete(claim(ledger), [value], {"val/miou": limit})
+        assert [row.number for row in ledger.best()] == ([2, 0] if way == "maximize" else [0, 2])
+    two = {"val/ap": "maximize", "val/fpr95": "minimize"}
+    with ledger_of(journal, 3, name="two", objective=two) as ledger:
+        for values in ((0.5, 0.5), (0.4, 0.6), (0.9, 0.8)):
+            ledger.complete(claim(ledger), values)
+        assert [row.number for row in ledger.best()] == [2, 0]
 
 
 def test_a_line_torn_by_a_kill_does_not_spoil_the_journal(journal: str) -> None:
-    ledger_of(journal, 3).claim()
+    with ledger_of(journal, 3) as ledger:
+        claim(ledger)
     path = Path(journal.removeprefix("journal://"))
     with path.open("ab") as file:
         file.write(b'{"op_code":4,"worker')
@@ -424,7 +395,7 @@ def test_the_lock_of_a_dead_writer_is_taken_over(
     monkeypatch.setattr("eomt_exp.studies.storage._GRACE_SECONDS", 1)
     monkeypatch.chdir(tmp_path)
     url = "journal://here/study.log"  # a relative one, whose lock would dangle
-    open_storage(url)
+    ledger_of(url, 1)
     Path("here/study.log.lock").symlink_to(Path("here/study.log").resolve())
     with ledger_of(url, 1) as ledger:
         assert len(run_out(ledger)) == 1

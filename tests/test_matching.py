@@ -1,19 +1,17 @@
-"""Points and pairs: what is sampled where, and which query is given which mask.
-
-Run: pytest tests/test_matching.py.
-"""
+"""Points and pairs: what is sampled where, and which query is given which mask."""
 
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import planted
 import pytest
 import torch
+from planted import ORDER, POINTS
 from torch import Tensor
 
-from eomt_exp.contracts import Target
-from eomt_exp.losses.matching import NO_CLASS, Matcher, Truth, gather_truth, pairwise_mask_costs
+from eomt_exp.losses.matching import NO_CLASS, Matcher, pairwise_mask_costs, segmentation_truth
 from eomt_exp.losses.point_sampling import (
     PointSampler,
     ignored_cells,
@@ -21,18 +19,7 @@ from eomt_exp.losses.point_sampling import (
     sample_points,
 )
 
-POINTS = 256
-ORDER = [[4, 0, 2], [5, 1]]  # the query that says each mask
-
-
-def truth_of(targets: list[Target], labels: list[Tensor] | None = None) -> Truth:
-    """What is gathered of these targets, or of their masks with other labels."""
-    return gather_truth(
-        [target.masks for target in targets],
-        labels or [target.labels for target in targets],
-        [target.ignore for target in targets],
-        torch.float32,
-    )
+truth_of = partial(segmentation_truth, dtype=torch.float32)
 
 
 def test_sampling_at_a_pixel_centre_reads_that_pixel():
@@ -82,9 +69,10 @@ def test_the_cheap_pairwise_costs_equal_the_definition_pair_by_pair():
 def test_matching_finds_the_planted_queries(by_class: bool):
     targets = planted.two_targets()
     output = planted.saying(targets, ORDER, num_outputs=planted.K + 1)
-    labels = [t.labels if by_class else torch.full_like(t.labels, NO_CLASS) for t in targets]
-    truth = truth_of(targets, labels)
-    pairs = Matcher(num_points=POINTS)(output.mask_logits, output.class_logits, truth)
+    if not by_class:
+        targets = [t._replace(labels=torch.full_like(t.labels, NO_CLASS)) for t in targets]
+    matcher = Matcher(num_points=POINTS)
+    pairs = matcher(output.mask_logits, output.class_logits, truth_of(targets))
     found = set(zip(*(side.tolist() for side in pairs), strict=True))
     assert found == {(0, 4, 0), (0, 0, 1), (0, 2, 2), (1, 5, 3), (1, 1, 4)}
 
@@ -96,18 +84,16 @@ def test_classes_have_no_say_for_a_mask_without_class():
     mask_logits = torch.where(shown, planted.SURE, -planted.SURE)
     class_logits = torch.zeros(1, 2, planted.K + 1)
     class_logits[0, 0, 1] = class_logits[0, 1, -1] = planted.SURE
-    ignore = torch.zeros(planted.SIZE, planted.SIZE, dtype=torch.bool)
-    truth = gather_truth([mask], [torch.tensor([NO_CLASS])], [ignore], torch.float32)
+    truth = truth_of([planted.target_of(mask, [NO_CLASS])])
     pairs = Matcher(class_cost=100.0, num_points=POINTS)(mask_logits, class_logits, truth)
     assert pairs.query.tolist() == [0]
 
 
 def test_matching_survives_infinite_and_broken_logits():
-    targets = planted.two_targets()
     output = planted.random_output()
     output.mask_logits.data[0, 1] = float("nan")
     output.mask_logits.data[1, 2] = float("inf")
-    truth = truth_of(targets)
+    truth = truth_of(planted.two_targets())
     pairs = Matcher(num_points=POINTS)(output.mask_logits, output.class_logits, truth)
     assert sorted(pairs.mask.tolist()) == [0, 1, 2, 3, 4]
 
@@ -124,15 +110,14 @@ def test_all_outputs_matched_at_once_have_the_pairs_of_one_after_the_other():
     torch.manual_seed(0)
     for output, pairs in zip(outputs, together.pairs, strict=True):
         alone = matcher(output.mask_logits, output.class_logits, truth)
-        assert all(torch.equal(one, other) for one, other in zip(alone, pairs, strict=True))
+        assert all(map(torch.equal, alone, pairs))
     assert (together.largest_label, together.any_ignored) == (3, False)
 
 
 def test_the_host_learns_what_only_the_device_knew():
     targets = planted.two_targets(label_outlier=True)
     targets[1].ignore[0, 31] = True  # one pixel of one image
-    output = planted.random_output(outlier_class=True)
-    truth = truth_of(targets)
+    output, truth = planted.random_output(outlier_class=True), truth_of(targets)
     matcher = Matcher(num_points=POINTS)
     found = matcher.match([output.mask_logits], [output.class_logits], [matcher.draw(truth)], truth)
     assert (found.largest_label, found.any_ignored) == (planted.K, True)

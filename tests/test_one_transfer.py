@@ -1,7 +1,7 @@
 """The segmentation loss waits for the device once, however many images and outputs there are.
 
-Run: pytest tests/test_one_transfer.py. The losses run on a pretended GPU (torch's fake tensors, so
-no card is needed), on which asking for a value is an error and every copy can be seen.
+The losses run on a pretended GPU (torch's fake tensors, so no card is needed), on which asking for
+a value is an error and every copy can be seen.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ TO_HOST, TO_DEVICE = ("cuda", "cpu", True), ("cpu", "cuda", False)
 POINTS = 64
 
 
-class Copies(TorchDispatchMode):
-    """Notes each tensor that changes its device: from, to, and whether it is waited for."""
+class Watch(TorchDispatchMode):
+    """Notes operations, and copies between devices: from, to, and whether they are waited for."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[str, str, bool]] = []
+        self.operations: set[str] = set()
+        self.copies: list[tuple[str, str, bool]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        self.operations.add(func.overloadpacket.__name__)
         before = [t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         after = [t.device.type for t in tree_leaves(result) if isinstance(t, Tensor)]
         if before and after and before[0] != after[0]:
-            self.seen.append((before[0], after[0], not kwargs.get("non_blocking", False)))
+            self.copies.append((before[0], after[0], not kwargs.get("non_blocking", False)))
         return result
 
 
@@ -61,11 +63,11 @@ def copies_of(call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, num_aux
 
     # A fake tensor has no values that scipy could read, so any assignment will do.
     monkeypatch.setattr(matching, "on_host", on_host)
-    with FakeTensorMode(allow_non_fake_inputs=True), Copies() as copies:
+    with FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch:
         batch = tree_map_only(Tensor, lambda one: one.to("cuda"), some_batch(num_aux))
-        copies.seen.clear()
+        watch.copies.clear()
         call(*batch)
-    return copies.seen
+    return watch.copies
 
 
 @pytest.mark.parametrize("num_aux", [0, 3])
@@ -77,8 +79,7 @@ def test_costs_leave_in_one_piece_and_pairs_return_in_one(
     matches = queries in (None, "unmatched")
     if queries:
         loss = IsotropyPenalty(queries=queries, num_points=POINTS)
-    seen = copies_of(loss, monkeypatch, num_aux)
-    assert seen == ([TO_HOST, TO_DEVICE] if matches else [])
+    assert copies_of(loss, monkeypatch, num_aux) == ([TO_HOST, TO_DEVICE] if matches else [])
 
 
 def test_the_pretended_device_sees_what_would_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,17 +93,10 @@ def test_the_pretended_device_sees_what_would_wait(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_gradient_asks_the_device_for_nothing() -> None:
-    class Asked(TorchDispatchMode):
-        names: list[str] = []  # noqa: RUF012
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
-            self.names.append(func.overloadpacket.__name__)
-            return func(*args, **kwargs or {})
-
     output, targets = some_batch(2)
     terms = MaskClassification(num_points=POINTS)(output, targets)
     total = torch.stack(list(terms.values())).sum()
-    with Asked() as asked:
+    with Watch() as watch:
         total.backward()
-    assert "grid_sampler_2d_backward" in asked.names
-    assert not {"_local_scalar_dense", "nonzero", "masked_select"} & set(asked.names)
+    assert "grid_sampler_2d_backward" in watch.operations
+    assert not {"_local_scalar_dense", "nonzero", "masked_select"} & watch.operations

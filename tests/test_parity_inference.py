@@ -2,39 +2,36 @@
 
 Two differences are known: transformers resizes whole grey levels and cuts sizes off where the
 original rounds them. Ours resizes in float and rounds.
-Run: pytest tests/test_parity_inference.py.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-
-pytest.importorskip("transformers")
-
-from transformers.models.eomt.image_processing_eomt import EomtImageProcessor
-from transformers_oracle import CLASSES, QUERIES, SIZE, random_eomt, twin
+from transformers_oracle import CLASSES, QUERIES, SIZE, ours_of, random_eomt
 
 from eomt_exp.contracts import MaskOutput, PixelOutput
 from eomt_exp.engine.detector import Detector, window_boxes
 
 AS_THEY_ARE = [(64, 64), (64, 128), (64, 150), (150, 64), (64, 333)]  # height, width
 RESIZED = [(96, 225), (225, 96), (32, 75), (128, 128)]  # by 2/3, 2/3, 2 and 1/2: nothing to round
+WINDOW = {"shortest_edge": SIZE, "longest_edge": None}
+slow = pytest.mark.slow  # transformers alone takes seconds to import
 
 
+@dataclass
 class Evidence:
     """A scorer that hands out the evidence for one class as it is."""
 
-    level = "semantic"
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.size: tuple[int, ...] = ()  # the size in which windows were merged
+    index: int
+    level: Literal["semantic", "query"] = "semantic"
+    size: tuple[int, ...] = ()  # the size in which windows were merged
 
     def __call__(self, output: MaskOutput | PixelOutput) -> Tensor:
         """-> (B, h, w)."""
@@ -44,7 +41,7 @@ class Evidence:
 
 
 class Canned(nn.Module):
-    """Says of each window what was drawn for it beforehand, and keeps the windows."""
+    """Predicts for each window what was drawn for it beforehand, and keeps the windows."""
 
     def __init__(self, masks: Tensor, classes: Tensor) -> None:
         super().__init__()
@@ -71,8 +68,8 @@ def evidence(model: nn.Module, image: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def processor() -> Any:
-    size = {"shortest_edge": SIZE, "longest_edge": None}
-    return EomtImageProcessor(size=size, do_split_image=True)
+    library = pytest.importorskip("transformers.models.eomt.image_processing_eomt")
+    return library.EomtImageProcessor(size=WINDOW, do_split_image=True)
 
 
 def merged(masks: Tensor, classes: Tensor, offsets: Any, size: tuple[int, int]) -> Any:
@@ -80,9 +77,8 @@ def merged(masks: Tensor, classes: Tensor, offsets: Any, size: tuple[int, int]) 
     outputs = SimpleNamespace(
         masks_queries_logits=masks, class_queries_logits=classes, patch_offsets=offsets
     )
-    options = {"size": {"shortest_edge": SIZE, "longest_edge": None}, "target_sizes": [size]}
     return processor().post_process_semantic_segmentation(
-        outputs, **options, return_segmentation_scores=True
+        outputs, size=WINDOW, target_sizes=[size], return_segmentation_scores=True
     )[0]
 
 
@@ -90,6 +86,7 @@ def some_image(size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
+@slow
 @pytest.mark.parametrize("side", [64, 640, 1024])
 def test_windows_lie_where_the_processor_cuts(side: int) -> None:
     size, split = SimpleNamespace(shortest_edge=side), processor()._split_image
@@ -101,6 +98,7 @@ def test_windows_lie_where_the_processor_cuts(side: int) -> None:
             assert window_boxes((height, width), (side, side)) == corners, (height, width)
 
 
+@slow
 @pytest.mark.parametrize("size", AS_THEY_ARE + RESIZED, ids=str)
 def test_windows_show_the_same_pixels(size: tuple[int, int]) -> None:
     given = processor()(images=some_image(size), do_normalize=False, return_tensors="pt")
@@ -117,6 +115,7 @@ def canned_logits(count: int) -> tuple[Tensor, Tensor]:
     return masks, 2 * torch.randn(count, QUERIES, CLASSES + 1)
 
 
+@slow
 @pytest.mark.parametrize("size", AS_THEY_ARE + RESIZED, ids=str)
 def test_given_logits_are_merged_to_the_same_class_scores(size: tuple[int, int]) -> None:
     offsets = processor()(images=some_image(size), return_tensors="pt")["patch_offsets"]
@@ -127,16 +126,17 @@ def test_given_logits_are_merged_to_the_same_class_scores(size: tuple[int, int])
     assert (known == theirs.segmentation).double().mean() > 0.9999  # ties may fall either way
 
 
+@slow
 @pytest.mark.parametrize("size", [(64, 150), (150, 64)], ids=str)
 @torch.no_grad()
 def test_whole_images_through_both_programs(size: tuple[int, int]) -> None:
-    oracle = random_eomt().eval()
     given = processor()(images=some_image(size), return_tensors="pt")
-    said = oracle(given["pixel_values"])
+    oracle = random_eomt().eval()
+    output = oracle(given["pixel_values"])
     theirs = merged(
-        said.masks_queries_logits, said.class_queries_logits, given["patch_offsets"], size
+        output.masks_queries_logits, output.class_queries_logits, given["patch_offsets"], size
     )
-    scores, known = evidence(twin(oracle, "vit_small_patch14_reg4_dinov2"), some_image(size))
+    scores, known = evidence(ours_of(oracle), some_image(size))
     worst = (scores - theirs.segmentation_scores).abs().max() / theirs.segmentation_scores.max()
     assert worst <= 1e-5
     assert (known == theirs.segmentation).double().mean() > 0.999

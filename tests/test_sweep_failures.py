@@ -1,4 +1,4 @@
-"""What befalls studies: pruning, kills at any moment, strangers at the same store, bad trials."""
+"""What happens to studies: pruning, kills at any moment, several controllers, bad trials."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,22 +14,19 @@ from optuna.trial import TrialState
 
 from eomt_exp.paths import asset_dir
 from eomt_exp.studies.trial import PRUNED
-from tests.command_line import run
+from tests.command_line import ROOT, run, wait_for
 from tests.sweep_commands import (
     QUICK_STUDY,
-    ROOT,
     SMALL_STUDY,
     Command,
     ended,
     finished,
     is_training,
-    outputs_in,
     points,
     recorded,
     run_beside,
-    steps_of_looks,
     trials_of,
-    wait_for,
+    validated_steps,
 )
 
 pytestmark = [
@@ -42,18 +38,10 @@ EPOCHS = 8  # enough to be killed in the middle
 LONG = f"trainer.epochs={EPOCHS}"
 
 
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One for the module: MLflow's tables are made once."""
-    yield from outputs_in(tmp_path_factory)
-
-
-def named(study: str, n_trials: int, *words: str) -> tuple[str, ...]:
-    return (*QUICK_STUDY, *words, f"hydra.sweeper.study={study}",
+def named(study: str, n_trials: int, *overrides: str) -> tuple[str, ...]:
+    return (*QUICK_STUDY, *overrides, f"hydra.sweeper.study={study}",
             f"hydra.sweeper.n_trials={n_trials}")  # fmt: skip
 
-
-# --- pruning -------------------------------------------------------------------------------------
 
 # Who waits for a hundred rivals before any may go on, ends all after their first epoch.
 SURE = ("hydra/sweeper/pruner=successive_halving", "hydra.sweeper.pruner.bootstrap_count=100",
@@ -67,18 +55,22 @@ LAUNCHERS = {
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_pruned_trial_ends_early_and_says_so_everywhere(outputs, capfd, launcher: str) -> None:
+def test_a_pruned_trial_ends_early_and_says_so_everywhere(
+    study_outputs, capfd, launcher: str
+) -> None:
     if launcher == "joblib":
         reason = 'needs the extra joblib: pip install -e ".[joblib]"'
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason=reason)
     study = f"pruned_{launcher}"
     n_trials, how = LAUNCHERS[launcher]
-    words = named(study, n_trials, *SURE, *how)
-    outcome = run(capfd, *words) if launcher == "basic" else run_beside(outputs, *words)
+    overrides = named(study, n_trials, *SURE, *how)
+    outcome = (
+        run(capfd, *overrides) if launcher == "basic" else run_beside(study_outputs, *overrides)
+    )
     assert outcome.code == 0, outcome.err
     assert f"{n_trials} trials: {n_trials} pruned (100 % pruned)" in outcome.out
-    folder = outputs / "studies" / study
-    found = {run.data.tags["optuna.trial"]: run for run in recorded(outputs, study).children}
+    folder = study_outputs / "studies" / study
+    found = {run.data.tags["optuna.trial"]: run for run in recorded(study_outputs, study).children}
     trials = trials_of(folder)
     assert [t.state for t in trials] == [TrialState.PRUNED] * n_trials
     for trial in trials:
@@ -86,51 +78,48 @@ def test_a_pruned_trial_ends_early_and_says_so_everywhere(outputs, capfd, launch
         note = json.loads((job / PRUNED).read_text())
         assert (note["epoch"], note["metric"]) == (1, "val/ap")
         assert trial.intermediate_values == {1: pytest.approx(note["value"])}
-        assert len(steps_of_looks(job)) == 1
+        assert len(validated_steps(job)) == 1
         assert list(job.glob("checkpoints/step-*")), "it can be gone on with by hand"
         run_of_mlflow = found[str(trial.number)]
         assert run_of_mlflow.data.tags["optuna.state"] == "PRUNED"
         assert run_of_mlflow.info.status == "FINISHED"
 
 
-# --- kills ---------------------------------------------------------------------------------------
-
-
 def assert_gone_on_with(folder: Path) -> None:
     """That a run was killed and still has every epoch once."""
-    steps = steps_of_looks(folder)
+    steps = validated_steps(folder)
     assert len(steps) == len(set(steps)) == EPOCHS
 
 
-def test_a_killed_controller_loses_nothing_and_doubles_nothing(outputs, capfd) -> None:
-    words = named("killed", 2, RATES, LONG)
-    folder = outputs / "studies" / "killed"
-    with Command(outputs, *words) as command:
+def test_a_killed_controller_loses_nothing_and_doubles_nothing(study_outputs, capfd) -> None:
+    overrides = named("killed", 2, RATES, LONG)
+    folder = study_outputs / "studies" / "killed"
+    with Command(study_outputs, *overrides) as command:
         wait_for(lambda: is_training(folder / "001") or command.process.poll() is not None)
         command.process.kill()
         assert command.wait() == -signal.SIGKILL, command.text
     stopped = trials_of(folder)
     assert [t.state for t in stopped] == [TrialState.COMPLETE, TrialState.RUNNING]
 
-    outcome = run(capfd, *words)
+    outcome = run(capfd, *overrides)
     assert outcome.code == 0, outcome.err
     assert "1 done before" in outcome.out
     assert f"going on with {folder / '001'}" in outcome.out
     trials = trials_of(folder)
     assert trials[1].state is TrialState.FAIL
-    heirs = [t for t in trials if t.user_attrs.get("requeue_of") == 1]
-    assert [t.params for t in heirs] == [stopped[1].params]
+    retries = [t for t in trials if t.system_attrs.get("retry_history") == [1]]
+    assert [t.params for t in retries] == [stopped[1].params]
     assert len(ended(trials)) == len(points(ended(trials))) == 2
     assert_gone_on_with(folder / "001")
-    found = recorded(outputs, "killed")
+    found = recorded(study_outputs, "killed")
     assert found.parent.info.status == "FINISHED"
     assert [run.info.status for run in found.children] == ["FINISHED"] * 2
 
 
-def test_a_killed_trial_costs_one_try(outputs) -> None:
-    words = named("unlucky", 1, RATES, LONG, "hydra/launcher=process")
-    folder = outputs / "studies" / "unlucky"
-    with Command(outputs, *words) as command:
+def test_a_killed_trial_costs_one_try(study_outputs) -> None:
+    overrides = named("unlucky", 1, RATES, LONG, "hydra/launcher=process")
+    folder = study_outputs / "studies" / "unlucky"
+    with Command(study_outputs, *overrides) as command:
         wait_for(lambda: is_training(folder / "000"))
         (job,) = command.jobs()
         os.kill(job, signal.SIGKILL)
@@ -139,34 +128,31 @@ def test_a_killed_trial_costs_one_try(outputs) -> None:
     trials = trials_of(folder)
     assert trials[0].state is TrialState.FAIL
     assert "SIGKILL" in trials[0].user_attrs["reason"]
-    (heir,) = ended(trials)
-    assert heir.params == trials[0].params
+    (retry,) = ended(trials)
+    assert retry.params == trials[0].params
     assert_gone_on_with(folder / "000")
-    found = recorded(outputs, "unlucky")
+    found = recorded(study_outputs, "unlucky")
     assert found.parent.info.status == "FINISHED"
     assert [run.info.status for run in found.children] == ["FINISHED"]
 
 
 @pytest.mark.parametrize("launcher", ["basic", "process"])
 def test_a_terminated_study_leaves_no_process_and_says_that_it_was_killed(
-    outputs, launcher: str
+    study_outputs, launcher: str
 ) -> None:
     study = f"terminated_{launcher}"
-    words = named(study, 2, RATES, "trainer.epochs=500", f"hydra/launcher={launcher}")
-    folder = outputs / "studies" / study
-    with Command(outputs, *words) as command:
+    overrides = named(study, 2, RATES, "trainer.epochs=500", f"hydra/launcher={launcher}")
+    folder = study_outputs / "studies" / study
+    with Command(study_outputs, *overrides) as command:
         wait_for(lambda: is_training(folder / "000"))
         assert len(command.family()) >= (2 if launcher == "process" else 1)
         command.process.send_signal(signal.SIGTERM)
         assert command.wait(60) == 130, command.text
         wait_for(lambda: not command.family(), 30)
         assert "stopped; the same command goes on" in command.text
-    found = recorded(outputs, study)
+    found = recorded(study_outputs, study)
     assert found.parent.info.status == "KILLED"
     assert [run.info.status for run in found.children] == ["KILLED"]
-
-
-# --- several controllers -------------------------------------------------------------------------
 
 
 def test_two_first_controllers_at_once_share_one_study(tmp_path, monkeypatch) -> None:
@@ -174,14 +160,14 @@ def test_two_first_controllers_at_once_share_one_study(tmp_path, monkeypatch) ->
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     rates = "optim.lr=choice(1e-4,2e-4,4e-4,8e-4)"
-    words = ("-m", "+sweep=eim_oe_tpe", *SMALL_STUDY, "trainer.epochs=1", rates,
+    overrides = ("-m", "+sweep=eim_oe_tpe", *SMALL_STUDY, "trainer.epochs=1", rates,
              "hydra.sweeper.study=shared", "hydra.sweeper.n_trials=4")  # fmt: skip
-    with Command(tmp_path, *words) as one, Command(tmp_path, *words) as other:
+    with Command(tmp_path, *overrides) as one, Command(tmp_path, *overrides) as other:
         texts = [finished(one), finished(other)]
     trials = ended(trials_of(tmp_path / "studies" / "shared"))
     assert len(trials) == len(points(trials)) == 4, texts
-    assert len({t.user_attrs["owner"]["pid"] for t in trials}) == 2, "one did all the work"
     found = recorded(tmp_path, "shared")
+    assert len({run.data.tags["pid"] for run in found.children}) == 2, "one did all the work"
     assert found.parent.info.status == "FINISHED"
     assert {run.data.tags["mlflow.parentRunId"] for run in found.children} == {
         found.parent.info.run_id
@@ -190,8 +176,6 @@ def test_two_first_controllers_at_once_share_one_study(tmp_path, monkeypatch) ->
     assert sum("training it in" in text for text in texts) == 1, "of the semantic EoMT"
 
 
-# --- trials that give nothing --------------------------------------------------------------------
-
 BAD = {
     "a loss that raises": ("optim.lr=choice(-1,-2,-3)", "the study ends with its first trial"),
     "NaN": ("tuning.pasted_validation.paste.paste_probability=0", "val/ap is NaN"),
@@ -199,30 +183,28 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_study_that_only_fails_ends_and_says_why(outputs, capfd, case: str) -> None:
+def test_a_study_that_only_fails_ends_and_says_why(study_outputs, capfd, case: str) -> None:
     word, said = BAD[case]
     study = f"bad_{list(BAD).index(case)}"
     outcome = run(capfd, *named(study, 1, "trainer.epochs=1", RATES, word))
     assert outcome.code == 2
     assert said in outcome.err
-    trials = trials_of(outputs / "studies" / study)
+    trials = trials_of(study_outputs / "studies" / study)
     assert [t.state for t in trials] == [TrialState.FAIL]
-    assert recorded(outputs, study).parent.info.status == "FAILED"
+    assert recorded(study_outputs, study).parent.info.status == "FAILED"
 
 
-def test_a_training_that_diverges_costs_one_trial(outputs, capfd) -> None:
+def test_a_training_that_diverges_costs_one_trial(study_outputs, capfd) -> None:
     rates = ("hydra/sweeper/sampler=grid", "optim.lr=choice(1e-3, 1e30)")
-    words = named("diverged", 2, *rates, "hydra.sweeper.try_defaults=false", "trainer.epochs=2")
-    outcome = run(capfd, *words)
+    overrides = named("diverged", 2, *rates, "hydra.sweeper.try_defaults=false", "trainer.epochs=2")
+    outcome = run(capfd, *overrides)
     assert outcome.code == 0, outcome.err
-    trials = trials_of(outputs / "studies" / "diverged")
-    assert [(t.params["optim.lr"], t.state) for t in trials] == [
+    trials = trials_of(study_outputs / "studies" / "diverged")
+    assert {(t.params["optim.lr"], t.state) for t in trials} == {
         (1e30, TrialState.FAIL), (1e-3, TrialState.COMPLETE),
-    ]  # fmt: skip
+    }  # fmt: skip
     assert "not finite" in outcome.out
 
-
-# --- installed -----------------------------------------------------------------------------------
 
 COMPOSE_ALL = """
 import contextlib, io, sys
@@ -245,9 +227,9 @@ cli.main()
 """
 
 
-def python(*words: str, **given) -> str:
+def python(*arguments: str, **given) -> str:
     done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=240, **given
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=240, **given
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

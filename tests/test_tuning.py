@@ -1,4 +1,4 @@
-"""Looks during training: anomalies that are not the test, to judge and prune trials by."""
+"""Validation during training: anomalies that are not the test, to judge and prune trials by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -20,29 +19,29 @@ from safetensors.torch import load_file
 
 from eomt_exp import cli, runs
 from eomt_exp.build import build
-from eomt_exp.contracts import VOID, LabelledImage
+from eomt_exp.contracts import VOID, CheckpointError, LabelledImage, TrialPruned, UserError
 from eomt_exp.data.outlier_exposure import CutPaste
 from eomt_exp.data.pasted_objects import PastedObjects
 from eomt_exp.engine.checkpoint import states
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.paths import asset_dir
-from eomt_exp.studies.trial import PRUNED, Trial
+from eomt_exp.studies.trial import PRUNED
 from eomt_exp.tasks.image_sets import ImageSets
-from eomt_exp.tasks.looks import Looks, last_look
 from eomt_exp.tasks.train import train
+from eomt_exp.tasks.validation import Validation, last_validation
 from eomt_exp.tracking.metrics_file import read_journal
 from eomt_exp.weights.weight_files import WEIGHTS
 from tests.bright_anomalies import BrightnessNet, NegatedEvidence
 from tests.command_line import SMALL, metrics_of, run
-from tests.test_trial import HERE, Study
+from tests.test_trial import NO_PRUNER, Study
 
 # debug=fast names benchmarks, and here there are none.
 TINY = ("+experiment=semantic", *SMALL[1:], "recipe.batch_size=4", "data.val.length=4",
         "tracking=none", "scorer=[msp]", "score=msp",
         "benchmark=none", "evaluator.known_classes=false", "data.train.length=8",
         "trainer.epochs=2")  # fmt: skip
-LOOKS = ("trainer.validate_every=1", "benchmark@tuning=pasted_validation")
+VALIDATED = ("trainer.validate_every=1", "benchmark@tuning=pasted_validation")
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +54,8 @@ def hydra_at_conf(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def load(*words: str) -> Any:
-    return compose("config", overrides=["hydra.run.dir=unused", *words])
+def load(*overrides: str) -> Any:
+    return compose("config", overrides=["hydra.run.dir=unused", *overrides])
 
 
 class DarkScenes:
@@ -112,15 +111,15 @@ def test_fewer_images_are_spread_evenly_and_show_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "overrides"),
     [
         ({"length": 11}, "1 to 10"),
         ({"seed": -1}, "seed=-1"),
         ({"images": None}, "data.val is null"),
     ],
 )
-def test_what_cannot_be_pasted_says_what_can(changes: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_what_cannot_be_pasted_says_what_can(changes: dict, overrides: str) -> None:
+    with pytest.raises(ValueError, match=overrides):
         PastedObjects(**{"images": DarkScenes(), "paste": white_objects()} | changes)
 
 
@@ -131,22 +130,23 @@ class Blind(NegatedEvidence):
         return torch.zeros_like(super().__call__(output))
 
 
-def look_with(tmp_path: Path, scorer: Any, *words: str, **tuning: Any) -> dict[str, float]:
+def validated(tmp_path: Path, scorer: Any, *overrides: str, **tuning: Any) -> dict[str, float]:
     detector = Detector(
         model=BrightnessNet(as_masks=False), scorers={"own": scorer, "other": None},  # type: ignore[dict-item]
         score="own", image_size=(16, 32),
     )  # fmt: skip
-    cfg = load("data.image_size=[16,32]", "trainer.num_workers=0", *words)
+    cfg = load("data.image_size=[16,32]", "trainer.num_workers=0", *overrides)
     processes = SimpleNamespace(process_index=0, num_processes=1)
-    return Looks(cfg, tmp_path, detector, ImageSets({}, DarkScenes(), tuning, {}), processes)(1)
+    images = ImageSets({}, DarkScenes(), tuning, {})
+    return Validation(cfg, tmp_path, detector, images, processes)(1)
 
 
 def test_who_knows_the_pasted_pixels_gets_1_and_the_blind_the_base_rate(tmp_path: Path) -> None:
     images = PastedObjects(DarkScenes(), white_objects())
-    sure = look_with(tmp_path, NegatedEvidence(), pasted=images)
+    sure = validated(tmp_path, NegatedEvidence(), pasted=images)
     assert sure["val/pasted/ap"] == pytest.approx(1.0)
     assert sure["val/pasted/fpr95"] == pytest.approx(0.0)
-    blind = look_with(tmp_path, Blind(), pasted=images)
+    blind = validated(tmp_path, Blind(), pasted=images)
     truth = np.concatenate([item.anomaly.ravel() for item in images])
     assert blind["val/ap"] == pytest.approx((truth == 1).sum() / (truth != VOID).sum())
     assert blind["val/fpr95"] == pytest.approx(1.0)
@@ -159,17 +159,19 @@ def test_several_sets_count_the_same_whatever_their_size(tmp_path: Path) -> None
         "few": PastedObjects(DarkScenes(), white_objects(max_scale=0.9), length=2),
         "many": PastedObjects(DarkScenes(), white_objects(max_scale=0.2), seed=1),
     }
-    found = look_with(tmp_path, Blind(), **sets)
+    found = validated(tmp_path, Blind(), **sets)
     assert found["val/few/ap"] != found["val/many/ap"]
     assert found["val/ap"] == pytest.approx((found["val/few/ap"] + found["val/many/ap"]) / 2)
 
 
-def test_the_protocol_says_which_fpr95_a_look_means(tmp_path: Path) -> None:
+def test_the_protocol_says_which_fpr95_is_meant(tmp_path: Path) -> None:
     images = PastedObjects(DarkScenes(), white_objects())
-    words = ("protocol.fpr95=interpolated", "evaluator.bits=17")
-    first = look_with(tmp_path, Blind(), pasted=images)["val/fpr95"]
+    overrides = ("protocol.fpr95=interpolated", "evaluator.bits=17")
+    first = validated(tmp_path, Blind(), pasted=images)["val/fpr95"]
     assert first == pytest.approx(1.0)
-    assert look_with(tmp_path, Blind(), *words, pasted=images)["val/fpr95"] == pytest.approx(0.95)
+    assert validated(tmp_path, Blind(), *overrides, pasted=images)["val/fpr95"] == pytest.approx(
+        0.95
+    )
 
 
 def test_any_benchmark_can_be_tuned_on_and_none_is_the_default() -> None:
@@ -182,10 +184,10 @@ def test_any_benchmark_can_be_tuned_on_and_none_is_the_default() -> None:
 
 
 def test_a_swept_exposure_leaves_what_trials_are_judged_by_alone() -> None:
-    words = ("+experiment=eim_oe", "benchmark@tuning=pasted_validation")
+    overrides = ("+experiment=eim_oe", "benchmark@tuning=pasted_validation")
     exposure = ("max_objects=9", "feather=0", "placement=road", "paste_probability=0.1")
     swept = ("seed=7", *(f"outlier_exposure.{word}" for word in exposure))
-    assert runs.plain(load(*words))["tuning"] == runs.plain(load(*words, *swept))["tuning"]
+    assert runs.plain(load(*overrides))["tuning"] == runs.plain(load(*overrides, *swept))["tuning"]
 
 
 def test_the_objects_of_the_synthetic_tuning_set_are_new_to_the_model() -> None:
@@ -199,8 +201,13 @@ def test_runs_from_before_there_were_tuning_sets_are_found_again() -> None:
     # As the commit before tuning sets named them: whoever changes a default knows what he does.
     assert runs.content_key(load("+experiment=semantic")) == "09a80176ee0a"
     assert runs.content_key(load("+experiment=eim_oe")) == "a2be7ea1876e"
-    looked_at = ("+experiment=semantic", *LOOKS, "tuned_on=/somewhere", "data.val_outliers.seed=5")
-    assert runs.content_key(load(*looked_at)) == "09a80176ee0a"
+    validated = (
+        "+experiment=semantic",
+        *VALIDATED,
+        "tuned_on=/somewhere",
+        "data.val_outliers.seed=5",
+    )
+    assert runs.content_key(load(*validated)) == "09a80176ee0a"
 
 
 def test_an_old_run_has_validation_outliers_too(tmp_path: Path) -> None:
@@ -212,18 +219,22 @@ def test_an_old_run_has_validation_outliers_too(tmp_path: Path) -> None:
     assert cfg.tuning == {}
 
 
+@pytest.mark.parametrize("text", ["optim: [", "optim: {lrr: 1}", "trainer: {epochs: many}"])
+def test_a_broken_configuration_of_a_run_names_its_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.yaml is no configuration of a run"):
+        runs.load_config(tmp_path)
+
+
 @pytest.mark.slow
 def test_a_pruned_training_says_so_and_goes_on_when_it_is_asked_to(tmp_path: Path) -> None:
     study = Study(tmp_path)  # its first trial had 0.9 after every epoch
     folder = tmp_path / "000"
-    with (
-        pytest.raises(optuna.TrialPruned, match="pruned after epoch 1 of 2: val/ap 0"),
-        Trial(study.told(controller=HERE)) as trial,
-    ):
-        train(load(*TINY, *LOOKS), folder, trial)
+    with pytest.raises(TrialPruned, match="pruned after epoch 1 of 2: val/ap 0"):
+        train(load(*TINY, *VALIDATED), folder, study.trial())
     note = json.loads((folder / PRUNED).read_text())
     assert (note["epoch"], note["step"], note["metric"]) == (1, 2, "val/ap")
-    assert study.trial.intermediate_values == {1: note["value"]}
+    assert study.reported == {1: note["value"]}
     assert [state.name for state in states(folder / runs.STATES)] == ["step-00000002"]
     assert not (folder / WEIGHTS).exists()
     assert runs.read_metrics(folder) is None
@@ -232,30 +243,30 @@ def test_a_pruned_training_says_so_and_goes_on_when_it_is_asked_to(tmp_path: Pat
         "training": 8, "validation": 4, "tuning": 4,
     }  # fmt: skip
 
-    train(load(*TINY, *LOOKS), folder)  # outside the study
+    train(load(*TINY, *VALIDATED), folder)  # outside the study
     assert not (folder / PRUNED).exists()
     assert runs.read_metrics(folder) is not None
-    looks = [line["step"] for line in read_journal(folder / "metrics.jsonl") if "val/ap" in line]
-    assert looks == [2, 4], "no epoch was trained or looked at twice"
-    assert set(last_look(folder)) == {
+    steps = [line["step"] for line in read_journal(folder / "metrics.jsonl") if "val/ap" in line]
+    assert steps == [2, 4], "no epoch was trained or validated twice"
+    assert set(last_validation(folder)) == {
         "val/miou", "val/ap", "val/fpr95", "val/pasted_validation/ap",
         "val/pasted_validation/fpr95",
     }  # fmt: skip
 
 
 @pytest.mark.slow
-def test_looking_does_not_turn_the_training(tmp_path: Path) -> None:
-    train(load(*TINY, *LOOKS), tmp_path / "seen")
+def test_validation_does_not_change_the_training(tmp_path: Path) -> None:
+    train(load(*TINY, *VALIDATED), tmp_path / "seen")
     train(load(*TINY), tmp_path / "unseen")
     seen, unseen = (load_file(tmp_path / name / WEIGHTS) for name in ("seen", "unseen"))
     assert seen.keys() == unseen.keys()
     for name, value in unseen.items():
         torch.testing.assert_close(seen[name], value, rtol=0, atol=0)
-    assert last_look(tmp_path / "unseen") == {}
+    assert last_validation(tmp_path / "unseen") == {}
 
 
 @pytest.mark.slow
-def test_there_is_a_look_after_the_last_epoch_whatever_the_distance(tmp_path: Path) -> None:
+def test_the_last_epoch_is_always_validated(tmp_path: Path) -> None:
     train(load(*TINY, "trainer.validate_every=3", "trainer.epochs=4"), tmp_path)
     lines = read_journal(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines if "val/miou" in line] == [6, 8]
@@ -264,34 +275,34 @@ def test_there_is_a_look_after_the_last_epoch_whatever_the_distance(tmp_path: Pa
 @pytest.mark.slow
 def test_an_image_that_was_tuned_on_is_no_test(tmp_path: Path) -> None:
     same = "benchmark=[pasted_validation]"
-    with pytest.raises(cli.UsageError, match=r"4 images of pasted_validation were seen.*tuning"):
-        train(load(*TINY, *LOOKS, same), tmp_path / "both")
+    with pytest.raises(UserError, match=r"4 images of pasted_validation were seen.*tuning"):
+        train(load(*TINY, *VALIDATED, same), tmp_path / "both")
     study = SeenImages()
-    train(load(*TINY, *LOOKS, "trainer.epochs=1"), tmp_path / "trial")
+    train(load(*TINY, *VALIDATED, "trainer.epochs=1"), tmp_path / "trial")
     study.include(SeenImages.load(tmp_path / "trial"))
     study.save(tmp_path)
-    with pytest.raises(cli.UsageError, match=r"4 images of pasted_validation were seen.*tuning"):
+    with pytest.raises(UserError, match=r"4 images of pasted_validation were seen.*tuning"):
         train(load(*TINY, same, f"tuned_on={tmp_path}"), tmp_path / "winner")
-    with pytest.raises(cli.UsageError, match=r"tuned_on=/nowhere has no images\.json"):
+    with pytest.raises(UserError, match=r"tuned_on=/nowhere has no images\.json"):
         train(load(*TINY, "tuned_on=/nowhere"), tmp_path / "lost")
 
 
 def test_a_tuning_image_cannot_be_trained_on(tmp_path: Path) -> None:
     roads = "{_target_: eomt_exp.data.synthetic_roads.SyntheticRoads, split: train, length: 8, "
     roads += "height: 32, width: 64, seed: 0}"
-    with pytest.raises(cli.UsageError, match=r"8 images of tuning\.roads were seen.*training"):
+    with pytest.raises(UserError, match=r"8 images of tuning\.roads were seen.*training"):
         train(load(*TINY, "trainer.validate_every=1", f"+tuning.roads={roads}"), tmp_path)
 
 
-def test_a_tuning_set_that_is_never_looked_at_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(cli.UsageError, match=r"type trainer\.validate_every=1"):
-        train(load(*TINY, LOOKS[1]), tmp_path)
+def test_a_tuning_set_that_is_never_used_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"type trainer\.validate_every=1"):
+        train(load(*TINY, VALIDATED[1]), tmp_path)
 
 
 def test_a_stage_before_the_trial_is_not_the_trials(tmp_path: Path) -> None:
     from eomt_exp.tasks.semantic import semantic_config
 
-    cfg = load("+experiment=eim_oe", *LOOKS, "tuned_on=/somewhere")
+    cfg = load("+experiment=eim_oe", *VALIDATED, "tuned_on=/somewhere")
     semantic = semantic_config(cfg)
     assert semantic.tuning == {}
     assert semantic.tuned_on is None
@@ -306,11 +317,11 @@ def test_a_command_under_a_study_reports_to_it_and_to_mlflow(
     study = Study(tmp_path)
     result = tmp_path / "result.json"
     monkeypatch.setenv("EOMT_RESULT", str(result))
-    told = study.told(run_name="trial-001 lr=1", experiment="studies", parent_run_id="abc")
-    monkeypatch.setenv("EOMT_TRIAL", json.dumps(told))
-    words = [word for word in TINY if word != "tracking=none"]
-    words += [*LOOKS, f"paths.outputs={tmp_path}", f"hydra.run.dir={tmp_path}/000"]
-    assert run(capfd, *words).code == 0
+    trial = study.settings(run_name="trial-001 lr=1", experiment="studies", parent_run_id="abc")
+    monkeypatch.setenv("EOMT_TRIAL", json.dumps(trial))
+    overrides = [word for word in TINY if word != "tracking=none"]
+    overrides += [*VALIDATED, f"paths.outputs={tmp_path}", f"hydra.run.dir={tmp_path}/000"]
+    assert run(capfd, *overrides).code == 0
     assert json.loads(result.read_text())["status"] == "pruned"
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     run_id = (tmp_path / "000" / "mlflow_run_id").read_text().strip()
@@ -322,33 +333,33 @@ def test_a_command_under_a_study_reports_to_it_and_to_mlflow(
     assert client.get_experiment(found.info.experiment_id).name == "studies"
     assert [m.step for m in client.get_metric_history(run_id, "val/ap")] == [2]
 
-    monkeypatch.setenv("EOMT_TRIAL", json.dumps(told | {"pruner": {"name": "none"}}))
-    done = run(capfd, *words)
+    monkeypatch.setenv("EOMT_TRIAL", json.dumps(trial | {"pruner": NO_PRUNER}))
+    done = run(capfd, *overrides)
     assert done.code == 0
-    assert "trial 1 of eim: val/ap 0" in done.out
+    assert "trial 1 of eim: " in done.out
     assert "checkpoint " not in done.out, "the study has a table of its own"
     value = json.loads(result.read_text())["value"]
-    assert value["val/ap"] == last_look(tmp_path / "000")["val/ap"]
-    assert client.get_run(run_id).data.tags["optuna.state"] == "CONTINUED"
+    assert value["val/ap"] == last_validation(tmp_path / "000")["val/ap"]
+    assert client.get_run(run_id).data.tags["optuna.state"] == "COMPLETE"
 
     result.unlink()
-    assert run(capfd, *words).code == 0  # queued again when it was complete already
+    assert run(capfd, *overrides).code == 0  # queued again when it was complete already
     assert json.loads(result.read_text())["value"] == value
 
 
 @pytest.mark.slow
-def test_two_processes_look_together_and_end_together(tmp_path: Path) -> None:
+def test_two_processes_validate_together_and_end_together(tmp_path: Path) -> None:
     study = Study(tmp_path)
-    words = [*TINY, *LOOKS, f"paths.outputs={tmp_path}", f"hydra.run.dir={tmp_path}/000"]
+    overrides = [*TINY, *VALIDATED, f"paths.outputs={tmp_path}", f"hydra.run.dir={tmp_path}/000"]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         "-m", "eomt_exp", *words, "trainer.batch_size=2"],
-        env=os.environ | {"EOMT_TRIAL": json.dumps(study.told(controller=HERE | {"pid": 1}))},
+         "-m", "eomt_exp", *overrides, "trainer.batch_size=2"],
+        env=os.environ | {"EOMT_TRIAL": json.dumps(study.settings())},
         cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     note = json.loads((tmp_path / "000" / PRUNED).read_text())
-    assert study.trial.intermediate_values == {1: note["value"]}
+    assert study.reported == {1: note["value"]}
     assert not (tmp_path / "000" / WEIGHTS).exists()
 
 
@@ -357,11 +368,11 @@ def test_two_processes_look_together_and_end_together(tmp_path: Path) -> None:
 def test_training_and_evaluation_without_any_benchmark(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], known: str
 ) -> None:
-    words = [*TINY, f"evaluator.known_classes={known}", f"paths.outputs={tmp_path}"]
+    overrides = [*TINY, f"evaluator.known_classes={known}", f"paths.outputs={tmp_path}"]
     folder = tmp_path / "000"
-    first = run(capfd, *words, f"hydra.run.dir={folder}")
+    first = run(capfd, *overrides, f"hydra.run.dir={folder}")
     assert first.code == 0, first.err
-    again = run(capfd, "task=evaluate", *words[2:], f"checkpoint={folder}",
+    again = run(capfd, "task=evaluate", *overrides[2:], f"checkpoint={folder}",
                 f"hydra.run.dir={tmp_path}/001")  # fmt: skip
     assert again.code == 0, again.err
     for outcome, place in ((first, folder), (again, tmp_path / "001")):
