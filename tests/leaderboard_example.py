@@ -19,7 +19,7 @@ import numpy as np
 from eomt_exp.data.synthetic_roads import SyntheticBenchmark
 from eomt_exp.engine.detector import Detection
 from eomt_exp.engine.evaluation import Measured, Settings, measure_benchmark
-from eomt_exp.report.leaderboard import Anchor, Comparison, Leaderboard, OverSeeds
+from eomt_exp.report.leaderboard import Comparison, Leaderboard, OverSeeds, PublishedResult
 from eomt_exp.report.results import results_of
 from eomt_exp.schema import Fpr95
 
@@ -57,8 +57,10 @@ def _leaderboard() -> Leaderboard:
             board.results += results_of(found, model, benchmark, fpr95=Fpr95.first, thresholds={},
                                         resamples=20)  # fmt: skip
             board.examples[model, benchmark] = found.examples
-        board.anchors.append(
-            Anchor(benchmark, "RbA, Swin-B", {"ap": 0.7845, "fpr95": 0.1183}, "README of RbA", "")
+        board.published.append(
+            PublishedResult(
+                benchmark, "RbA, Swin-B", {"ap": 0.7845, "fpr95": 0.1183}, "README of RbA", ""
+            )
         )
         methods = [f"{model} {SCORERS[0]}" for model in MODELS]
         board.comparisons.append(Comparison(benchmark, "ap", *methods, 0.113, 0.041, 0.187, 0.0004))

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from eomt_exp.report.html.tables import number
 from eomt_exp.report.latex import escaped
-from eomt_exp.report.leaderboard import Anchor, Leaderboard
+from eomt_exp.report.leaderboard import Leaderboard, PublishedResult
 from eomt_exp.report.metric_names import MAIN, SEMANTIC
-from eomt_exp.report.published import anchors_for
+from eomt_exp.report.published import published_for
 from eomt_exp.report.terminal import (
     print_report,
     results_table,
@@ -149,13 +149,13 @@ def test_the_terminal_shows_what_is_there_and_stars_all_that_read_the_best():
 
 
 def test_a_log_has_warnings_above_and_published_numbers_and_files_below(tmp_path, capsys):
-    anchors = [Anchor("a", "UNO [x]", {"ap": 0.96}, "a paper", "100 images")]
+    published = [PublishedResult("a", "UNO [x]", {"ap": 0.96}, "a paper", "100 images")]
     metrics = {"a/rba/ap": 0.5, "a/rba/fpr95": 0.2, "a/rba/auroc": math.nan}
     write_metrics(tmp_path / "metrics.json", metrics, {})
     metrics = json.loads((tmp_path / "metrics.json").read_text())["metrics"]  # NaN is null
     warnings, notes = ["[1] seen in training"], ["protocol [x]"]
     figure = tmp_path / ("long_" * 30 + ".png")
-    print_report(metrics, tmp_path, [figure], warnings=warnings, notes=notes, anchors=anchors)
+    print_report(metrics, tmp_path, [figure], warnings=warnings, notes=notes, published=published)
     text = capsys.readouterr().out
     order = (
         *("[1] seen in training", "note: protocol [x]", "0.500", "undefined", "published"),
@@ -188,10 +188,10 @@ def test_a_narrow_terminal_shows_numbers_whole_and_says_what_is_missing(
 
 
 def test_published_numbers_of_the_same_model_come_first_then_the_best():
-    erfnet = [anchor.method for anchor in anchors_for(["road_anomaly"], {"ERFNet"})]
+    erfnet = [entry.method for entry in published_for(["road_anomaly"], {"ERFNet"})]
     assert all(method.startswith("ERFNet ") for method in erfnet[:3])
-    others = anchors_for(["road_anomaly"])
-    values = [anchor.values["ap"] for anchor in others]
+    others = published_for(["road_anomaly"])
+    values = [entry.values["ap"] for entry in others]
     assert values == sorted(values, reverse=True)
     assert not others[0].method.startswith("ERFNet")
 
@@ -202,18 +202,18 @@ OURS = (
 )
 
 
-def test_every_public_benchmark_has_anchors_that_say_where_they_are_from():
-    anchors = anchors_for([*OURS, "synth_anomaly"])
-    counts = Counter(anchor.benchmark for anchor in anchors)
+def test_every_public_benchmark_has_published_numbers_that_say_where_they_are_from():
+    published = published_for([*OURS, "synth_anomaly"])
+    counts = Counter(entry.benchmark for entry in published)
     assert counts.keys() == set(OURS)
     assert min(counts.values()) > 4
-    assert all(anchor.source and anchor.values for anchor in anchors)
-    assert all(0 <= value <= 1 for anchor in anchors for value in anchor.values.values())
+    assert all(entry.source and entry.values for entry in published)
+    assert all(0 <= value <= 1 for entry in published for value in entry.values.values())
 
 
-def test_anchors_are_the_published_numbers():
-    anchors = anchors_for(OURS)
-    assert len({(a.benchmark, a.method, a.source) for a in anchors}) == len(anchors)
+def test_published_numbers_are_as_printed():
+    published = published_for(OURS)
+    assert len({(a.benchmark, a.method, a.source) for a in published}) == len(published)
     for benchmark, method, protocol, values in (
         ("smiyc_anomaly21", "UNO, Swin-L, with outliers", "hidden",
          {"ap": 0.9633, "fpr95": 0.0198, "siou": 0.685, "ppv": 0.558, "component_f1": 0.626}),
@@ -224,5 +224,5 @@ def test_anchors_are_the_published_numbers():
         ("fishyscapes_static", "EoMT ViT-B MSP", "skipped", {"ap": 0.5439, "fpr95": 0.3518}),
         ("fishyscapes_static", "EoMT ViT-B MSP", "kept", {"ap": 0.2993, "fpr95": 0.3418}),
     ):  # fmt: skip
-        named = [a for a in anchors if (a.benchmark, a.method) == (benchmark, method)]
+        named = [a for a in published if (a.benchmark, a.method) == (benchmark, method)]
         assert [a.values for a in named if protocol in a.protocol] == [values]

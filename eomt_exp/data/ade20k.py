@@ -8,7 +8,7 @@ from typing import Literal
 from eomt_exp.contracts import VOID
 from eomt_exp.data.files.file_set import KnownClassSet, published_size
 from eomt_exp.data.files.pairs import OnBroken
-from eomt_exp.data.files.published import find_subfolder, paired_files
+from eomt_exp.data.files.subfolder import find_subfolder, paired_files
 
 # The first of the names each class has in objectInfo150.txt, in its order.
 CLASS_NAMES = (

@@ -10,7 +10,7 @@ from eomt_exp.contracts import VOID
 from eomt_exp.data.cityscapes import CLASS_CATEGORIES, CLASS_NAMES
 from eomt_exp.data.files.file_set import KnownClassSet, published_size
 from eomt_exp.data.files.pairs import OnBroken
-from eomt_exp.data.files.published import Subfolder, find_subfolder, paired_files
+from eomt_exp.data.files.subfolder import Subfolder, find_subfolder, paired_files
 
 _SPLITS = {"train": 7000, "val": 1000, "test": 2000}  # images of each, as published
 # As published, without the folder above, and as it was called at first.

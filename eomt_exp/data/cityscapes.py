@@ -8,7 +8,7 @@ from typing import Literal
 from eomt_exp.contracts import VOID
 from eomt_exp.data.files.file_set import KnownClassSet, published_size
 from eomt_exp.data.files.pairs import OnBroken
-from eomt_exp.data.files.published import Subfolder, find_subfolder, paired_files
+from eomt_exp.data.files.subfolder import Subfolder, find_subfolder, paired_files
 
 CLASS_NAMES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",

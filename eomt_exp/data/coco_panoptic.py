@@ -17,7 +17,7 @@ from eomt_exp.data import coco_classes
 from eomt_exp.data.files.decode import decode_image
 from eomt_exp.data.files.file_set import KnownClassSet, published_size
 from eomt_exp.data.files.pairs import OnBroken, Pair, PairedFiles
-from eomt_exp.data.files.published import find_subfolder
+from eomt_exp.data.files.subfolder import find_subfolder
 from eomt_exp.data.files.tree import FileTree
 
 CLASS_NAMES = tuple(name for _, name in sorted(coco_classes.NAMES.items()))

@@ -97,7 +97,7 @@ class OverSeeds(NamedTuple):
     seeds: tuple[int, ...]
 
 
-class Anchor(NamedTuple):
+class PublishedResult(NamedTuple):
     """Holds published numbers, to be shown beside ours."""
 
     benchmark: str
@@ -117,7 +117,7 @@ class Leaderboard:
     examples: dict[tuple[str, str], list[Example]]  # (model, benchmark) -> the best, the worst
     comparisons: list[Comparison] = field(default_factory=list)
     over_seeds: list[OverSeeds] = field(default_factory=list)
-    anchors: list[Anchor] = field(default_factory=list)
+    published: list[PublishedResult] = field(default_factory=list)
     manifest: dict[str, object] = field(default_factory=dict)  # protocol, weights, data; nested
     warnings: list[str] = field(default_factory=list)  # what makes numbers untrustworthy, in red
     notes: list[str] = field(default_factory=list)  # what a reader should know, without alarm

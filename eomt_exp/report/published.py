@@ -8,34 +8,34 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from eomt_exp.report.leaderboard import Anchor
+from eomt_exp.report.leaderboard import PublishedResult
 
 
-def anchors_for(benchmarks: Sequence[str], kin: Collection[str] = ()) -> list[Anchor]:
-    """Return the anchors of these benchmarks, benchmark by benchmark; many have none.
+def published_for(benchmarks: Sequence[str], kin: Collection[str] = ()) -> list[PublishedResult]:
+    """Return the published results of these benchmarks, in their order; many have none.
 
     Within one, methods of the models `kin` ("ERFNet") come first, and the higher AP.
     `published.json` keeps percent as printed at the source, tables of one source and protocol
     together; null is a number that the source leaves out. Here they become fractions.
     """
 
-    def order(anchor: Anchor) -> tuple[int, bool, float]:
-        is_kin = any(anchor.method.startswith(f"{name} ") for name in kin)
-        return benchmarks.index(anchor.benchmark), not is_kin, -anchor.values.get("ap", 0.0)
+    def order(entry: PublishedResult) -> tuple[int, bool, float]:
+        is_kin = any(entry.method.startswith(f"{name} ") for name in kin)
+        return benchmarks.index(entry.benchmark), not is_kin, -entry.values.get("ap", 0.0)
 
-    return sorted((anchor for anchor in _all() if anchor.benchmark in benchmarks), key=order)
+    return sorted((entry for entry in _all() if entry.benchmark in benchmarks), key=order)
 
 
 @cache
-def _all() -> tuple[Anchor, ...]:
+def _all() -> tuple[PublishedResult, ...]:
     content = json.loads(files(__package__).joinpath("published.json").read_text(encoding="utf-8"))
-    return tuple(anchor for table in content["tables"] for anchor in _anchors(table))
+    return tuple(entry for table in content["tables"] for entry in _results_of(table))
 
 
-def _anchors(table: dict[str, Any]) -> list[Anchor]:
+def _results_of(table: dict[str, Any]) -> list[PublishedResult]:
     """Read one table: methods down, benchmarks across."""
     return [
-        Anchor(
+        PublishedResult(
             benchmark,
             method,
             {

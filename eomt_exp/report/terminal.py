@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eomt_exp.files import write_text
-from eomt_exp.report.leaderboard import Anchor, OverSeeds
+from eomt_exp.report.leaderboard import OverSeeds, PublishedResult
 from eomt_exp.report.metric_names import (
     MAIN,
     UNDEFINED,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ALWAYS, WHERE_MEASURED = MAIN[:3], MAIN[3:]
 LOG_WIDTH = 300  # columns where there is no terminal: rich takes 80 and cuts numbers off
-NUM_ANCHORS = 6  # shown of each benchmark: here our own numbers come first
+NUM_PUBLISHED = 6  # shown of each benchmark: here our own numbers come first
 
 
 def results_table(
@@ -64,32 +64,32 @@ def results_table(
     return table
 
 
-def anchors_table(anchors: Sequence[Anchor]) -> Table:
-    """Tabulate published numbers, of each benchmark the first NUM_ANCHORS.
+def published_table(published: Sequence[PublishedResult]) -> Table:
+    """Tabulate published numbers, of each benchmark the first NUM_PUBLISHED.
 
     Notes below say the protocol and source of each; the last one counts what is left out.
     """
     from rich.markup import escape
 
-    groups: dict[str, list[Anchor]] = {}
-    for anchor in anchors:
-        groups.setdefault(anchor.benchmark, []).append(anchor)
-    chosen = [anchor for group in groups.values() for anchor in group[:NUM_ANCHORS]]
-    remarks = list(dict.fromkeys(_protocol_and_source(anchor) for anchor in chosen))
-    names = ordered(key for anchor in chosen for key in anchor.values)
+    groups: dict[str, list[PublishedResult]] = {}
+    for entry in published:
+        groups.setdefault(entry.benchmark, []).append(entry)
+    chosen = [entry for group in groups.values() for entry in group[:NUM_PUBLISHED]]
+    remarks = list(dict.fromkeys(_protocol_and_source(entry) for entry in chosen))
+    names = ordered(key for entry in chosen for key in entry.values)
     table = _empty_table("published", ["benchmark", "method"], names)
     table.add_column("note", justify="right", no_wrap=True)
     previous = None
-    for anchor in chosen:
-        if previous not in (None, anchor.benchmark):
+    for entry in chosen:
+        if previous not in (None, entry.benchmark):
             table.add_section()
-        values = [_starred(key, anchor.values.get(key), None) for key in names]
-        name = "" if anchor.benchmark == previous else escape(anchor.benchmark)
-        number = remarks.index(_protocol_and_source(anchor)) + 1
-        table.add_row(name, escape(anchor.method), *values, str(number))
-        previous = anchor.benchmark
+        values = [_starred(key, entry.values.get(key), None) for key in names]
+        name = "" if entry.benchmark == previous else escape(entry.benchmark)
+        number = remarks.index(_protocol_and_source(entry)) + 1
+        table.add_row(name, escape(entry.method), *values, str(number))
+        previous = entry.benchmark
     notes = [f"{index}  {escape(remark)}" for index, remark in enumerate(remarks, 1)]
-    if more := len(anchors) - len(chosen):
+    if more := len(published) - len(chosen):
         notes.append(f"and {more} more in report.html")
     table.caption, table.caption_justify, table.caption_style = "\n".join(notes), "left", ""
     return table
@@ -124,7 +124,7 @@ def print_report(
     intervals: Mapping[str, tuple[float, float]] | None = None,
     warnings: Sequence[str] = (),
     notes: Sequence[str] = (),
-    anchors: Sequence[Anchor] = (),
+    published: Sequence[PublishedResult] = (),
     seeds: Sequence[OverSeeds] = (),
 ) -> None:
     """Print warnings in red, the tables, then each file there is, a path a line and never broken.
@@ -142,8 +142,8 @@ def print_report(
         console.print(line, markup=False)
     if seeds:
         console.print(seeds_table(seeds))
-    if anchors:
-        console.print(anchors_table(anchors))
+    if published:
+        console.print(published_table(published))
     _print_files(console, Path(run_dir), figures, checkpoint)
 
 
@@ -241,8 +241,8 @@ def _empty_table(title: str | None, labels: Sequence[str], keys: Sequence[str]) 
     return table
 
 
-def _protocol_and_source(anchor: Anchor) -> str:
-    return "; ".join(part for part in (anchor.protocol, anchor.source) if part)
+def _protocol_and_source(entry: PublishedResult) -> str:
+    return "; ".join(part for part in (entry.protocol, entry.source) if part)
 
 
 def _starred(key: str, value: float | None, winner: float | None) -> str:

@@ -90,9 +90,9 @@ def as_markdown(board: Leaderboard) -> str:
         blocks += ["## Over seeds", _seeds_markdown(board)]
     if board.known_classes:
         blocks += ["## Known classes", _known_classes_markdown(board), *_iou_markdown(board)]
-    if board.anchors:
+    if board.published:
         remark = "Other protocols, other images: see the last column before comparing."
-        blocks += ["## Published", remark, _anchors_markdown(board)]
+        blocks += ["## Published", remark, _published_markdown(board)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -153,20 +153,20 @@ def _iou_markdown(board: Leaderboard) -> list[str]:
     ]
 
 
-def _anchors_markdown(board: Leaderboard) -> str:
-    keys = measured(KNOWN, [anchor.values for anchor in board.anchors])
+def _published_markdown(board: Leaderboard) -> str:
+    keys = measured(KNOWN, [entry.values for entry in board.published])
     rows = [
         [
-            _literal(anchor.benchmark),
-            _literal(anchor.method),
+            _literal(entry.benchmark),
+            _literal(entry.method),
             *(
-                shown(key, anchor.values[key]) if key in anchor.values else NOT_MEASURED
+                shown(key, entry.values[key]) if key in entry.values else NOT_MEASURED
                 for key in keys
             ),
-            _literal(anchor.source),
-            _literal(anchor.protocol),
+            _literal(entry.source),
+            _literal(entry.protocol),
         ]
-        for anchor in board.anchors
+        for entry in board.published
     ]
     headings = [_literal(metric(key).heading) for key in keys]
     return _markdown_table(["benchmark", "method", *headings, "source", "protocol"], rows)

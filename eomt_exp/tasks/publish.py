@@ -15,7 +15,7 @@ from eomt_exp.report.cells import Cell
 from eomt_exp.report.figures import HeatMapRow, curves_figure, heat_map_figure, training_figure
 from eomt_exp.report.html.document import write_report
 from eomt_exp.report.leaderboard import Leaderboard
-from eomt_exp.report.published import anchors_for
+from eomt_exp.report.published import published_for
 from eomt_exp.report.results import compared, gathered_over_seeds
 from eomt_exp.report.terminal import print_report, write_metrics
 from eomt_exp.report.text_tables import as_csv, as_latex, as_markdown
@@ -79,7 +79,7 @@ def leaderboard_of(
         over_seeds=gathered_over_seeds(
             results, {m.label: m.as_seeded() for m in models if m.trained is not None}
         ),
-        anchors=anchors_for(
+        published=published_for(
             list(images.benchmarks), {str(m.cfg.model._target_).rpartition(".")[2] for m in models}
         ),
         manifest=manifest_of(cfg, measured, warnings),
@@ -137,7 +137,7 @@ def publish(
         intervals=board.flat_intervals(),
         warnings=board.warnings,
         notes=[f"protocol {board.protocol}", *board.notes],
-        anchors=board.anchors,
+        published=board.published,
         seeds=board.over_seeds,
     )
     return metrics

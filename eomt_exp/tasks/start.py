@@ -12,7 +12,7 @@ from eomt_exp import runs
 from eomt_exp.contracts import UserError
 from eomt_exp.engine.device import is_first_process
 from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.tasks.semantic import find_or_train
+from eomt_exp.tasks.semantic_model import find_or_train
 from eomt_exp.weights.loading import Report
 from eomt_exp.weights.weight_files import HUB, weight_files
 

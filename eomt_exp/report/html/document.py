@@ -119,8 +119,8 @@ def _iou_table(headings: Sequence[str], ious: Mapping[str, Sequence[float | None
 
 
 def _published(board: Leaderboard) -> Html:
-    """Show ours among the anchors of each benchmark, by AP."""
-    if not board.anchors:
+    """Show ours among the published results of each benchmark, by AP."""
+    if not board.published:
         return Html("")
     remark = (
         "Other images and other protocols stand side by side here: read the last column before "
@@ -131,21 +131,21 @@ def _published(board: Leaderboard) -> Html:
 
 
 def _among_published(board: Leaderboard, benchmark: str) -> Html | None:
-    anchors = [anchor for anchor in board.anchors if anchor.benchmark == benchmark]
-    if not anchors:
+    published = [entry for entry in board.published if entry.benchmark == benchmark]
+    if not published:
         return None
     methods = Methods(board)
-    keys = measured(KNOWN, [anchor.values for anchor in anchors])
+    keys = measured(KNOWN, [entry.values for entry in published])
     rows: list[tuple[float, bool, list[object]]] = []
     for r in (r for r in board.results if r.benchmark == benchmark):
         values = [number(key, r.metrics.get(key), r.intervals.get(key)) for key in keys]
         row: list[object] = [methods.of(r), *values, _remark_cell("see the manifest", "here")]
         rows.append((r.metrics.get("ap", math.nan), True, row))
-    for anchor in anchors:
-        values = [number(key, anchor.values.get(key)) for key in keys]
-        remark = _remark_cell(anchor.protocol or "protocol unknown", anchor.source)
-        name = TableCell(anchor.method, anchor.method, "long")
-        rows.append((anchor.values.get("ap", math.nan), False, [name, *values, remark]))
+    for entry in published:
+        values = [number(key, entry.values.get(key)) for key in keys]
+        remark = _remark_cell(entry.protocol or "protocol unknown", entry.source)
+        name = TableCell(entry.method, entry.method, "long")
+        rows.append((entry.values.get("ap", math.nan), False, [name, *values, remark]))
     rows.sort(key=lambda row: math.inf if math.isnan(row[0]) else -row[0])
     return table(
         ["method", *(heading(key) for key in keys), "protocol and source"],
