@@ -177,7 +177,7 @@ def _run_folder(outputs: str, name: str, resume: bool) -> str:
 
 def _message(error: BaseException) -> str:
     """Return the error's own message, without the traceback that a loader's worker adds to it."""
-    return str(error).rsplit("DataError: ", 1)[-1].strip()
+    return str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()
 
 
 def _check_values(cfg: DictConfig) -> None:

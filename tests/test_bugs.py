@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from optuna.trial import TrialState
+from torch._utils import ExceptionWrapper
 
-from eomt_exp.contracts import MaskOutput
+from eomt_exp import cli
+from eomt_exp.contracts import DataError, MaskOutput, UserError
 from eomt_exp.scorers.msp import MSP
 from tests.command_line import run
 from tests.sweep_commands import QUICK_STUDY, trials_of
@@ -51,3 +53,14 @@ def test_in_a_study_a_bug_costs_its_trial_and_the_next_one_runs(
     assert (failed.state, complete.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert BROADCASTING in failed.user_attrs["reason"]
     assert f"ValueError: {BROADCASTING}" in outcome.out
+
+
+@pytest.mark.parametrize("kind", [UserError, DataError])
+def test_a_wrong_input_in_a_loaders_worker_is_one_line_too(kind: type[UserError], capfd) -> None:
+    try:
+        raise kind("3.png: class 12")
+    except kind:
+        as_from_a_worker = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(SystemExit, match="2"), cli.user_errors_in_one_line():
+        as_from_a_worker.reraise()
+    assert capfd.readouterr().err == "error: 3.png: class 12\n"
