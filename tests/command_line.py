@@ -13,13 +13,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
 from eomt_exp import cli
 from eomt_exp.signals import stop_signals
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 240.0  # seconds; two cores may be busy with other things
@@ -106,6 +110,18 @@ def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def mlflow_client(outputs: Path) -> MlflowClient:
+    """The client of a folder's database."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+
+
+def mlflow_run(outputs: Path, folder: Path) -> Run:
+    """What MLflow has of the run in a folder."""
+    return mlflow_client(outputs).get_run((folder / "mlflow_run_id").read_text().strip())
 
 
 def only_run(outputs: Path, experiment: str) -> Path:

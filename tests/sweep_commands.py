@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from eomt_exp.studies.storage import open_storage
 from eomt_exp.tracking.metrics_file import read_journal
-from tests.command_line import PATIENCE, ROOT, SMALL, Outcome
+from tests.command_line import PATIENCE, ROOT, SMALL, Outcome, mlflow_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -148,9 +148,7 @@ class Recorded(NamedTuple):
 
 def recorded(outputs: Path, study: str) -> Recorded:
     """Of the study of that name."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    client = mlflow_client(outputs)
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
     sweeps = [run for run in runs if run.data.tags.get("eomt.kind") == "sweep"]
     parents = [run for run in sweeps if run.info.run_name == study]

@@ -18,7 +18,17 @@ from eomt_exp import cli
 from eomt_exp.contracts import VOID
 from eomt_exp.data.synthetic_roads import SyntheticBenchmark
 from eomt_exp.engine.trainer import Trainer
-from tests.command_line import ROOT, SMALL, metrics_of, only_run, run, start, wait_for
+from tests.command_line import (
+    ROOT,
+    SMALL,
+    metrics_of,
+    mlflow_client,
+    mlflow_run,
+    only_run,
+    run,
+    start,
+    wait_for,
+)
 from tests.data_files import noise, save
 
 
@@ -65,10 +75,7 @@ def test_the_main_job_from_roads_to_numbers(outputs: Path, capfd) -> None:
 
 
 def _mlflow_has_it(outputs: Path, folder: Path, metrics: dict) -> None:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
-    recorded = client.get_run((folder / "mlflow_run_id").read_text().strip())
+    client, recorded = mlflow_client(outputs), mlflow_run(outputs, folder)
     assert recorded.info.status == "FINISHED"
     assert recorded.data.params["trainer.epochs"] == "1"
     assert recorded.data.params["loss.isotropy_penalty.temperature"] == "1.0"
@@ -311,11 +318,7 @@ def test_sigterm_closes_the_run_as_killed(outputs: Path) -> None:
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "goes on from its last checkpoint" in text
-    from mlflow import MlflowClient
-
-    run_id = (only_run(outputs, "semantic") / "mlflow_run_id").read_text().strip()
-    recorded = MlflowClient(f"sqlite:///{outputs}/mlflow.db").get_run(run_id)
-    assert recorded.info.status == "KILLED"
+    assert mlflow_run(outputs, only_run(outputs, "semantic")).info.status == "KILLED"
 
 
 @pytest.mark.slow

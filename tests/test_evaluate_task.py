@@ -19,6 +19,8 @@ from tests.command_line import (
     ROOT,
     SMALL,
     metrics_of,
+    mlflow_client,
+    mlflow_run,
     only_run,
     own_process_state,
     run,
@@ -112,10 +114,7 @@ def _the_files_agree(folder: Path, saved: dict) -> None:
 
 
 def _mlflow_has_parent_and_children(outputs: Path, folder: Path, saved: dict) -> None:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
-    parent = client.get_run((folder / "mlflow_run_id").read_text().strip())
+    client, parent = mlflow_client(outputs), mlflow_run(outputs, folder)
     key = "synth_anomaly/semantic-0.msp/ap"
     assert parent.data.metrics[key] == pytest.approx(saved["metrics"][key])
     children = client.search_runs(

@@ -8,8 +8,8 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,19 +110,14 @@ def test_a_kill_between_the_retry_and_the_end_loses_and_doubles_nothing(
 @pytest.mark.parametrize("space", ["float", "discrete"])
 def test_three_controllers_at_once_end_at_exactly_n_trials(space: str, journal: str) -> None:
     ledgers = [ledger_of(journal, 10, space) for _ in range(3)]
-    done: list[int] = []
 
-    def work(ledger: Ledger) -> None:
+    def work(ledger: Ledger) -> int:
         with ledger:
-            done.extend(claimed.number for claimed in run_out(ledger))
+            return len(run_out(ledger))
 
-    threads = [threading.Thread(target=work, args=(ledger,)) for ledger in ledgers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    rows = ledgers[0].rows()
-    assert len(rows) == len(done) == 10
+    with ThreadPoolExecutor(3) as pool:
+        done = sum(pool.map(work, ledgers))
+    assert len(ledgers[0].rows()) == done == 10
     assert len(set(points(ledgers[0]))) == 10
 
 

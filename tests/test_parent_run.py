@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ import pytest
 from eomt_exp.studies.record import compare_link, named, parent_run
 from eomt_exp.tracking.metrics_file import read_journal
 from eomt_exp.tracking.run import Tracker
+from tests.command_line import mlflow_client
 
 pytestmark = pytest.mark.slow  # opens stores of MLflow
 POINT = {"sweep/value": 0.25}
@@ -28,22 +29,16 @@ def make(
     return parent_run(SimpleNamespace(**{**settings, **changes}), folder, others_open)
 
 
-def client(store: Path):
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=f"sqlite:///{store}/mlflow.db")
-
-
 @pytest.mark.parametrize(
     ("error", "status"),
     [(None, "FINISHED"), (ValueError("no space"), "FAILED"), (KeyboardInterrupt(), "KILLED")],
 )
 def test_the_run_ends_as_the_study_ends(store, tmp_path, error, status):
     with suppress(ValueError, KeyboardInterrupt), make(store, tmp_path) as run:
-        assert client(store).get_run(run.run_id).info.status == "RUNNING"
+        assert mlflow_client(store).get_run(run.run_id).info.status == "RUNNING"
         if error is not None:
             raise error
-    found = client(store).get_run(run.run_id)
+    found = mlflow_client(store).get_run(run.run_id)
     assert found.info.status == status
     assert (found.data.tags["eomt.kind"], found.data.tags["team"]) == ("sweep", "a")
 
@@ -52,10 +47,10 @@ def test_a_study_that_goes_on_has_the_same_run(store, tmp_path):
     with make(store, tmp_path) as first:
         first.log_metrics(POINT, step=0)
     with make(store, tmp_path) as second:
-        assert client(store).get_run(first.run_id).info.status == "RUNNING"
+        assert mlflow_client(store).get_run(first.run_id).info.status == "RUNNING"
         second.log_metrics(POINT, step=1)
     assert second.run_id == first.run_id
-    history = client(store).get_metric_history(first.run_id, "sweep/value")
+    history = mlflow_client(store).get_metric_history(first.run_id, "sweep/value")
     assert sorted(point.step for point in history) == [0, 1]
 
 
@@ -63,14 +58,10 @@ def test_two_controllers_at_once_share_one_run(store, tmp_path):
     with make(store, store):  # makes the tables
         pass
     runs = [make(store, tmp_path) for _ in range(4)]
-    found = []
-    threads = [threading.Thread(target=lambda r=run: found.append(r.__enter__())) for run in runs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda run: run.__enter__(), runs))
     assert len({tracker.run_id for tracker in found}) == 1
-    running = client(store).search_runs([found[0].experiment_id], "status = 'RUNNING'")
+    running = mlflow_client(store).search_runs([found[0].experiment_id], "status = 'RUNNING'")
     assert [one.info.run_id for one in running] == [found[0].run_id]
     for run in runs:
         run.__exit__(None, None, None)
@@ -82,11 +73,11 @@ def test_the_run_stays_open_while_others_are_at_the_study(store, tmp_path, error
         run.log_metrics(POINT, step=0)
         if error:
             raise error
-    assert client(store).get_run(run.run_id).info.status == "RUNNING"
-    assert client(store).get_metric_history(run.run_id, "sweep/value")  # sent all the same
+    assert mlflow_client(store).get_run(run.run_id).info.status == "RUNNING"
+    assert mlflow_client(store).get_metric_history(run.run_id, "sweep/value")  # sent all the same
     with make(store, tmp_path):
         pass
-    assert client(store).get_run(run.run_id).info.status == "FINISHED"
+    assert mlflow_client(store).get_run(run.run_id).info.status == "FINISHED"
 
 
 def test_without_mlflow_the_points_still_stand_in_the_folder(store, tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ from eomt_exp.contracts import TrainingError, TrialPruned, UserError
 from eomt_exp.jobs import JobResult
 from eomt_exp.paths import asset_dir
 from eomt_exp.schema import ProcessLauncherConfig, typed
-from tests.command_line import ROOT, SMALL, run, start, wait_for
+from tests.command_line import ROOT, SMALL, mlflow_run, run, start, wait_for
 
 Plugins.instance()  # Hydra imports its plugins anew; what is taken from them must be that
 from hydra_plugins.eomt_exp_hydra import process_launcher  # noqa: E402
@@ -347,16 +348,9 @@ def test_one_slot_runs_one_job_at_a_time_whoever_asks(quick, tmp_path: Path) -> 
     code = f"os.mkdir({str(tmp_path / 'busy')!r}); time.sleep(0.1)\n"
     code += f"os.rmdir({str(tmp_path / 'busy')!r}); w('completed', job)"
     launcher = quick(code)
-    answers: list[JobReturn] = []
-    ask = [
-        threading.Thread(target=lambda n=n: answers.extend(launcher.launch([["seed=0"]], n)))
-        for n in range(3)
-    ]
-    for thread in ask:
-        thread.start()
-    for thread in ask:
-        thread.join()
-    assert sorted(answer.return_value for answer in answers) == [0, 1, 2]
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda n: launcher.launch([["seed=0"]], n)[0], range(3)))
+    assert [answer.return_value for answer in answers] == [0, 1, 2]
 
 
 def only(launcher: Any, *overrides: str) -> JobReturn:
@@ -519,11 +513,8 @@ def test_no_orphan_is_left_however_the_sweep_ends(number: signal.Signals, proces
     text, _ = process.communicate(timeout=60)
     wait_for(lambda: not any(is_alive(member.pid) for member in family), 45)
     assert process.returncode == (-9 if number == signal.SIGKILL else 130), text
-    from mlflow import MlflowClient
-
-    run_id = (folder_of(0) / "mlflow_run_id").read_text().strip()
-    recorded = MlflowClient(f"sqlite:///{os.environ['EOMT_OUTPUTS']}/mlflow.db").get_run(run_id)
-    assert recorded.info.status == "KILLED"
+    outputs = Path(os.environ["EOMT_OUTPUTS"])
+    assert mlflow_run(outputs, folder_of(0)).info.status == "KILLED"
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from eomt_exp.tracking.store import (
     run_status_of,
     sqlite_file,
 )
+from tests.command_line import mlflow_client
 
 
 def make(store: Path, run_dir: Path, **changes) -> MLflowTracker:
@@ -39,18 +40,12 @@ def make(store: Path, run_dir: Path, **changes) -> MLflowTracker:
     return MLflowTracker(**{**settings, **changes})
 
 
-def client(store: Path):
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=f"sqlite:///{store}/mlflow.db")
-
-
 def read_back(store: Path, run_id: str):
-    return client(store).get_run(run_id)
+    return mlflow_client(store).get_run(run_id)
 
 
 def history(store: Path, run_id: str, key: str) -> list[tuple[int, float]]:
-    return sorted((m.step, m.value) for m in client(store).get_metric_history(run_id, key))
+    return sorted((m.step, m.value) for m in mlflow_client(store).get_metric_history(run_id, key))
 
 
 @pytest.mark.parametrize(

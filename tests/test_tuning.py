@@ -33,7 +33,7 @@ from eomt_exp.tasks.validation import Validation, last_validation
 from eomt_exp.tracking.metrics_file import read_journal
 from eomt_exp.weights.weight_files import WEIGHTS
 from tests.bright_anomalies import BrightnessNet, NegatedEvidence
-from tests.command_line import SMALL, metrics_of, run
+from tests.command_line import SMALL, metrics_of, mlflow_client, mlflow_run, run
 from tests.test_trial import NO_PRUNER, Study
 
 # debug=fast names benchmarks, and here there are none.
@@ -312,8 +312,6 @@ def test_a_stage_before_the_trial_is_not_the_trials(tmp_path: Path) -> None:
 def test_a_command_under_a_study_reports_to_it_and_to_mlflow(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow import MlflowClient
-
     study = Study(tmp_path)
     result = tmp_path / "result.json"
     monkeypatch.setenv("EOMT_RESULT", str(result))
@@ -323,15 +321,13 @@ def test_a_command_under_a_study_reports_to_it_and_to_mlflow(
     overrides += [*VALIDATED, f"paths.outputs={tmp_path}", f"hydra.run.dir={tmp_path}/000"]
     assert run(capfd, *overrides).code == 0
     assert json.loads(result.read_text())["status"] == "pruned"
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    run_id = (tmp_path / "000" / "mlflow_run_id").read_text().strip()
-    found = client.get_run(run_id)
+    client, found = mlflow_client(tmp_path), mlflow_run(tmp_path, tmp_path / "000")
     assert (found.info.status, found.info.run_name) == ("FINISHED", "trial-001 lr=1")
     tags = {"optuna.state": "PRUNED", "optuna.study": "eim", "optuna.trial": "1"}
     assert tags.items() <= found.data.tags.items()
     assert found.data.tags["mlflow.parentRunId"] == "abc"
     assert client.get_experiment(found.info.experiment_id).name == "studies"
-    assert [m.step for m in client.get_metric_history(run_id, "val/ap")] == [2]
+    assert [m.step for m in client.get_metric_history(found.info.run_id, "val/ap")] == [2]
 
     monkeypatch.setenv("EOMT_TRIAL", json.dumps(trial | {"pruner": NO_PRUNER}))
     done = run(capfd, *overrides)
@@ -340,7 +336,7 @@ def test_a_command_under_a_study_reports_to_it_and_to_mlflow(
     assert "checkpoint " not in done.out, "the study has a table of its own"
     value = json.loads(result.read_text())["value"]
     assert value["val/ap"] == last_validation(tmp_path / "000")["val/ap"]
-    assert client.get_run(run_id).data.tags["optuna.state"] == "COMPLETE"
+    assert mlflow_run(tmp_path, tmp_path / "000").data.tags["optuna.state"] == "COMPLETE"
 
     result.unlink()
     assert run(capfd, *overrides).code == 0  # queued again when it was complete already
