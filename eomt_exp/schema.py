@@ -323,16 +323,17 @@ class StudyConfig:
     def __post_init__(self) -> None:
         """Check ranges, as in OptimConfig."""
         pairs = [entry.split() for entry in self.objective]
-        are_pairs = all(len(p) == 2 and p[0] in ("maximize", "minimize") for p in pairs)
-        name = self.study
+        is_objective = all(len(p) == 2 and p[0] in ("maximize", "minimize") for p in pairs)
+        is_objective &= 0 < len(pairs) == len({pair[-1] for pair in pairs if pair})
+        is_name = self.study not in ("", ".", "..") and not {"/", "\\"} & {*self.study}
         _check_ranges("hydra.sweeper", self, {
-            "objective": (bool(pairs) and are_pairs, "[maximize val/ap]"),
+            "objective": (is_objective, "[maximize val/ap], each metric once"),
             "on_stale": (self.on_stale in ON_STALE, " or ".join(ON_STALE)),
             "n_trials": (self.n_trials >= 1, "20"),
             "n_jobs": (self.n_jobs is None or self.n_jobs >= 1, "2"),
             "max_retries": (self.max_retries >= 0, "1"),
             "max_failure_rate": (0 <= self.max_failure_rate <= 1, "0.5, a share"),
-            "study": (bool(name) and not {"/", "\\"} & {*name}, "my_study, a folder's name"),
+            "study": (is_name, "my_study, a folder's name"),
         })  # fmt: skip
 
     @property

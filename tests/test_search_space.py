@@ -304,6 +304,7 @@ def test_a_grid_refuses_what_has_no_finite_list(node: Any) -> None:
         *("choice(null, a)", "interval(4,", "uniform(1, 2)", "interval(5, 1)", "interval(0, inf)"),
         *("choice(a, b, a)", "choice(1, 1.0)", "1,true", "choice(nan, 1)", "choice([a],[b])"),
         *("range(4, 4)", "range(4, 1)", "range(1, 4, 0)", "tag(log, interval(0, 1))", "3", 3, None),
+        *("tag(lgo, interval(1, 2))", "tag(log, choice(1, 2))", "tag(log, range(0.1, 1, 0.1))"),
         *("tag(log, range(1, 9, 2))", "glob(*)", {"space": "1,2", "whem": {}}, {"low": 1}, [1, 2]),
     ],
 )

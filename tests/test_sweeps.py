@@ -94,6 +94,9 @@ WRONG = {
     "text for a number": ("seed=choice(a, b)", "Value 'a' of type 'str' could not be converted"),
     "no such key": ("optim.lrr=interval(1e-4, 1e-3)", "Could not override 'optim.lrr'"),
     "no direction": ("hydra.sweeper.objective=[val/ap]", "type [maximize val/ap]"),
+    "one metric twice": (
+        "hydra.sweeper.objective=[maximize val/ap,minimize val/ap]", "each metric once"),
+    "a study above its folder": ("hydra.sweeper.study=..", "a folder's name"),
     "a benchmark as objective": (
         "hydra.sweeper.objective=[maximize synth_anomaly/ap]", "would no longer be a test"),
     "anomalies without a set of them": (

@@ -45,7 +45,7 @@ CONTROLLER_LOCK = ".controller.lock"  # in a trial's run folder, held by the con
 MAX_DRAWS = 100  # in vain, before a space counts as exhausted, or as forbidden altogether
 _MOST_TRIES = 5  # of a trial whose process is lost each time
 _ENOUGH_FAILURES = 3  # to judge a study by
-_SHOWN_REASONS, _SHOWN_DIFFERENCES = 3, 7
+_SHOWN_REASONS, _SHOWN_LINES = 3, 7
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         self.folder.mkdir(parents=True, exist_ok=True)
         self._claiming = FileLock(self.folder / CLAIM_LOCK)
         with self._claiming:
-            self.study = self._begin(open_storage(self.url))
+            self._begin(open_storage(self.url))
 
     def __exit__(self, *error: object) -> None:
         """Let go of the trials that are still running: the next controller retries them."""
@@ -188,7 +188,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         running = [t for t in self._counted() if t.state is TrialState.RUNNING]
         return sum(t._trial_id not in self._held and self._is_alive(t) for t in running)
 
-    def _begin(self, storage: BaseStorage) -> optuna.Study:
+    def _begin(self, storage: BaseStorage) -> None:
         self.study = optuna.create_study(
             storage=storage,
             study_name=self.name,
@@ -202,7 +202,6 @@ class Ledger(AbstractContextManager["Ledger"]):
             self.study.set_metric_names(list(self.objective))
             self.study.set_user_attr("facts", self.facts)
         self._check_facts()
-        return self.study
 
     def _check_facts(self) -> None:
         lines = differences(self.study.user_attrs["facts"], self.facts)
@@ -210,11 +209,10 @@ class Ledger(AbstractContextManager["Ledger"]):
         if not lines and ways != list(self.objective.values()):
             lines = [f"objective: {', '.join(ways)} -> {', '.join(self.objective.values())}"]
         if lines:
-            more = len(lines) - _SHOWN_DIFFERENCES
-            lines = lines[:_SHOWN_DIFFERENCES] + [f"and {more} more"] * (more > 0)
-            lines = [f"\n  {line}" for line in lines]
+            more = len(lines) - _SHOWN_LINES
+            shown = "\n  ".join(["", *lines[:_SHOWN_LINES], *[f"and {more} more"] * (more > 0)])
             raise UserError(
-                f"The study {self.name} was begun with other settings:{''.join(lines)}\n"
+                f"The study {self.name} was begun with other settings:{shown}\n"
                 "Trials of both cannot be compared. Take the change back, or begin another study: "
                 f"hydra.sweeper.study={self.name}_2"
             )

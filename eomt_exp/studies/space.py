@@ -254,6 +254,8 @@ def _parameter(override: Override, when: Rule | None) -> Parameter:
 def _distribution(override: Override) -> Distribution:
     """Return what Optuna draws from; raise ValueError and its like for a wrong space."""
     sweep: Any = override.value()
+    if wrong := sweep.tags - (set() if isinstance(sweep, ChoiceSweep) else {"log"}):
+        raise ValueError(f"there is no tag {', '.join(sorted(wrong))} here, only log of a range")
     if isinstance(sweep, ChoiceSweep):
         listed: list[Any] = sweep.list
         choices = [one.text if isinstance(one, QuotedString) else one for one in listed]
@@ -280,7 +282,7 @@ def _distribution(override: Override) -> Distribution:
         raise ValueError("both ends must be finite")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log, step=step or 1)
-    return FloatDistribution(float(low), float(high), log=log, step=None if log else step)
+    return FloatDistribution(float(low), float(high), log=log, step=step)
 
 
 def _exact(number: float) -> Decimal:
