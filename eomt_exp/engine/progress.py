@@ -95,13 +95,13 @@ class PlainProgress(Progress):
             self._print()
 
     def line(self) -> str:
-        """Return "train  20 % 40/200, 2.1/s, 0:00:19 gone, 0:01:16 left, loss 0.312"."""
+        """Return "train  20 % 40/200, 2.1/s, 0:00:19 elapsed, 0:01:16 left, loss 0.312"."""
         share = 100 * self.done / self.total if self.total else 100.0
         left = (self.total - self.done) / self.rate if self.rate else float("inf")
         parts = [
             f"{self.description} {share:3.0f} % {self.done}/{self.total}",
             f"{self.rate:.3g}/s",
-            f"{clock(self.elapsed)} gone",
+            f"{clock(self.elapsed)} elapsed",
             f"{clock(left)} left",
         ]
         return ", ".join([*parts, self.field_text()] if self.fields else parts)
