@@ -92,6 +92,7 @@ def main() -> None:
     except KeyboardInterrupt as stop:  # of the jobs of a sweep, only a study knows which are done
         print(stop if stop.args else "stopped." if _is_sweep() else STOPPED, file=sys.stderr)
         sys.exit(INTERRUPTED)
+    _part_ranks()
 
 
 @contextmanager
@@ -239,6 +240,18 @@ def _prepare_ranks() -> None:
     PartialState(cpu=not torch.cuda.is_available())
     if _rank():
         sys.argv += RANK_OVERRIDES
+
+
+def _part_ranks() -> None:
+    """Close what joins the processes of torchrun, after a clean end alone.
+
+    Its threads, left to the exit of Python, now and then abort a process, and torchrun the others.
+    After an error the others may be inside a collective, which closing would wait for.
+    """
+    if _world() > 1:
+        import torch
+
+        torch.distributed.destroy_process_group()
 
 
 _RESOLVERS: dict[str, Callable[..., Any]] = {
