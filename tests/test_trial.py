@@ -130,6 +130,7 @@ try:
     print("not pruned", flush=True)
 except Exception as error:
     print(f"rank {os.environ['RANK']}: {type(error).__name__} {error}", flush=True)
+PartialState().destroy_process_group()  # as cli.py does: left to the exit, it may abort a rank
 """
 
 
