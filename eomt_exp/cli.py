@@ -120,9 +120,7 @@ def _register_sweeps() -> None:
         except (yaml.YAMLError, OSError, UnicodeError) as error:
             # Somebody may be writing it while the jobs of another study start.
             if any(one.endswith(f"sweep={file.stem}") for one in sys.argv[1:]):
-                from eomt_exp.contracts import UserError
-
-                raise UserError(f"{file} is no YAML: {error}") from error
+                schema.refuse(f"{file} is no YAML: {error}")
             continue
         ConfigStore.instance().store(
             group="sweep", name=file.stem, node=node, package="_global_", provider=str(file)
@@ -152,14 +150,12 @@ def _write_result(status: str, value: Any = None, error: BaseException | None = 
 
 
 def _task(target: str) -> Callable[[DictConfig], Any]:
-    from eomt_exp.contracts import UserError
-
     module, _, function = target.rpartition(".")
     if not module.startswith("eomt_exp.tasks."):
-        raise UserError(f"task._target_ must be in eomt_exp.tasks, got {target!r}.")
+        schema.refuse(f"task._target_ must be in eomt_exp.tasks, got {target!r}.")
     task = getattr(import_module(module), function, None)
     if task is None:
-        raise UserError(f"task._target_: {module} has no {function!r}.")
+        schema.refuse(f"task._target_: {module} has no {function!r}.")
     return task
 
 
@@ -191,9 +187,7 @@ def _check_values(cfg: DictConfig) -> None:
             return
         except OmegaConfBaseException as error:
             problem = " ".join(str(error).split())
-    from eomt_exp.contracts import UserError
-
-    raise UserError(problem)
+    schema.refuse(problem)
 
 
 def _leave_no_empty_folder(run_dir: Path) -> None:
@@ -230,9 +224,7 @@ def _prepare_ranks() -> None:
     if _world() <= 1:
         return
     if _is_sweep():
-        from eomt_exp.contracts import UserError
-
-        raise UserError("a sweep starts its own processes; run it without torchrun or accelerate.")
+        schema.refuse("a sweep starts its own processes; run it without torchrun or accelerate.")
     import torch
     from accelerate import PartialState
 

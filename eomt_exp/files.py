@@ -54,7 +54,7 @@ def hold_lock(path: Path) -> FileLock | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process, this one included, holds the lock file at `path`."""
+    """Return whether a living process, this one included, holds the lock file at `path`."""
     if not path.exists():
         return False
     try:

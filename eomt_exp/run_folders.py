@@ -51,8 +51,8 @@ def choose(outputs: str, name: str, resume: bool) -> str:
     """Return the folder of this command's unfinished run, else a new one named after the time."""
     found = _unfinished(Path(outputs)) if resume else None
     # Sortable, and unique enough for runs that start in the same second.
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    return str(found or Path(outputs) / name / stamp)
+    begun = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    return str(found or Path(outputs) / name / begun)
 
 
 @contextmanager

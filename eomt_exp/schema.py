@@ -42,7 +42,8 @@ def _is_span(pair: Any) -> bool:
     return 0 <= start < end and (end <= 1 or start == 0 or start >= 1)
 
 
-def _refuse(text: str) -> NoReturn:
+def refuse(text: str) -> NoReturn:
+    """Raise UserError with this text."""
     # Imported now: this module is loaded for --help, which must not wait for torch.
     from eomt_exp.contracts import UserError
 
@@ -51,12 +52,12 @@ def _refuse(text: str) -> NoReturn:
 
 def _at_least(name: str, value: float | None, lowest: float) -> None:
     if value is not None and value < lowest:
-        _refuse(f"{name} must be at least {lowest}, got {value}.")
+        refuse(f"{name} must be at least {lowest}, got {value}.")
 
 
 @dataclass
 class OptimConfig:
-    """conf/optim."""
+    """Types conf/optim."""
 
     lr: float = MISSING
     backbone_lr_factor: float = MISSING
@@ -77,12 +78,12 @@ class OptimConfig:
         warmups = (self.head_warmup, self.backbone_warmup)
         shares = [share for share in warmups if share < 1]
         if min(warmups) < 0 or sum(shares) >= 1 or any(w != int(w) for w in warmups if w >= 1):
-            _refuse(
+            refuse(
                 "optim.head_warmup and optim.backbone_warmup are shares of the run that add up to "
                 f"less than 1, or whole numbers of steps from 1 on; got {warmups[0]}, {warmups[1]}."
             )
         if not all(_is_span(pair) for pair in self.mask_annealing or []):
-            _refuse(
+            refuse(
                 "optim.mask_annealing holds one [start, end] for each block that sees queries, the "
                 "start first, both shares of the run (up to 1) or both steps; "
                 f"got {self.mask_annealing}."
@@ -91,7 +92,7 @@ class OptimConfig:
 
 @dataclass
 class TrainerConfig:
-    """conf/trainer."""
+    """Types conf/trainer."""
 
     epochs: int = MISSING
     images_per_epoch: int | None = None
@@ -116,9 +117,9 @@ class TrainerConfig:
         for name in ("num_workers", "validate_every"):
             _at_least(f"trainer.{name}", getattr(self, name), 0)
         if self.clip_grad_norm <= 0:
-            _refuse("trainer.clip_grad_norm must be above 0; 1e9 clips nothing.")
+            refuse("trainer.clip_grad_norm must be above 0; 1e9 clips nothing.")
         if self.device not in ("auto", "cpu"):
-            _refuse(f"trainer.device must be auto or cpu, got {self.device!r}.")
+            refuse(f"trainer.device must be auto or cpu, got {self.device!r}.")
 
 
 class Fpr95(Enum):
@@ -144,7 +145,7 @@ class ScoreType(Enum):
 
 @dataclass
 class ProtocolConfig:
-    """conf/protocol: what numbers depend on beside the model and the images."""
+    """Types conf/protocol: what numbers depend on beside the model and the images."""
 
     name: str = MISSING
     resize: bool = MISSING
@@ -159,7 +160,7 @@ class ProtocolConfig:
 
 @dataclass
 class EvaluatorConfig:
-    """conf/evaluator."""
+    """Types conf/evaluator."""
 
     batch_size: int = MISSING
     bits: int = MISSING
@@ -178,20 +179,20 @@ class EvaluatorConfig:
             return
         _at_least("evaluator.batch_size", self.batch_size, 1)
         if not 17 <= self.bits <= 28:
-            _refuse(f"evaluator.bits must be from 17 to 28, got {self.bits}.")
+            refuse(f"evaluator.bits must be from 17 to 28, got {self.bits}.")
         for name in ("figures", "resamples", "scratch_gb"):
             _at_least(f"evaluator.{name}", getattr(self, name), 0)
         if not 0 < self.operating_fpr < 1:
-            _refuse(f"evaluator.operating_fpr must lie between 0 and 1, got {self.operating_fpr}.")
+            refuse(f"evaluator.operating_fpr must lie between 0 and 1, got {self.operating_fpr}.")
         if unknown := set(self.exports) - set(EXPORTS):
-            _refuse(
+            refuse(
                 f"evaluator.exports takes {', '.join(EXPORTS)}; got {', '.join(sorted(unknown))}."
             )
 
 
 @dataclass
 class TrackingConfig:
-    """conf/tracking."""
+    """Types conf/tracking."""
 
     enabled: bool = MISSING
     uri: str = MISSING
@@ -202,7 +203,7 @@ class TrackingConfig:
 
 @dataclass
 class PathsConfig:
-    """conf/paths: where this machine keeps things; each key has an environment default."""
+    """Types conf/paths: where this machine keeps things; each key has an environment default."""
 
     outputs: str = MISSING
     camvid: str | None = None
@@ -226,7 +227,7 @@ class PathsConfig:
 
 @dataclass
 class RecipeConfig:
-    """conf/recipe."""
+    """Types conf/recipe."""
 
     num_queries: int = MISSING
     masked_attention: bool = MISSING
@@ -251,7 +252,7 @@ class RecipeConfig:
 
 @dataclass
 class DataConfig:
-    """conf/data: what every data set must say; its parts are built by `_target_`."""
+    """Types conf/data: what every data set must say; its parts are built by `_target_`."""
 
     name: str = MISSING
     num_classes: int = MISSING
@@ -302,7 +303,7 @@ class Config:
 
 @dataclass
 class StudyConfig:
-    """conf/hydra/sweeper/optuna.yaml."""
+    """Types conf/hydra/sweeper/optuna.yaml."""
 
     study: str = MISSING
     storage: str | None = None
@@ -326,12 +327,12 @@ class StudyConfig:
         is_objective = all(len(p) == 2 and p[0] in ("maximize", "minimize") for p in pairs)
         is_objective &= 0 < len(pairs) == len({pair[-1] for pair in pairs if pair})
         is_name = self.study not in ("", ".", "..") and not {"/", "\\"} & {*self.study}
+        _at_least("hydra.sweeper.n_trials", self.n_trials, 1)
+        _at_least("hydra.sweeper.n_jobs", self.n_jobs, 1)
+        _at_least("hydra.sweeper.max_retries", self.max_retries, 0)
         _check_ranges("hydra.sweeper", self, {
             "objective": (is_objective, "[maximize val/ap], each metric once"),
             "on_stale": (self.on_stale in ON_STALE, " or ".join(ON_STALE)),
-            "n_trials": (self.n_trials >= 1, "20"),
-            "n_jobs": (self.n_jobs is None or self.n_jobs >= 1, "2"),
-            "max_retries": (self.max_retries >= 0, "1"),
             "max_failure_rate": (0 <= self.max_failure_rate <= 1, "0.5, a share"),
             "study": (is_name, "my_study, a folder's name"),
         })  # fmt: skip
@@ -344,7 +345,7 @@ class StudyConfig:
 
 @dataclass
 class ProcessLauncherConfig:
-    """conf/hydra/launcher/process.yaml."""
+    """Types conf/hydra/launcher/process.yaml."""
 
     slots: Any = MISSING
     gpus: str | None = None
@@ -369,7 +370,7 @@ def _check_ranges(where: str, settings: Any, checks: dict[str, tuple[bool, str]]
     """Refuse the first setting that is not right; `checks` say what is."""
     for name, (is_right, wanted) in checks.items():
         if not is_right:
-            _refuse(f"{where}.{name}={getattr(settings, name)} cannot be: type {wanted}.")
+            refuse(f"{where}.{name}={getattr(settings, name)} cannot be: type {wanted}.")
 
 
 def typed(node: Any, kind: type[T], where: str) -> T:
@@ -387,7 +388,7 @@ def typed(node: Any, kind: type[T], where: str) -> T:
         return OmegaConf.to_object(OmegaConf.merge(allowed, plain))  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
-        _refuse(f"{where}: {first}. There are {', '.join(map(str, allowed))}.")
+        refuse(f"{where}: {first}. There are {', '.join(map(str, allowed))}.")
 
 
 def register() -> None:

@@ -1,4 +1,4 @@
-"""Remembers the signals (Ctrl-C, SIGTERM) that have told this command to stop."""
+"""Remembers the signals (Ctrl-C, SIGTERM) that ask this command to stop."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def seed_everything(seed: int) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this is the first process that torchrun or accelerate launch started, or the only."""
+    """Return whether this process is the first that torchrun or accelerate started, or alone."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

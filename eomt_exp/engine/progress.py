@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from eomt_exp.signals import stop_signals
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -50,7 +52,13 @@ class Progress:
         """Print the end, where something is printed."""
 
     def advance(self, n: int = 1, **fields: object) -> None:
-        """Count `n` more; `fields`, such as loss=0.3, stay shown until they change."""
+        """Count `n` more; `fields`, such as loss=0.3, stay shown until they change.
+
+        Raises KeyboardInterrupt once the command is to stop: Python swallows an interrupt
+        that arrives inside a destructor, and long work passes here step by step.
+        """
+        if stop_signals:
+            raise KeyboardInterrupt
         self.done += n
         self.fields.update(fields)
 

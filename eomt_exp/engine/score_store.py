@@ -52,7 +52,7 @@ class ScoreStore:
         self._kept.add(position)
 
     def has(self, position: int) -> bool:
-        """Whether this image was kept."""
+        """Return whether this image was kept."""
         return position in self._kept
 
     def get(self, position: int) -> dict[str, np.ndarray]:

@@ -22,7 +22,6 @@ from eomt_exp.contracts import Batch, CheckpointError, Loss, TrainingError
 from eomt_exp.engine import checkpoint
 from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
 from eomt_exp.schema import OptimConfig, TrainerConfig
-from eomt_exp.signals import stop_signals
 from eomt_exp.tracking.run import Tracker
 
 
@@ -161,8 +160,6 @@ class Trainer:
             for name, value in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             seen += 1
-            if stop_signals:  # Python swallows an interrupt that comes inside a destructor
-                raise KeyboardInterrupt
             if not self.accelerator.sync_gradients:
                 continue
             self.progress.step += 1

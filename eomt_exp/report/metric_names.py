@@ -175,5 +175,5 @@ def best_of_each(
 
 
 def is_best(key: str, value: float | None, winner: float | None) -> bool:
-    """Whether a value reads the same as the best one."""
+    """Return whether a value reads the same as the best one."""
     return winner is not None and value is not None and shown(key, value) == shown(key, winner)

@@ -81,7 +81,7 @@ def _panel_and_line(key: str) -> tuple[str, str]:
 
 
 def _is_training(key: str) -> bool:
-    """Whether a key is a loss: `train/total`, one of a validation, a name without a front."""
+    """Return whether a key is a loss: `train/total`, a validation's, a name without a front."""
     return "/" not in key or key.startswith("train/") or "loss" in key
 
 

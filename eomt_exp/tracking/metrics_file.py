@@ -71,7 +71,7 @@ def _parsed(path: Path) -> list[dict]:
 
 
 def _ends_torn(path: Path) -> bool:
-    """Whether the file's last line lacks its line feed."""
+    """Return whether the file's last line lacks its line feed."""
     if not path.exists() or path.stat().st_size == 0:
         return False
     with path.open("rb") as file:

@@ -247,7 +247,7 @@ class MLflowTracker(Tracker):
         self._client.log_batch(self.run_id, **entries)
 
     def _attempt(self, what: str, action: Callable[[], object]) -> bool:
-        """Whether the store took it; a store that did not is worth a warning, not a run."""
+        """Return whether the store took it; a store that did not is worth a warning, not a run."""
         try:
             action()
         except Exception as error:

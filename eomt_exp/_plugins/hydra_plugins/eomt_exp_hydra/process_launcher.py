@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eomt_exp import jobs
 from eomt_exp.jobs import JobFailed
-from eomt_exp.schema import ProcessLauncherConfig, typed
+from eomt_exp.schema import ProcessLauncherConfig, refuse, typed
 
 LOG = "output.log"  # in a job's folder: what it printed, of all its tries
 _RESULT = Path(".job", "result.json")
@@ -212,9 +212,7 @@ def environments(settings: ProcessLauncherConfig) -> list[dict[str, str]]:
         gpus = gpus[: slots * size] if len(gpus) >= size else gpus
     share, left = divmod(len(gpus), slots)
     if gpus and (left or share < size):
-        from eomt_exp.contracts import UserError
-
-        raise UserError(
+        refuse(
             f"{len(gpus)} GPUs ({','.join(gpus)}) over {slots} slots: they are divided evenly, "
             f"and a job of {size} processes wants {size}; type hydra.launcher.slots=auto."
         )
