@@ -246,8 +246,15 @@ def _part_ranks() -> None:
         torch.distributed.destroy_process_group()
 
 
+def _choice(group: str) -> str:
+    """Return the option of a config group, as `tiny` of backbone; "" of a composition in a test."""
+    known = HydraConfig.instance().cfg is not None
+    return str(HydraConfig.get().runtime.choices.get(group, "")) if known else ""
+
+
 _RESOLVERS: dict[str, Callable[..., Any]] = {
     "run_folder": _run_folder,
+    "choice": _choice,
     "absolute": lambda path: str(Path(path).resolve()),
     "same": lambda left, right: left == right,
     "times": lambda value, factor: float(f"{value * factor:.4g}"),

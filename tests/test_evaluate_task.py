@@ -124,7 +124,7 @@ def _mlflow_has_parent_and_children(outputs: Path, folder: Path, saved: dict) ->
     names = {child.info.run_name for child in children}
     assert names == {"semantic-0 msp", "semantic-0 rba", "semantic-0~2 msp", "semantic-0~2 rba"}
     (child,) = [c for c in children if c.info.run_name == "semantic-0 msp"]
-    assert child.data.metrics["synth_anomaly/ap"] == pytest.approx(saved["metrics"][key])
+    assert child.data.metrics["ap/synth_anomaly"] == pytest.approx(saved["metrics"][key])
     assert child.info.status == "FINISHED"
     files = {entry.path for entry in client.list_artifacts(parent.info.run_id)}
     assert {"report.html", "leaderboard.csv", "leaderboard.md", "leaderboard.tex"} <= files

@@ -11,7 +11,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from eomt_exp.studies.record import compare_link, named, parent_run
+from eomt_exp.studies.record import named, parent_run
+from eomt_exp.tracking.comparison import compare_link
 from eomt_exp.tracking.metrics_file import read_journal
 from eomt_exp.tracking.run import Tracker
 from tests.command_line import mlflow_client

@@ -44,6 +44,8 @@ class Plan:
         self.is_grid = given.sampler.get("_target_") == GRID
         if not self.cfg.resume:
             given.study += datetime.now().strftime("-%Y-%m-%d_%H-%M-%S")
+        if self.cfg.tracking.experiment == self.cfg.data.name:  # not chosen by the user
+            self.cfg.tracking.experiment = given.study  # trials are no rows among whole runs
         self.folder = self._folder()
         self.url = given.storage or f"journal://{self.folder / JOURNAL}"
         self.constraints = {k: parse_constraint(k, text) for k, text in given.constraints.items()}

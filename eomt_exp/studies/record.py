@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from filelock import FileLock
 
@@ -21,6 +19,7 @@ from eomt_exp.studies.plots import draw
 from eomt_exp.studies.table import StudyTable, print_spread
 from eomt_exp.studies.trials import Row
 from eomt_exp.studies.winner import write_winner
+from eomt_exp.tracking.comparison import compare_link
 from eomt_exp.tracking.run import RUN_ID_FILE, MLflowTracker, NullTracker, Tracker
 
 _COMPARED = 5  # runs that the link opens side by side
@@ -170,10 +169,3 @@ def run_id_of(folder: Path) -> str | None:
     """Return MLflow's id of the run in this folder; None where it has none."""
     path = folder / RUN_ID_FILE
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
-
-
-def compare_link(run_ids: Sequence[str], experiment_id: str) -> str:
-    """Return the page of `make ui` that compares runs; a quote in it would end the link."""
-    names = [json.dumps(list(ids), separators=(",", ":")) for ids in (run_ids, [experiment_id])]
-    runs, experiments = (quote(text, safe="") for text in names)
-    return f"http://127.0.0.1:5000/#/compare-runs?runs={runs}&experiments={experiments}"

@@ -185,7 +185,6 @@ def job_overrides(plan: Plan, claimed: ClaimedTrial, parent_run_id: str | None) 
         pruner=plan.settings.pruner,
         parent_run_id=parent_run_id,
         run_name=run_name(claimed.number, claimed.values),
-        experiment=str(plan.cfg.tracking.experiment),
     )
     return [
         *plan.fixed,

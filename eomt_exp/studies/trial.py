@@ -40,7 +40,6 @@ class Trial(NamedTuple):
     pruner: dict[str, Any]  # a node with a _target_
     parent_run_id: str | None = None  # of MLflow
     run_name: str | None = None  # of its MLflow run
-    experiment: str | None = None  # of MLflow
 
     def stay_pruned(self, folder: Path) -> None:
         """Raise TrialPruned if this trial was pruned and killed before the study knew of it."""

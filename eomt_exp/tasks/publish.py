@@ -24,6 +24,7 @@ from eomt_exp.tasks.candidate import Candidate, KnownClasses
 from eomt_exp.tasks.image_sets import ImageSets
 from eomt_exp.tasks.manifest import manifest_of, notes_on, saved_manifest
 from eomt_exp.tasks.measure import CELLS
+from eomt_exp.tracking.comparison import MOST, compare_link
 from eomt_exp.tracking.metrics_file import FILE_NAME as JOURNAL
 from eomt_exp.tracking.metrics_file import read_journal
 from eomt_exp.tracking.run import MLflowTracker, NullTracker, Tracker
@@ -45,9 +46,13 @@ def open_tracker(
         return NullTracker()
     if not cfg.tracking.enabled:
         return NullTracker(run_dir)
+    tags: dict[str, object] = dict(cfg.tracking.tags)
     if trial:
-        return _mlflow(cfg, run_dir, str(trial.run_name), trial.parent_run_id, trial)
-    return _mlflow(cfg, run_dir, f"{cfg.name}-{cfg.seed}-{run_dir.name}")
+        tags |= {"optuna.study": trial.study, "optuna.trial": trial.number}
+        return _mlflow(cfg, run_dir, str(trial.run_name), tags, trial.parent_run_id)
+    if _is_evaluation(cfg) and cfg.checkpoint:  # its children have methods
+        tags = {key: tags[key] for key in tags if key not in ("method", "backbone", "seed")}
+    return _mlflow(cfg, run_dir, f"{cfg.name}-{cfg.seed}", tags)
 
 
 def leaderboard_of(
@@ -117,11 +122,12 @@ def publish(
         tracker.log_artifact(path)
     if board.warnings:
         tracker.set_tags({"warnings": "; ".join(board.warnings)})
-    tracker.log_metrics(metrics, _last_step(run_dir))
+    tracker.log_metrics(metrics | _of_own_score(cfg, board), _last_step(run_dir))
     tracker.flush()
-    if cfg.tracking.enabled and tracker.run_id and cfg.task._target_.endswith("evaluate.run"):
+    link = ""
+    if isinstance(tracker, MLflowTracker):
         try:
-            _log_methods(cfg, board, models, tracker.run_id, run_dir)
+            link = _compared(cfg, board, models, tracker, run_dir)
         except TrackingError as error:  # what was measured must not be lost over this
             _log.warning("MLflow has no runs of the single methods: %s", error)
     write_metrics(run_dir / runs.METRICS, metrics, saved_manifest(board))
@@ -140,6 +146,8 @@ def publish(
         published=board.published,
         seeds=board.over_seeds,
     )
+    if link:
+        print(link, flush=True)
     return metrics
 
 
@@ -156,49 +164,100 @@ def show_again(saved: Mapping[str, Any], run_dir: Path) -> None:
     )
 
 
+def _of_own_score(cfg: DictConfig, board: Leaderboard) -> dict[str, float]:
+    """Return `<metric>/<benchmark>` of the score that a method goes by: of all methods one key.
+
+    The metric stands first because MLflow's pages sort by name, and have hundreds of them.
+    """
+    own = [r for r in board.results if len(board.models) == 1 and r.scorer == cfg.score]
+    return {f"{name}/{r.benchmark}": r.metrics[name] for r in own for name in r.intervals}
+
+
+def _compared(
+    cfg: DictConfig,
+    board: Leaderboard,
+    models: Sequence[Candidate],
+    tracker: MLflowTracker,
+    run_dir: Path,
+) -> str:
+    """Return the line that links to MLflow's comparison; "" where there is nothing to compare.
+
+    A run is compared with the latest of each other method on its data. An evaluation has a child
+    run a method; where it is of runs that were there before, these children are compared.
+    """
+    children = _log_methods(cfg, board, models, tracker, run_dir) if _is_evaluation(cfg) else []
+    if not (_is_evaluation(cfg) and cfg.checkpoint):
+        others, link = tracker.comparison()
+        return f"compare with {', '.join(others)} (make ui): {link}" if link else ""
+    if len(children) < 2:
+        return ""
+    link = compare_link(children[:MOST], str(tracker.experiment_id), tracker.uri)
+    return f"compare the methods (make ui): {link}"
+
+
 def _log_methods(
-    cfg: DictConfig, board: Leaderboard, models: Sequence[Candidate], parent: str, run_dir: Path
-) -> None:
-    """Log a child run a method, with `<benchmark>/<metric>`: what the pages of MLflow compare."""
-    sources = {model.label: model for model in models}
+    cfg: DictConfig,
+    board: Leaderboard,
+    models: Sequence[Candidate],
+    parent: MLflowTracker,
+    run_dir: Path,
+) -> list[str]:
+    """Log a child run a method, with `<metric>/<benchmark>`; return the ids of those runs.
+
+    A method is a model with one of its scorers. The models' own scores come first.
+    """
+    ids: dict[str, bool] = {}
     for model, scorer in dict.fromkeys((r.model, r.scorer) for r in board.results):
+        source = next(m for m in models if m.label == model)
         folder = run_dir / CELLS / model / scorer
-        with _mlflow(cfg, folder, f"{model} {scorer}", parent) as child:
-            facts = sources[model].facts
+        tags = {"scorer": scorer} | _tags_of(cfg, source)
+        with _mlflow(cfg, folder, f"{model} {scorer}", tags, parent.run_id) as child:
             names = ("experiment", "seed", "weights", "weights_sha256", "precision")
             if board.warnings:
                 child.set_tags({"warnings": "; ".join(board.warnings)})
-            child.log_params({"scorer": scorer, **{name: facts[name] for name in names}})
+            child.log_params({"scorer": scorer, **{name: source.facts[name] for name in names}})
             child.log_metrics(
                 {
-                    f"{r.benchmark}/{name}": value
+                    f"{name}/{r.benchmark}": value
                     for r in board.results
                     if (r.model, r.scorer) == (model, scorer)
                     for name, value in r.metrics.items()
                 }
                 | {f"val/{k}": v for k, v in board.known_classes.get(model, {}).items()}
             )
+            ids[child.run_id] = scorer != source.cfg.score
+    return sorted(ids, key=lambda run_id: ids[run_id])
+
+
+def _tags_of(cfg: DictConfig, model: Candidate) -> dict[str, object]:
+    """Return the tags of an evaluated model: those of its training, under this protocol."""
+    if not cfg.checkpoint or model.trained is None:
+        return dict(cfg.tracking.tags)
+    trained = model.trained
+    facts = {"method": trained.name, "data": trained.data.name, "seed": trained.seed}
+    return facts | dict(trained.tracking.tags) | {"protocol": cfg.protocol.name}
+
+
+def _is_evaluation(cfg: DictConfig) -> bool:
+    return str(cfg.task._target_).endswith("evaluate.run")
 
 
 def _mlflow(
     cfg: DictConfig,
     folder: Path,
     run_name: str,
+    tags: Mapping[str, object],
     parent: str | None = None,
-    trial: Trial | None = None,
 ) -> MLflowTracker:
     folder.mkdir(parents=True, exist_ok=True)
     return MLflowTracker(
         uri=cfg.tracking.uri,
-        experiment=(trial.experiment if trial else None) or cfg.tracking.experiment,
+        experiment=cfg.tracking.experiment,
         run_name=run_name,
         run_dir=folder,
         artifact_root=cfg.tracking.artifacts,
         parent_run_id=parent,
-        tags={
-            **cfg.tracking.tags,
-            **({"optuna.study": trial.study, "optuna.trial": trial.number} if trial else {}),
-        },
+        tags=tags,
     )
 
 

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from eomt_exp.contracts import TrialPruned
 from eomt_exp.files import write_text
+from eomt_exp.tracking.comparison import compare_link, latest_of_each_method
 from eomt_exp.tracking.metrics_file import FILE_NAME, Journal
 from eomt_exp.tracking.provenance import run_tags
 from eomt_exp.tracking.store import (
     MAX_TAG,
     clean_name,
     clean_value,
+    experiment_id,
     explained,
     find_run,
     open_store,
@@ -32,6 +34,7 @@ from eomt_exp.tracking.store import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
@@ -135,11 +138,9 @@ class MLflowTracker(Tracker):
         self._next_flush = self._retry_after = 0.0  # time.monotonic()
 
     def __enter__(self) -> MLflowTracker:
-        self._client, self.experiment_id, self.uri = open_store(
-            self.uri, self.experiment, self.artifact_root
-        )
+        self._client, self.uri = open_store(self.uri)
         with explained(self.uri):
-            self._open_run(self.experiment_id)
+            self._open_run()
         self._next_flush = time.monotonic() + self.flush_seconds
         return self
 
@@ -148,8 +149,28 @@ class MLflowTracker(Tracker):
         """Return MLflow's client, for other runs of the store."""
         return self._client
 
-    def _open_run(self, experiment_id: str) -> None:
-        """Go on with the run named in the run's folder, or begin one and name it there."""
+    def comparison(self) -> tuple[list[str], str]:
+        """Return the other methods' names and the page that compares their latest runs with this.
+
+        The page is "" where there is nothing to compare; see comparison.py.
+        """
+        found: list[Run] = []
+
+        def search() -> None:
+            found.extend(latest_of_each_method(self._client, self.run_id))
+
+        self._attempt("find runs to compare", search)
+        if len(found) < 2:
+            return [], ""
+        ids = [run.info.run_id for run in found]
+        names = [run.data.tags["method"] for run in found[1:]]
+        return names, compare_link(ids, str(self.experiment_id), self.uri)
+
+    def _open_run(self) -> None:
+        """Go on with the run named in the run's folder, or begin one and name it there.
+
+        A child begins in the experiment of its parent, wherever that stands.
+        """
         file = self.run_dir / RUN_ID_FILE
         run_id = file.read_text(encoding="utf-8").strip() if file.exists() else ""
         earlier = find_run(self._client, run_id) if run_id else None
@@ -158,10 +179,17 @@ class MLflowTracker(Tracker):
         tags = _text_tags({**run_tags(self.run_dir, self.parent_run_id), **self.tags})
         self.is_resumed = earlier is not None
         if earlier is None:
-            run = self._client.create_run(experiment_id, tags=tags, run_name=self.run_name)
+            parent = find_run(self._client, self.parent_run_id) if self.parent_run_id else None
+            self.experiment_id = (
+                parent.info.experiment_id
+                if parent
+                else experiment_id(self._client, self.uri, self.experiment, self.artifact_root)
+            )
+            run = self._client.create_run(self.experiment_id, tags=tags, run_name=self.run_name)
             self.run_id = run.info.run_id
             write_text(file, self.run_id + "\n")
             return
+        self.experiment_id = earlier.info.experiment_id
         self.run_id, self._params = run_id, dict(earlier.data.params)
         self._client.update_run(run_id, status="RUNNING")
         if "error" in earlier.data.tags:

@@ -31,12 +31,10 @@ class TrackingError(UserError):
     """MLflow's store cannot be opened; the message says how to run without it."""
 
 
-def open_store(
-    uri: str, experiment: str, artifact_root: str | Path
-) -> tuple[MlflowClient, str, str]:
-    """Return a client, the experiment's id and the address in force: MLFLOW_TRACKING_URI wins.
+def open_store(uri: str) -> tuple[MlflowClient, str]:
+    """Return a client and the address in force: MLFLOW_TRACKING_URI wins.
 
-    A missing sqlite file, its folder and the experiment are made. Raises TrackingError.
+    A missing sqlite file and its folder are made. Raises TrackingError.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or uri
     # Two first users of one sqlite file would both create its tables, and one would die.
@@ -47,7 +45,8 @@ def open_store(
         with warnings.catch_warnings():  # alembic's, about the tables of MLflow
             warnings.simplefilter("ignore")
             client = MlflowClient(tracking_uri=uri)
-            return client, _experiment_id(client, uri, experiment, artifact_root), uri
+            client.search_experiments(max_results=1)  # makes the tables
+            return client, uri
 
 
 @contextmanager
@@ -131,10 +130,13 @@ def _first_use_lock(uri: str) -> Iterator[None]:
         lock.release()
 
 
-def _experiment_id(
+def experiment_id(
     client: MlflowClient, uri: str, experiment: str, artifact_root: str | Path
 ) -> str:
-    """Find the experiment, or create it with artifacts at an address that we chose."""
+    """Find the experiment, or create it with artifacts at an address that we chose.
+
+    Raises TrackingError where it was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(experiment)
@@ -142,7 +144,7 @@ def _experiment_id(
         try:
             location = _artifact_location(uri, experiment, artifact_root)
             return client.create_experiment(experiment, artifact_location=location)
-        except MlflowException:  # a server has no lock of ours: another client was faster
+        except MlflowException:  # another client was faster
             found = client.get_experiment_by_name(experiment)
             if found is None:
                 raise
