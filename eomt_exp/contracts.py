@@ -9,11 +9,14 @@ grid of the mask logits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    import numpy as np
 
 VOID = 255
 """Marks pixels that never count: they have no label, or lie outside the region of interest."""
@@ -21,13 +24,16 @@ VOID = 255
 NORMAL, ANOMALY, NO_OBJECT = 0, 1, 2
 """These are the three states of a query, in the order of the anomaly head's logits."""
 
+OutlierTarget = Literal["ignore", "outlier_class", "no_object"]
+"""Says what an outlier is to the mask losses: see Exposure."""
+
 
 class Target(NamedTuple):
     """Holds the truth of one image."""
 
     masks: Tensor  # (M, H, W) bool, one mask per class present, as semantic EoMT is trained
     labels: Tensor  # (M,) int64, the class of each mask; K is the outlier class, where there is one
-    anomaly: Tensor  # (H, W) uint8: 0 normal, 1 anomaly (a pasted outlier in training), VOID
+    anomaly: Tensor  # (H, W) uint8: 0 normal, 1 anomaly (labelled, or pasted in), VOID
     ignore: Tensor  # (H, W) bool, pixels the mask losses leave out
 
 
@@ -177,6 +183,8 @@ class AnomalyHead(Protocol):
 class Loss(Protocol):
     """Computes named, already weighted terms from output and truth; the total is their sum."""
 
+    needs_anomalies: bool  # without an anomaly in any image it has nothing to teach
+
     def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Each value is a scalar that carries gradient."""
 
@@ -195,6 +203,7 @@ class ImageSet(Protocol):
 
     num_classes: int  # K of the known classes
     class_names: Sequence[str]
+    labels_anomalies: bool  # whether some pixels may be labelled 1, so that training can use it
 
     def __len__(self) -> int: ...
 
@@ -208,6 +217,31 @@ class OutlierPool(Protocol):
 
     def __getitem__(self, index: int) -> Any:
         """(h, w, 4) uint8 RGBA ndarray, alpha > 0 is the object."""
+
+
+class Exposure(Protocol):
+    """Puts outliers into training images; a YAML of conf/outlier_exposure/ names it by `_target_`.
+
+    That YAML must have the key `target`, from which the model learns how many classes it has:
+    "outlier_class" makes outliers class K, "ignore" leaves their pixels out of the mask losses, and
+    "no_object" leaves them in, as pixels that no mask may cover. The same then holds for anomalies
+    that are labelled in the images.
+    """
+
+    @property
+    def pool(self) -> OutlierPool:
+        """What is put in; if it reads files, all are read before training begins."""
+
+    @property
+    def target(self) -> OutlierTarget:
+        """What outliers are to the mask losses."""
+
+    def __call__(self, image: LabelledImage, rng: np.random.Generator) -> LabelledImage:
+        """Return the image with outliers or as it came, without writing to its arrays.
+
+        Pixels of an outlier get anomaly 1 and the label VOID, or K where they are a class. Every
+        draw comes from `rng`, so that a resumed run sees the same images.
+        """
 
 
 class UserError(ValueError):

@@ -35,7 +35,7 @@ _FREE = (
     "trainer.validate_every",
 )
 # Keys younger than the runs that lack them, with the values that are as if there were none.
-_NEUTRAL = {"trainer.images_per_epoch": None}
+_NEUTRAL = {"trainer.images_per_epoch": None, "known": None}
 # How weights are loaded, which only matters where there are some to begin with.
 _LOADING = ("checkpoint", "strict", "load_class_head", "delta_weights")
 
@@ -56,7 +56,7 @@ def training_settings(cfg: DictConfig) -> dict[str, Any]:
         if isinstance(value, dict)
         else value
         for key, value in plain(cfg).items()
-        if key not in _FREE
+        if counts(key, value)
     }
 
 

@@ -221,6 +221,7 @@ class PathsConfig:
     streethazards: str | None = None
     bdd_anomaly: str | None = None
     muad: str | None = None
+    generic_anomaly: str | None = None
     outlier_objects: str | None = None
     deit_tiny: str | None = None
 
@@ -283,6 +284,7 @@ class Config:
     trainable: Trainable = MISSING
     task: Any = MISSING
     data: DataConfig = field(default_factory=DataConfig)
+    known: Any = None
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     backbone: Any = MISSING
     model: Any = MISSING

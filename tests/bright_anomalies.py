@@ -54,6 +54,7 @@ class BrightAnomalies:
 
     num_classes = 2
     class_names = ("grey", "black")
+    labels_anomalies = True
     component_sizes = (4, 2)
 
     def __init__(self, count: int = 8, seed: int = 0, noise: float = 60.0) -> None:

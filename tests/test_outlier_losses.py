@@ -16,7 +16,8 @@ from torch import Tensor
 
 from eomt_exp.contracts import VOID, MaskOutput, Target
 from eomt_exp.losses.anomaly_head import AnomalyHeadLoss
-from eomt_exp.losses.isotropy_penalty import IsotropyPenalty, excess_confidence, share_on_outliers
+from eomt_exp.losses.cell_shares import share_on_anomalies
+from eomt_exp.losses.isotropy_penalty import IsotropyPenalty, excess_confidence
 from eomt_exp.losses.outlier_margin import OutlierMargin
 from eomt_exp.scorers.rba import RbA
 
@@ -99,7 +100,7 @@ def test_the_penalty_counts_every_query_or_those_without_a_mask():
 def test_the_penalty_finds_the_query_on_the_pasted_pixels():
     targets = planted.two_targets(label_outlier=True)
     output = planted.saying(targets, ORDER_WITH_OUTLIER, num_outputs=planted.K + 2)
-    shares = share_on_outliers(output.mask_logits, targets)
+    shares = share_on_anomalies(output.mask_logits, targets)
     assert shares[0, 3] > 0.99
     assert shares[0, [0, 2, 4]].max() < 0.01
     assert shares[1].max() == 0

@@ -63,6 +63,7 @@ class DarkScenes:
 
     num_classes = 2
     class_names = ("grey", "black")
+    labels_anomalies = False
 
     def __len__(self) -> int:
         return 10

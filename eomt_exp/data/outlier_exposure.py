@@ -10,17 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from eomt_exp.contracts import ANOMALY, VOID, LabelledImage, OutlierPool, UserError
+from eomt_exp.contracts import (
+    ANOMALY,
+    VOID,
+    LabelledImage,
+    OutlierPool,
+    OutlierTarget,
+    UserError,
+)
 from eomt_exp.data.cutouts import Patch, colour_matched, padded, scaled, soft_alpha, vary
 
 _ATTEMPTS = 10  # spots tried for one object before the image goes without it
 _FOOT_SHARE = 0.08  # the lowest share of an object's height is what it stands on
 _PLACEMENTS = ("anywhere", "road")
-_TARGETS = ("ignore", "outlier_class", "no_object")
 
 
 class _Scene(NamedTuple):
@@ -33,11 +39,9 @@ class _Scene(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CutPaste:
-    """Paste outlier objects into an image and write them into its truth.
+    """Paste outlier objects into an image and write them into its truth, as an Exposure does.
 
-    Pasted pixels get anomaly 1. Their label is K under target="outlier_class", VOID otherwise:
-    "ignore" also takes them out of the mask losses, "no_object" leaves them in, as pixels that no
-    mask may cover. UserError for numbers that cannot work.
+    UserError for numbers that cannot work.
     """
 
     pool: OutlierPool
@@ -57,11 +61,11 @@ class CutPaste:
     flip: bool = True
     rotation: float = 8.0  # degrees either way
     brightness: float = 0.15  # share lighter or darker
-    target: Literal["ignore", "outlier_class", "no_object"] = "outlier_class"
+    target: OutlierTarget = "outlier_class"
 
     def __post_init__(self) -> None:
         _check_choice("placement", self.placement, _PLACEMENTS)
-        _check_choice("target", self.target, _TARGETS)
+        _check_choice("target", self.target, get_args(OutlierTarget))
         for name in ("paste_probability", "min_support", "colour_match", "brightness"):
             _check_share(name, getattr(self, name))
         if not 1 <= self.min_objects <= self.max_objects:
@@ -84,16 +88,6 @@ class CutPaste:
             raise UserError("placement=road needs road_classes, the label ids to stand on.")
         if len(self.pool) == 0:
             raise UserError("The pool has no objects; outlier_exposure=none pastes nothing.")
-
-    @property
-    def ignores_outliers(self) -> bool:
-        """Return whether the mask losses leave pasted pixels out."""
-        return self.target == "ignore"
-
-    @property
-    def adds_class(self) -> bool:
-        """Return whether pasted pixels are one more class, one more output of the class head."""
-        return self.target == "outlier_class"
 
     def __call__(self, image: LabelledImage, rng: np.random.Generator) -> LabelledImage:
         """Return the image with objects, or as it came; the arrays handed in are not written to."""
@@ -155,7 +149,8 @@ class CutPaste:
         colours = colour_matched(patch.colours[here], mask, behind, self.colour_match)
         blended = behind + alpha * (colours - behind)
         scene.image[there] = np.round(blended).astype(np.uint8)
-        scene.labels[there][mask] = self.num_classes if self.adds_class else VOID
+        is_class = self.target == "outlier_class"
+        scene.labels[there][mask] = self.num_classes if is_class else VOID
         scene.anomaly[there][mask] = ANOMALY
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from eomt_exp.contracts import ImageSet, LabelledImage, UserError
-from eomt_exp.data.outlier_exposure import CutPaste
+from eomt_exp.contracts import Exposure, ImageSet, LabelledImage, UserError
 
 
 class PastedObjects:
@@ -23,8 +22,10 @@ class PastedObjects:
     changes which scenes there are and never what they show.
     """
 
+    labels_anomalies = True
+
     def __init__(
-        self, images: ImageSet | None, paste: CutPaste, seed: int = 0, length: int | None = None
+        self, images: ImageSet | None, paste: Exposure, seed: int = 0, length: int | None = None
     ) -> None:
         """`length` scenes are taken, spread evenly; None: all. UserError for more than exist."""
         if images is None:

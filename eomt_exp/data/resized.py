@@ -17,6 +17,7 @@ class Resized:
         self._images = images
         self._size = (size[1], size[0])  # Pillow counts columns first
         self.num_classes, self.class_names = images.num_classes, images.class_names
+        self.labels_anomalies = images.labels_anomalies
 
     def __len__(self) -> int:
         return len(self._images)

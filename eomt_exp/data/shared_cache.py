@@ -32,6 +32,7 @@ class SharedCache:
         self._images = images
         self.num_classes: int = images.num_classes
         self.class_names: Sequence[str] = images.class_names
+        self.labels_anomalies = images.labels_anomalies
         self.component_sizes = getattr(images, "component_sizes", None)
         first = np.asarray(images[0].image)
         count, (height, width) = len(images), first.shape[:2]

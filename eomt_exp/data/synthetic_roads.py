@@ -28,6 +28,7 @@ class SyntheticRoads:
 
     num_classes = len(CLASS_NAMES)
     class_names = CLASS_NAMES
+    labels_anomalies = False
 
     def __init__(
         self, split: str, length: int, height: int = 128, width: int = 256, seed: int = 0
@@ -58,6 +59,7 @@ class SyntheticBenchmark:
 
     num_classes = len(CLASS_NAMES)
     class_names = CLASS_NAMES
+    labels_anomalies = True
     families = ANOMALY_FAMILIES
 
     def __init__(

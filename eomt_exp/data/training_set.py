@@ -11,9 +11,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from eomt_exp.contracts import ANOMALY, VOID, ImageSet, LabelledImage, Sample, Target, UserError
+from eomt_exp.contracts import (
+    ANOMALY,
+    NORMAL,
+    VOID,
+    Exposure,
+    ImageSet,
+    LabelledImage,
+    Sample,
+    Target,
+    UserError,
+)
 from eomt_exp.data.augmentation import Augmentation
-from eomt_exp.data.outlier_exposure import CutPaste
 
 
 class TrainingSet(Dataset[Sample]):
@@ -27,14 +36,15 @@ class TrainingSet(Dataset[Sample]):
         self,
         images: ImageSet,
         augmentation: Augmentation,
-        exposure: CutPaste | None,
+        exposure: Exposure | None,
         num_classes: int,
         seed: int,
     ) -> None:
-        """`exposure` None pastes nothing."""
+        """`exposure` None pastes nothing, and the mask losses leave labelled anomalies out."""
         self.images = images
         self.augmentation = augmentation
         self.exposure = exposure
+        self.outlier_target = "ignore" if exposure is None else exposure.target
         self.num_classes = num_classes
         self.seed = seed
         # In shared memory, so that workers that outlive an epoch see the next one begin.
@@ -68,10 +78,12 @@ class TrainingSet(Dataset[Sample]):
     def _target(self, image: LabelledImage) -> Target:
         labels = np.ascontiguousarray(image.labels)
         anomaly = np.array(image.anomaly)  # its own memory: the cached maps are not to be written
+        adds_class = self.outlier_target == "outlier_class"
+        if adds_class:
+            labels = np.where(anomaly == ANOMALY, np.uint8(self.num_classes), labels)
         # OpenCV counts bytes as they are; np.bincount would first make them eight times as large.
         counts = cv2.calcHist([labels], [0], None, [VOID + 1], [0, VOID + 1])
         classes = np.flatnonzero(counts[:VOID])
-        adds_class = self.exposure is not None and self.exposure.adds_class
         count = self.num_classes + adds_class
         if classes.size and classes[-1] >= count:
             raise UserError(
@@ -79,10 +91,10 @@ class TrainingSet(Dataset[Sample]):
                 f"check data.num_classes={self.num_classes}."
             )
         masks = labels[None] == classes[:, None, None].astype(np.uint8)  # (M, H, W)
-        if self.exposure is not None and self.exposure.ignores_outliers:
-            ignore = anomaly == ANOMALY
-        else:
-            ignore = np.zeros(anomaly.shape, dtype=bool)
+        # What is known not to be void but not of which class it is says nothing about any mask.
+        ignores = self.outlier_target == "ignore"
+        unknown = anomaly != VOID if ignores else anomaly == NORMAL
+        ignore = (labels == VOID) & unknown
         return Target(
             torch.from_numpy(masks),
             torch.from_numpy(classes.astype(np.int64)),

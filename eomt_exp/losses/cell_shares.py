@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from eomt_exp.contracts import ANOMALY, Target
 
 
 def share_of_cells(flags: Tensor, like: Tensor) -> Tensor:
@@ -13,3 +18,12 @@ def share_of_cells(flags: Tensor, like: Tensor) -> Tensor:
     every object smaller than a cell; a share keeps each pixel's vote, and void has none.
     """
     return F.adaptive_avg_pool2d(flags.to(like.dtype), (like.shape[-2], like.shape[-1]))
+
+
+def share_on_anomalies(mask_logits: Tensor, targets: Sequence[Target]) -> Tensor:
+    """(B, Q, h, w) -> (B, Q): the share of each soft mask that lies on anomalous pixels."""
+    anomalous = torch.stack([target.anomaly == ANOMALY for target in targets])  # (B, H, W)
+    shares = share_of_cells(anomalous, mask_logits)  # (B, h, w)
+    masks = mask_logits.sigmoid()
+    mass = masks.sum(dim=(-2, -1)).clamp(min=torch.finfo(masks.dtype).tiny)
+    return torch.einsum("bqhw,bhw->bq", masks, shares) / mass

@@ -13,8 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from eomt_exp.contracts import ANOMALY, MaskOutput, Target, UserError
-from eomt_exp.losses.cell_shares import share_of_cells
+from eomt_exp.contracts import MaskOutput, Target, UserError
+from eomt_exp.losses.cell_shares import share_on_anomalies
 from eomt_exp.losses.matching import Matcher, loss_dtype, segmentation_truth
 
 Queries = Literal["all", "unmatched", "outlier"]
@@ -36,7 +36,7 @@ class IsotropyPenalty:
       all        every query, as the guide writes it. It fights the class loss, since a query that
                  rightly predicts "no object" is pulled to uniform too.
       unmatched  those which Hungarian matching gives no mask of the truth.
-      outlier    every query, weighted by the share of its soft mask that lies on pasted pixels;
+      outlier    every query, weighted by the share of its soft mask that lies on anomalies;
                  the weights carry no gradient, so that a mask cannot move away from the penalty.
     """
 
@@ -55,6 +55,7 @@ class IsotropyPenalty:
         self.weight = weight
         self.temperature = temperature
         self.queries = queries
+        self.needs_anomalies = queries == "outlier"
         self.matcher = Matcher(num_points=num_points)  # "unmatched" only, costs as in EoMT
 
     def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -72,16 +73,7 @@ class IsotropyPenalty:
         if self.queries == "all":
             return torch.ones_like(like)
         if self.queries == "outlier":
-            return share_on_outliers(output.mask_logits.to(like.dtype), targets)
+            return share_on_anomalies(output.mask_logits.to(like.dtype), targets)
         truth = segmentation_truth(targets, like.dtype)
         pairs = self.matcher(output.mask_logits, output.class_logits, truth)
         return pairs.spread(torch.zeros_like(pairs.query), like.shape, 1).to(like.dtype)
-
-
-def share_on_outliers(mask_logits: Tensor, targets: Sequence[Target]) -> Tensor:
-    """(B, Q, h, w) -> (B, Q): the share of each soft mask that lies on pasted pixels."""
-    pasted = torch.stack([target.anomaly == ANOMALY for target in targets])  # (B, H, W)
-    shares = share_of_cells(pasted, mask_logits)  # (B, h, w)
-    masks = mask_logits.sigmoid()
-    mass = masks.sum(dim=(-2, -1)).clamp(min=torch.finfo(masks.dtype).tiny)
-    return torch.einsum("bqhw,bhw->bq", masks, shares) / mass

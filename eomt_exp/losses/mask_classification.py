@@ -57,6 +57,8 @@ class MaskClassification:
     read one output at a time, which is no slower than all stacked (measured on a CPU).
     """
 
+    needs_anomalies = False
+
     def __init__(
         self,
         *,

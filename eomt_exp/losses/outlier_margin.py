@@ -25,6 +25,8 @@ class OutlierMargin:
     scores repeated, at a sixteenth of the cost, and no small object is lost.
     """
 
+    needs_anomalies = True
+
     def __init__(self, *, scorer: Scorer, low: float, high: float, weight: float = 1.0) -> None:
         if not low < high:
             raise UserError(f"low must be under high, got low={low}, high={high}.")

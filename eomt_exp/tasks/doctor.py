@@ -62,7 +62,8 @@ def _verdicts(cfg: DictConfig) -> dict[str, str]:
 def _sets(cfg: DictConfig) -> Iterator[tuple[str, Role, Any]]:
     """Yield the training set first: what it shares with the others is a finding of the others."""
     yield "data.train", "train", cfg.data.train
-    yield "data.val", "val", cfg.data.val
+    if cfg.data.val is not None:
+        yield "data.val", "val", cfg.data.val
     for name, node in cfg.benchmark.items():
         yield f"benchmark.{name}", "benchmark", node
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from eomt_exp import runs
 from eomt_exp.engine.device import agreed, is_first_process
+from eomt_exp.schema import DataConfig
 from eomt_exp.weights.weight_files import WEIGHTS
 
 # What a semantic EoMT shares with whatever begins with it; the rest is its own experiment's.
@@ -48,13 +49,18 @@ def find_or_train(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) ->
 
 
 def semantic_config(cfg: DictConfig) -> DictConfig:
-    """Return `+experiment=semantic` with this configuration's model, data and seed."""
+    """Return `+experiment=semantic` with this configuration's model, data and seed.
+
+    Its data are those of `known`, where cfg.data has no labels of known classes.
+    """
     semantic = compose("config", overrides=["+experiment=semantic"])
     with open_dict(semantic):
         for group in _SHARED:
             semantic[group] = cfg[group]  # with its interpolations, which find their new home
         for key in _SHARED_KEYS:
             OmegaConf.update(semantic, key, OmegaConf.select(cfg, key))
+        if cfg.known is not None:
+            semantic.data = OmegaConf.merge(OmegaConf.structured(DataConfig), cfg.known)
     return semantic
 
 

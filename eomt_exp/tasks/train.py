@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from eomt_exp import runs
 from eomt_exp.build import build, build_all
-from eomt_exp.contracts import Loss, Target, UserError
+from eomt_exp.contracts import Exposure, Loss, Target, UserError
 from eomt_exp.data.loader import training_loader
 from eomt_exp.data.training_set import TrainingSet
 from eomt_exp.engine.checkpoint import states
@@ -31,7 +31,7 @@ from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import SeenImages, verify
 from eomt_exp.engine.trainer import Trainer
 from eomt_exp.run_folders import working_in
-from eomt_exp.schema import OptimConfig, TrainerConfig
+from eomt_exp.schema import OptimConfig, Trainable, TrainerConfig
 from eomt_exp.studies.trial import Trial, current_trial, forget_pruning
 from eomt_exp.tasks.benchmark_exports import check_exports
 from eomt_exp.tasks.candidate import Candidate, as_label
@@ -125,6 +125,7 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     losses = build_all(cfg.loss, "loss")
     augmentation = build(cfg.augmentation, "augmentation")
     exposure = build(cfg.outlier_exposure, "outlier_exposure")
+    _check_anomalies(cfg, losses, exposure)
     if exposure is not None and cfg.evaluator.verify:
         verify(exposure.pool)
     seed_everything(cfg.seed)
@@ -137,6 +138,14 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     _rehearse(cfg, model, losses)
     images = build_image_sets(cfg, training=True)
     pictures, contents = read_sets.training(cfg)
+    if pictures.num_classes == 0 and cfg.trainable is not Trainable.head:
+        raise UserError(
+            f"data={cfg.data.name} labels anomalies and no known classes: only an anomaly head can "
+            f"learn from it, got trainable={cfg.trainable.value}. Type trainable=head "
+            "anomaly_head=query_only loss=[anomaly_head]; the semantic EoMT under it comes from "
+            "checkpoint=<run folder or weights>, or with start_from=semantic from the data set of "
+            "data@known=cityscapes."
+        )
     seen = record(contents, images, cfg.tuned_on)
     if (run_dir / SEEN).is_file():  # of an earlier try, which may have seen others
         seen.include(SeenImages.load(run_dir))
@@ -156,6 +165,16 @@ def _check_model(cfg: DictConfig) -> None:
         )
 
 
+def _check_anomalies(cfg: DictConfig, losses: dict[str, Loss], exposure: Exposure | None) -> None:
+    """Refuse losses that learn from anomalies where none would be seen."""
+    needing = [name for name, loss in losses.items() if loss.needs_anomalies]
+    if needing and exposure is None and not build(cfg.data.train, "data.train").labels_anomalies:
+        raise UserError(
+            f"loss={','.join(needing)} learns from anomalies, and data={cfg.data.name} labels "
+            "none: add outlier_exposure=cut_paste, or take data=generic_anomaly."
+        )
+
+
 def _rehearse(cfg: DictConfig, model: Any, losses: dict[str, Loss]) -> None:
     """Pass one black image through model, losses and scores: parts that do not fit say so now."""
     height, width = cfg.data.image_size
@@ -166,12 +185,17 @@ def _rehearse(cfg: DictConfig, model: Any, losses: dict[str, Loss]) -> None:
     target = Target(
         (pasted == 0)[None], torch.zeros(1, dtype=torch.int64), pasted, torch.zeros(size) > 0
     )
-    with torch.no_grad():
+    # A graph of the whole model would want much memory, that of a head little.
+    with torch.set_grad_enabled(cfg.trainable is Trainable.head):
         output = model.train()(torch.zeros(1, 3, height, width))
-        for loss in losses.values():
-            loss(output, [target])
+        terms = [term for loss in losses.values() for term in loss(output, [target]).values()]
         for scorer in detector.scorers.values():
             scorer(output)
+    if cfg.trainable is Trainable.head and not any(term.requires_grad for term in terms):
+        raise UserError(
+            f"loss={','.join(losses)} does not depend on the anomaly head, which is all that "
+            "trainable=head trains: type loss=[anomaly_head]."
+        )
 
 
 def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:

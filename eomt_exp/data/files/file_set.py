@@ -17,6 +17,7 @@ class FileSet:
     reads_files = True  # so that they can be checked before they are needed
     num_classes = 0
     class_names: Sequence[str] = ()
+    labels_anomalies = False
     expected_images: int | None = None  # how many the published set has; `task=doctor` compares
     component_sizes: tuple[int, int] | None = None  # of the smallest predicted and true component
 
@@ -92,6 +93,8 @@ class KnownClassSet(FileSet):
 
 class AnomalySet(FileSet):
     """Has anomalies, no known classes: values are NORMAL, ANOMALY or VOID, labels all VOID."""
+
+    labels_anomalies = True
 
     def _truth(self, ours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.full_like(ours, VOID), ours
