@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from benchmarks.timing import Row, compare, console, machine, parser, positive, table
-from eomt_exp.contracts import NORMAL, VOID, LabelledImage
+from eomt_exp.contracts import NORMAL, VOID, ImageSet, LabelledImage
 from eomt_exp.data.augmentation import Augmentation
 from eomt_exp.data.training_set import TrainingSet
 
@@ -43,7 +43,7 @@ class Stack(NamedTuple):
     labels: Tensor  # (M,) int64
 
 
-class OneScene:
+class OneScene(ImageSet):
     """An ImageSet that always shows the same picture, already decoded."""
 
     num_classes = CLASSES

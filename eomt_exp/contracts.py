@@ -199,19 +199,36 @@ class Scorer(Protocol):
 
 
 class ImageSet(Protocol):
-    """Reads labelled images of a data set or benchmark from files, or renders them."""
+    """Reads labelled images of a data set or benchmark from files, or renders them.
 
-    num_classes: int  # K of the known classes
-    class_names: Sequence[str]
-    labels_anomalies: bool  # whether some pixels may be labelled 1, so that training can use it
+    Sets inherit from it: what they do not say of themselves is as here.
+    """
+
+    num_classes: int = 0  # K of the known classes
+    class_names: Sequence[str] = ()
+    class_categories: Sequence[str] | None = None  # of each class, for the category IoU
+    labels_anomalies: bool = False  # some pixels may be labelled 1, so that training can use them
+    reads_files: bool = False  # its files are checked before they are needed
+    expected_images: int | None = None  # how many the published set has
+    skipped: Sequence[str] = ()  # file names of the images left out by on_broken=skip
+    component_sizes: tuple[int, int] | None = None  # pixels of the smallest predicted and true one
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> LabelledImage: ...
 
+    def locations(self, index: int) -> tuple[str, str | None]:
+        """Say where an image and its label map lie, for messages; of sets that read files.
+
+        None for a truth that is not published.
+        """
+        raise NotImplementedError
+
 
 class OutlierPool(Protocol):
-    """Holds objects to paste: cut-outs with an alpha channel."""
+    """Holds objects to paste: cut-outs with an alpha channel. Pools inherit from it, as sets do."""
+
+    reads_files: bool = False  # its files are checked before they are needed
 
     def __len__(self) -> int: ...
 

@@ -16,6 +16,7 @@ from eomt_exp.build import build, build_all
 from eomt_exp.contracts import CheckpointError, UserError
 from eomt_exp.engine.detector import Detector
 from eomt_exp.files import write_text
+from eomt_exp.paths import asset_dir
 from eomt_exp.schema import Config
 from eomt_exp.weights.loading import Report, load_checkpoint
 from eomt_exp.weights.weight_files import HUB, WEIGHTS, local_path
@@ -36,6 +37,14 @@ _FREE = (
 )
 # Keys younger than the runs that lack them, with the values that are as if there were none.
 _NEUTRAL = {"trainer.images_per_epoch": None, "known": None}
+# Classes that run folders name and that are gone: one has moved, of the others conf/data/ says what
+# they said.
+_MOVED = {"eomt_exp.data.anomaly_layouts.Layout": "eomt_exp.data.files.layouts.Layout"}
+_REPLACED = {
+    "eomt_exp.data.camvid.CamVid": "camvid",
+    "eomt_exp.data.cityscapes.Cityscapes": "cityscapes",
+    "eomt_exp.data.bdd100k.BDD100K": "bdd100k",
+}
 # How weights are loaded, which only matters where there are some to begin with.
 _LOADING = ("checkpoint", "strict", "load_class_head", "delta_weights")
 
@@ -76,7 +85,7 @@ def begin(cfg: DictConfig, run_dir: Path) -> None:
     """
     path = run_dir / CONFIG
     if path.is_file():
-        old: Any = OmegaConf.load(path)
+        old = _stored(path)
         differing = differences(training_settings(old), training_settings(cfg))
         if differing:
             raise UserError(
@@ -98,10 +107,31 @@ def load_config(run_dir: Path) -> DictConfig:
     if not path.is_file():
         raise CheckpointError(f"{run_dir} is no run folder: it has no {CONFIG}.")
     try:
-        return _with_schema(OmegaConf.load(path))
+        return _with_schema(_stored(path))
     except (OmegaConfBaseException, YAMLError, UnicodeError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{path} is no configuration of a run: {first}") from error
+
+
+def _stored(path: Path) -> Any:
+    return OmegaConf.create(_of_today(OmegaConf.to_container(OmegaConf.load(path))))
+
+
+def _of_today(node: Any) -> Any:
+    """Return stored settings with today's classes in place of those that are gone."""
+    if isinstance(node, list):
+        return [_of_today(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    found = {key: _of_today(value) for key, value in node.items()}
+    target = found.get("_target_")
+    if target in _MOVED:
+        found["_target_"] = _MOVED[target]
+    elif target in _REPLACED:
+        file = asset_dir("conf") / "data" / f"{_REPLACED[target]}.yaml"
+        today: Any = OmegaConf.to_container(OmegaConf.load(file))
+        found = today["train"] | {key: found[key] for key in found if key != "_target_"}
+    return found
 
 
 def _with_schema(found: Any) -> DictConfig:

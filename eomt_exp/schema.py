@@ -202,31 +202,6 @@ class TrackingConfig:
 
 
 @dataclass
-class PathsConfig:
-    """Types conf/paths: where this machine keeps things; each key has an environment default."""
-
-    outputs: str = MISSING
-    camvid: str | None = None
-    cityscapes: str | None = None
-    ade20k: str | None = None
-    coco: str | None = None
-    bdd100k: str | None = None
-    validation_dataset: str | None = None
-    road_anomaly: str | None = None
-    smiyc_anomaly21: str | None = None
-    smiyc_obstacle21: str | None = None
-    fishyscapes_laf: str | None = None
-    fishyscapes_static: str | None = None
-    lost_and_found: str | None = None
-    streethazards: str | None = None
-    bdd_anomaly: str | None = None
-    muad: str | None = None
-    generic_anomaly: str | None = None
-    outlier_objects: str | None = None
-    deit_tiny: str | None = None
-
-
-@dataclass
 class RecipeConfig:
     """Types conf/recipe."""
 
@@ -300,7 +275,7 @@ class Config:
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     evaluator: EvaluatorConfig = field(default_factory=EvaluatorConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    paths: PathsConfig = field(default_factory=PathsConfig)
+    paths: dict[str, str | None] = field(default_factory=dict)  # outputs, and a name a data set
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from eomt_exp.contracts import VOID, LabelledImage, MaskOutput, PixelOutput
+from eomt_exp.contracts import VOID, ImageSet, LabelledImage, MaskOutput, PixelOutput
 
 
 class BrightnessNet(nn.Module):
@@ -49,7 +49,7 @@ class Negated(NegatedEvidence):
         return -super().__call__(output)
 
 
-class BrightAnomalies:
+class BrightAnomalies(ImageSet):
     """Noisy grey images (16, 32) with a bright anomaly, every fourth one without; a void end."""
 
     num_classes = 2

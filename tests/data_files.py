@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from eomt_exp import cli
+from eomt_exp.build import build
 from eomt_exp.paths import asset_dir
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -26,6 +27,12 @@ def composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(asset_dir("conf")), version_base="1.3"):
         given = ["hydra.run.dir=unused", *overrides]
         return compose("config", overrides=given, return_hydra_config=True)
+
+
+def known_classes(name: str, root: Path | str | None, split: str = "train", **options: Any) -> Any:
+    """As `data=NAME paths.NAME=ROOT data.train.split=SPLIT data.train.OPTION=…`."""
+    node: Any = OmegaConf.to_container(composed(f"data={name}").data.train, resolve=True)
+    return build(node | {"root": root, "split": split} | options, "data.train")
 
 
 def noise(seed: int, height: int, width: int) -> np.ndarray:

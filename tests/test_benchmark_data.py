@@ -517,7 +517,7 @@ def test_a_benchmark_that_is_nowhere_lists_its_layouts_and_what_is_there(
 def test_a_set_of_ones_own_needs_a_layout_and_no_code(tmp_path: Path) -> None:
     files = {"rgb/a.png": "truth/a.mask.png"}
     root = make(tmp_path, files, USUAL)
-    layout = {"_target_": "eomt_exp.data.anomaly_layouts.Layout",
+    layout = {"_target_": "eomt_exp.data.files.layouts.Layout",
               "images": "rgb/{id}", "labels": "truth/{id}.mask.png"}  # fmt: skip
     node = {"_target_": "eomt_exp.data.anomaly_folder.AnomalyFolder", "root": str(root),
             "name": "mine", "layouts": {"mine": layout}, "anomaly_values": ["1-9"],

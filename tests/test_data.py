@@ -12,10 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from eomt_exp.contracts import ANOMALY, NORMAL, VOID, DataError, LabelledImage, Sample
+from eomt_exp.contracts import (
+    ANOMALY,
+    NORMAL,
+    VOID,
+    DataError,
+    ImageSet,
+    LabelledImage,
+    OutlierPool,
+    Sample,
+)
 from eomt_exp.data.anomaly_folder import AnomalyFolder
 from eomt_exp.data.augmentation import Augmentation
-from eomt_exp.data.camvid import CamVid
 from eomt_exp.data.cutouts import colour_matched, soft_alpha
 from eomt_exp.data.files.tree import FileTree
 from eomt_exp.data.loader import collate, image_loader, training_loader
@@ -23,18 +31,17 @@ from eomt_exp.data.outlier_exposure import CutPaste
 from eomt_exp.data.outlier_folder import OutlierFolder
 from eomt_exp.data.shared_cache import SharedCache
 from eomt_exp.data.training_set import TrainingSet
-from tests.data_files import SHARED, assert_same_images, noise, save
+from tests.data_files import SHARED, assert_same_images, known_classes, noise, save
 
 ROAD, SKY, K = 0, 1, 2
 HEIGHT, WIDTH = 48, 64
 
 
-class Scenes:
+class Scenes(ImageSet):
     """Sky over road; the green channel is the column and blue the row, so positions can be read."""
 
     num_classes = K
     class_names = ("road", "sky")
-    labels_anomalies = False
 
     def __init__(self, count: int = 6) -> None:
         self.count, self.reads = count, 0
@@ -52,7 +59,7 @@ class Scenes:
         return LabelledImage(image, labels, anomaly, f"scene {index}")
 
 
-class Blocks:
+class Blocks(OutlierPool):
     """Opaque rectangles of pure red, (height, width) each."""
 
     def __init__(self, *shapes: tuple[int, int]) -> None:
@@ -136,7 +143,7 @@ def test_what_is_damaged_in_an_archive_while_it_is_read_is_named(tmp_path: Path)
     damaged = {"invalid block": data[:start] + b"\xff" + data[start + 1 :], "": data[:60]}
     for reason, content in damaged.items():
         tree = FileTree(archive(tmp_path / "a.zip", "x/1.png"))
-        assert tree.files() == ["x/1.png"]
+        assert tree.pictures == ["x/1.png"]
         (tmp_path / "a.zip").write_bytes(content)
         with pytest.raises(DataError, match=rf"a\.zip!x/1\.png cannot be read.*{reason}"):
             tree.read("x/1.png")
@@ -145,10 +152,9 @@ def test_what_is_damaged_in_an_archive_while_it_is_read_is_named(tmp_path: Path)
 def test_folders_of_an_archive_are_there_where_a_file_is_in_them(tmp_path: Path) -> None:
     made_on_windows = "images\\1.png"
     tree = FileTree(archive(tmp_path / "a.zip", made_on_windows, "./labels/1.png", content=b"x"))
-    assert tree.files() == ["images/1.png", "labels/1.png"]
-    assert tree.files("images") == ["images/1.png"]
+    assert tree.pictures == ["images/1.png", "labels/1.png"]
     assert tree.has("images")
-    assert [tree.read(name) for name in tree.files()] == [b"x", b"x"]
+    assert [tree.read(name) for name in tree.pictures] == [b"x", b"x"]
     tree = FileTree(archive(tmp_path / "b.zip", "a/b/c/1.png", "2.png"))
     assert all(tree.has(name) for name in ("a", "a/b", "a/b/c", "a/b/c/", "a/b/c/1.png", "2.png"))
     assert not any(tree.has(name) for name in ("b", "a/b/c/1", "a/b/c/2.png", "x"))
@@ -169,9 +175,9 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(
     monkeypatch.setattr(os, "scandir", refuse)
     refused = {"locked"}
     with pytest.raises(DataError, match=r"locked cannot be read.*Permission denied"):
-        FileTree(tmp_path).files()
+        _ = FileTree(tmp_path).pictures
     refused = {"lost+found"}  # every disk has one, which only root may read
-    assert FileTree(tmp_path).files() == ["locked/1.png", "open/1.png"]
+    assert FileTree(tmp_path).pictures == ["locked/1.png", "open/1.png"]
 
 
 def test_links_that_lead_back_are_followed_once_and_no_folders_without_end(tmp_path: Path) -> None:
@@ -181,7 +187,7 @@ def test_links_that_lead_back_are_followed_once_and_no_folders_without_end(tmp_p
     (tmp_path / "a" / "x" / "up").symlink_to(tmp_path)
     (tmp_path / "a" / "x" / "other").symlink_to(tmp_path / "b")
     (tmp_path / "c").symlink_to(tmp_path / "b")
-    found = [name.removesuffix("/1.png") for name in FileTree(tmp_path).files()]
+    found = [name.removesuffix("/1.png") for name in FileTree(tmp_path).pictures]
     assert found == ["a/x", "a/x/other", "b", "c", eight]
 
 
@@ -509,9 +515,12 @@ def test_workers_start_although_opencv_has_run_threads() -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no data in {SHARED}")
 def test_the_shared_data_can_be_read() -> None:
-    sizes = {split: len(CamVid(SHARED / "camvid", split)) for split in ("train", "val", "test")}
+    sizes = {
+        split: len(known_classes("camvid", SHARED / "camvid", split))
+        for split in ("train", "val", "test")
+    }
     assert sizes == {"train": 367, "val": 101, "test": 62}
     assert len(OutlierFolder(SHARED / "outlier_objects")) == 165
-    scene = CamVid(SHARED / "camvid", "train")[0]
+    scene = known_classes("camvid", SHARED / "camvid")[0]
     assert (scene.labels[-60:, 200:280] == 3).mean() > 0.5  # the car stands on road
     assert (scene.labels[:40] == 3).mean() == 0

@@ -15,16 +15,17 @@ from omegaconf import OmegaConf
 from PIL import Image, PngImagePlugin
 
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID, LabelledImage, UserError
-from eomt_exp.data.camvid import CamVid
 from eomt_exp.data.checkup.survey import DRAWN, Survey, summary, survey, value_lines
 from eomt_exp.data.checkup.verdict import findings, verdict
 from eomt_exp.data.files.file_set import AnomalySet
-from eomt_exp.data.files.pairs import PairedFiles, pairs_by_stem
-from eomt_exp.data.files.tree import FileTree
+from eomt_exp.data.files.layout_search import SearchPaths, find_layout
+from eomt_exp.data.files.layouts import Layout
+from eomt_exp.data.files.pairs import PairedFiles
+from eomt_exp.data.known_class_folder import KnownClassFolder
 from eomt_exp.data.synthetic_roads import SyntheticBenchmark, SyntheticRoads
 from eomt_exp.tasks import doctor
 from tests.command_line import Outcome, run
-from tests.data_files import SHARED, composed, noise, save
+from tests.data_files import SHARED, composed, known_classes, noise, save
 
 HEIGHT, WIDTH, COUNT = 20, 30, 5
 KEY = "benchmark.road_anomaly"
@@ -64,11 +65,12 @@ def seen(
     num_published: int | None = None,
     num_without_truth: int = 0,
 ) -> Survey:
-    tree = FileTree(root)
-    pairs = pairs_by_stem(tree, "images", tree, labels)
+    paths = SearchPaths(root, None, [""], "x", KEY)
+    found = find_layout({"x": Layout("images/{id}", f"{labels}/{{id}}.png")}, paths, {})
     for index in range(num_without_truth):
-        pairs[index] = pairs[index]._replace(labels=None)
-    images = AnomalySet(PairedFiles(tree, tree, pairs, "error", option=KEY), meaning)
+        found.pairs[index] = found.pairs[index]._replace(labels=None)
+    files = PairedFiles(found.images, found.labels, found.pairs, "error", option=KEY)
+    images = AnomalySet(files, meaning)
     images.expected_images = num_published
     return survey(images, key, "benchmark")
 
@@ -247,18 +249,18 @@ def test_the_fingerprint_is_of_the_truth_and_not_of_its_files(healthy: Path) -> 
 
 
 @pytest.fixture
-def camvid(tmp_path: Path) -> CamVid:
+def camvid(tmp_path: Path) -> KnownClassFolder:
     values = np.full((HEIGHT, WIDTH), 11, dtype=np.uint8)
     values[:10], values[10:15] = 3, 8
     for i in range(3):
         save(tmp_path / "camvid" / "val" / f"{i}.png", noise(50 + i, HEIGHT, WIDTH))
         save(tmp_path / "camvid" / "valannot" / f"{i}.png", values)
-    images = CamVid(tmp_path / "camvid", "val")
+    images = known_classes("camvid", tmp_path / "camvid", "val")
     images.expected_images = None
     return images
 
 
-def test_known_classes_are_called_by_name(camvid: CamVid, tmp_path: Path) -> None:
+def test_known_classes_are_called_by_name(camvid: KnownClassFolder, tmp_path: Path) -> None:
     surveyed = survey(camvid, "data.val", "val")
     assert findings(surveyed) == []  # above all, nobody misses anomalies
     assert value_lines(surveyed) == [
@@ -298,7 +300,7 @@ def test_drawn_labels_must_fit_and_exist() -> None:
     assert kinds(surveyed) == {"unknown_values": 1, "other_sizes": 2}
 
 
-def test_a_training_image_in_a_benchmark_is_a_leak(healthy: Path, camvid: CamVid) -> None:
+def test_a_training_image_in_a_benchmark_is_a_leak(healthy: Path, camvid: KnownClassFolder) -> None:
     save(Path(camvid.locations(2)[0]), noise(1, HEIGHT, WIDTH))  # the benchmark's 1.png
     train = survey(camvid, "data.train", "train")
     found = findings(seen(healthy), [train])
@@ -422,7 +424,7 @@ def test_what_is_asked_for_or_given_must_be_there_and_the_rest_is_not_checked(
 
 
 def test_a_leak_is_found_between_the_sets_of_a_command(
-    healthy: Path, camvid: CamVid, examine, capfd
+    healthy: Path, camvid: KnownClassFolder, examine, capfd
 ) -> None:
     root = Path(camvid.locations(0)[0]).parents[1]
     for end in ("", "annot"):
@@ -443,7 +445,10 @@ def test_a_wrong_value_is_no_finding_but_an_error(healthy: Path, examine) -> Non
 @pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="no CamVid here")
 def test_camvid_shares_no_image_between_its_splits() -> None:
-    train, val = (survey(CamVid(SHARED / "camvid", s), f"data.{s}", s) for s in ("train", "val"))
+    train, val = (
+        survey(known_classes("camvid", SHARED / "camvid", s), f"data.{s}", s)
+        for s in ("train", "val")
+    )
     assert findings(train) == []
     assert findings(val, [train]) == []
     assert (train.length, val.length) == (367, 101)

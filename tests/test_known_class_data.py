@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
-from eomt_exp.contracts import NORMAL, VOID, DataError, LabelledImage
-from eomt_exp.data.ade20k import ADE20K
-from eomt_exp.data.bdd100k import BDD100K
-from eomt_exp.data.camvid import CamVid
-from eomt_exp.data.cityscapes import Cityscapes
+from eomt_exp import runs
+from eomt_exp.build import build
+from eomt_exp.contracts import NORMAL, VOID, DataError, LabelledImage, UserError
+from eomt_exp.data.ade20k import CLASS_NAMES as ADE20K_CLASSES
 from eomt_exp.data.coco_panoptic import CocoPanoptic
 from eomt_exp.data.loader import image_loader
-from tests.data_files import assert_same_images, noise
+from tests.data_files import assert_same_images, composed, known_classes, noise
 
 SIZE = (4, 34)  # rows, columns: a column for each label id of Cityscapes
 # What cityscapesScripts calls the 19 classes, by label id.
@@ -149,17 +149,17 @@ def coco() -> dict[str, bytes]:
     return files
 
 
-# Class, files, and how the files begin that lie in an archive.
-SETS: dict[str, tuple[Any, dict[str, bytes], dict[str, str]]] = {
-    "camvid": (CamVid, camvid(), {"": "camvid.zip"}),
-    "cityscapes": (Cityscapes, cityscapes(), {
+# Files, and how the files begin that lie in an archive.
+SETS: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {
+    "camvid": (camvid(), {"": "camvid.zip"}),
+    "cityscapes": (cityscapes(), {
         f"{part}/": f"{part}_trainvaltest.zip" for part in ("leftImg8bit", "gtFine")}),
-    "ade20k": (ADE20K, ade20k(), {"": "ADEChallengeData2016.zip"}),
-    "bdd100k": (BDD100K, bdd100k(), {
+    "ade20k": (ade20k(), {"": "ADEChallengeData2016.zip"}),
+    "bdd100k": (bdd100k(), {
         "bdd100k/images/": "bdd100k_images_10k.zip",
         "bdd100k/labels/": "bdd100k_sem_seg_labels_trainval.zip"}),
     # The pictures of the labels are in the inner archive, beside the JSON, which is a file.
-    "coco": (CocoPanoptic, coco(), {
+    "coco": (coco(), {
         f"{part}/": f"{part}.zip" for split in ("train2017", "val2017")
         for part in (split, f"annotations/panoptic_{split}")}),
 }  # fmt: skip
@@ -175,7 +175,7 @@ def write(root: Path, files: Mapping[str, bytes]) -> Path:
 
 def laid_out(root: Path, name: str, form: str = "folder") -> Path:
     """The set's files below `root`: unpacked, or in the archive or archives of its publishers."""
-    _, files, archives = SETS[name]
+    files, archives = SETS[name]
     for file, data in files.items():
         archive = next((root / a for start, a in archives.items() if file.startswith(start)), None)
         if form == "folder" or archive is None:
@@ -192,7 +192,8 @@ def laid_out(root: Path, name: str, form: str = "folder") -> Path:
 
 # What the images of a split are called, in order, and the labels of each row of theirs; as in
 # `columns`, the last stands to the end. VOID alone: a split whose truth is not published.
-CITYSCAPES_ROW = [Cityscapes.class_names.index(CITYSCAPES_IDS[value])
+CITYSCAPES = composed("data=cityscapes").data.train
+CITYSCAPES_ROW = [CITYSCAPES.classes.index(CITYSCAPES_IDS[value])
                   if value in CITYSCAPES_IDS else VOID for value in range(34)]  # fmt: skip
 COCO_ROW = (VOID, 0, 100, 132, VOID, 0)  # no segment, three known, a crowd
 TRUTH: dict[tuple[str, str], dict[str, Sequence[int]]] = {
@@ -216,8 +217,8 @@ TRUTH: dict[tuple[str, str], dict[str, Sequence[int]]] = {
 def test_images_are_the_files_and_every_pixel_gets_its_class(
     tmp_path: Path, name: str, split: str, form: str
 ) -> None:
-    kind, files, _ = SETS[name]
-    images = kind(laid_out(tmp_path, name, form), split)
+    files = SETS[name][0]
+    images = known_classes(name, laid_out(tmp_path, name, form), split)
     truth = TRUTH[name, split]
     assert [image.name for image in images] == list(truth)
     assert (images.locations(0)[1] is None) == (split == "test")
@@ -241,19 +242,18 @@ def test_images_are_the_files_and_every_pixel_gets_its_class(
 )
 def test_the_folder_above_is_as_good(tmp_path: Path, name: str, form: str, inner: str) -> None:
     laid_out(tmp_path, name, form)
-    kind = SETS[name][0]
-    assert_same_images(kind(tmp_path, "train"), kind(tmp_path / inner, "train"))
+    assert_same_images(known_classes(name, tmp_path), known_classes(name, tmp_path / inner))
 
 
 def test_class_numbers_are_those_of_the_publishers() -> None:
-    ade20k, coco = ADE20K.class_names, CocoPanoptic.class_names
+    ade20k, coco = ADE20K_CLASSES, CocoPanoptic.class_names
     assert (ade20k[6], ade20k[149]) == ("road", "flag")
     assert (len(coco), coco[79], coco[80]) == (133, "toothbrush", "banner")  # things, stuff
     assert (coco[0], coco[100], coco[132]) == ("person", "road", "rug-merged")
 
 
 def test_categories_are_those_of_cityscapes() -> None:
-    pairs = zip(Cityscapes.class_categories, Cityscapes.class_names, strict=True)
+    pairs = zip(CITYSCAPES.class_categories, CITYSCAPES.classes, strict=True)
     groups = {kind: ", ".join(n for _, n in some) for kind, some in groupby(pairs, itemgetter(0))}
     assert groups == {
         "flat": "road, sidewalk",
@@ -268,7 +268,7 @@ def test_categories_are_those_of_cityscapes() -> None:
 
 @every_set
 def test_workers_read_from_archives_what_one_process_reads(tmp_path: Path, name: str) -> None:
-    images = SETS[name][0](laid_out(tmp_path, name, "zip"), "train")
+    images = known_classes(name, laid_out(tmp_path, name, "zip"))
     alone = list(images)  # the parent's handle is open, and must not be the workers'
     for _ in range(2):
         loaded = list(image_loader(images, num_workers=2))
@@ -291,39 +291,41 @@ def test_workers_read_from_archives_what_one_process_reads(tmp_path: Path, name:
 def test_sets_know_their_classes_and_splits_and_how_many_images_were_published(
     tmp_path: Path, name: str, counts: dict[str, int]
 ) -> None:
-    kind, root = SETS[name][0], laid_out(tmp_path, name)
-    assert len(set(kind.class_names)) == kind.num_classes == len(kind.class_names)
+    root = laid_out(tmp_path, name)
+    images = known_classes(name, root)
+    assert len(set(images.class_names)) == images.num_classes == len(images.class_names)
+    assert images.num_classes == composed(f"data={name}").data.num_classes
     # They become parts of metric names.
-    assert all(re.fullmatch(r"[a-z][a-z -]*[a-z]", word) for word in kind.class_names)
-    assert {split: kind(root, split).expected_images for split in counts} == counts
+    assert all(re.fullmatch(r"[a-z][a-z -]*[a-z]", word) for word in images.class_names)
+    assert {split: known_classes(name, root, split).expected_images for split in counts} == counts
     with pytest.raises(ValueError, match=rf"{', '.join(counts)}, got 'all'"):
-        kind(root, "all")
+        known_classes(name, root, "all")
 
 
 @every_set
 def test_a_missing_root_says_where_it_is_set(name: str) -> None:
     for root in (None, "", "/no/such/place"):
         with pytest.raises(DataError, match=rf"data={name}.*paths\.{name}=.*EOMT_{name.upper()}"):
-            SETS[name][0](root, "train")
+            known_classes(name, root)
 
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("cityscapes", r"leftImg8bit/train/.*leftImg8bit_trainvaltest\.zip"),
-        ("ade20k", r"images/training/.*ADEChallengeData2016\.zip"),
-        ("bdd100k", r"images/10k/train/.*bdd100k_images_10k\.zip"),
-        ("coco", r"train2017/.*train2017\.zip"),
+        ("cityscapes", r"leftImg8bit_trainvaltest or .*: leftImg8bit/train/\*/"),
+        ("ade20k", r"called ADEChallengeData2016: .*: images/training/"),
+        ("bdd100k", r"bdd100k_images_10k or .*: \[images/\]10k/train/"),
+        ("coco", r"train2017 or panoptic_train2017: .*train2017/"),
     ],
 )
 def test_a_wrong_root_names_the_layout_and_what_is_there(
     tmp_path: Path, name: str, wanted: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"{wanted}.*it is empty.*paths\.{name}="):
-        SETS[name][0](tmp_path, "train")
-    (tmp_path / "holiday").mkdir()
-    with pytest.raises(DataError, match="it holds holiday"):
-        SETS[name][0](tmp_path, "train")
+    with pytest.raises(DataError, match=rf"{wanted}.*Found: no images.*paths\.{name}="):
+        known_classes(name, tmp_path)
+    write(tmp_path, {"holiday/1.jpg": photograph(1)})
+    with pytest.raises(DataError, match=r"images in .*holiday \(1 such as 1\.jpg\)"):
+        known_classes(name, tmp_path)
 
 
 def test_an_archive_of_something_else_is_named(tmp_path: Path) -> None:
@@ -331,12 +333,12 @@ def test_an_archive_of_something_else_is_named(tmp_path: Path) -> None:
     other = root / "gtFine_trainvaltest.zip"
     with zipfile.ZipFile(other, "w") as opened:
         opened.writestr("images/x.png", photograph(0, "png"))
-    with pytest.raises(DataError, match=r"gtFine/val/.*it holds gtFine_trainvaltest\.zip, left"):
-        Cityscapes(root, "val")
+    with pytest.raises(DataError, match=r"1 images such as .*munster.* none the label map gtFine"):
+        known_classes("cityscapes", root, "val")
     with pytest.raises(
-        DataError, match=r"leftImg8bit/train/.*gtFine_trainvaltest\.zip has none; it holds images"
+        DataError, match=r"leftImg8bit/train/.*Found: .*gtFine_trainvaltest\.zip!images \(1 such"
     ):
-        Cityscapes(other, "train")
+        known_classes("cityscapes", other)
 
 
 def test_a_label_map_of_another_size_or_with_colours_is_named_but_a_palette_is_read(
@@ -348,14 +350,14 @@ def test_a_label_map_of_another_size_or_with_colours_is_named_but_a_palette_is_r
     palette.putpalette([200, 100, 50] * 256)
     palette.save(path)
     assert palette.mode == "P"
-    assert set(np.unique(CamVid(root, "train")[0].labels)) == {0, 10, VOID}
+    assert set(np.unique(known_classes("camvid", root)[0].labels)) == {0, 10, VOID}
     for wrong, message in (((5, 7), "is 7x5 .*x1\\.jpg is 34x4"), ((*SIZE, 3), "3 channels")):
         path.write_bytes(picture(np.zeros(wrong, np.uint8), "png"))
         with pytest.raises(DataError, match=rf"x1\.png .*{message}"):
-            CamVid(root, "train")[0]
+            known_classes("camvid", root)[0]
     shutil.rmtree(root / "valannot")
     with pytest.raises(DataError, match="valannot"):
-        CamVid(root, "val")
+        known_classes("camvid", root, "val")
 
 
 @pytest.mark.parametrize("filling", [b"", b"\0"])  # a download may reserve its space first
@@ -363,39 +365,39 @@ def test_a_jpeg_that_breaks_off_is_named_on_access(tmp_path: Path, filling: byte
     root, data = laid_out(tmp_path, "camvid"), picture(noise(1, 48, 64), "jpg")
     half = len(data) // 2
     write(root, {"train/x2.jpg": data[:half] + filling * half})
-    images = CamVid(root, "train")
+    images = known_classes("camvid", root)
     assert images[0].name == "x1"
     with pytest.raises(DataError, match=r"x2\.jpg cannot be read.*data\.on_broken=skip"):
         images[1]
     write(root, dict.fromkeys(("train/x1.jpg", "train/x10.jpg"), b"half of it"))
     with pytest.raises(DataError, match="None of the 3 images"):
-        CamVid(root, "train", on_broken="skip")
+        known_classes("camvid", root, on_broken="skip")
 
 
 def test_labels_without_their_json_say_what_to_unzip(tmp_path: Path) -> None:
     root = laid_out(tmp_path, "coco", "zip")
     (root / "annotations" / "panoptic_val2017.json").unlink()
     with pytest.raises(DataError, match=r"panoptic_val2017\.json.*unzip"):
-        CocoPanoptic(root, "val")
+        known_classes("coco", root, "val")
     (root / "annotations" / "panoptic_train2017.zip").unlink()
     with pytest.raises(DataError, match=r"panoptic_annotations_trainval2017\.zip, unzip"):
-        CocoPanoptic(root, "train")
+        known_classes("coco", root)
 
 
 @every_set
 def test_a_missing_file_is_named_at_once_and_an_unusable_one_can_be_skipped(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kind, root = SETS[name][0], laid_out(tmp_path, name)
-    images = kind(root, "train")
+    root = laid_out(tmp_path, name)
+    images = known_classes(name, root)
     whole, (image, label_map) = list(images), map(Path, images.locations(1))
     data = label_map.read_bytes()
     label_map.unlink()
     with pytest.raises(DataError, match=rf"{label_map.name} is missing.*data\.on_broken=skip"):
-        kind(root, "train")
+        known_classes(name, root)
     label_map.write_bytes(b"not a picture")
     with caplog.at_level(logging.WARNING):
-        usable = kind(root, "train", on_broken="skip")
+        usable = known_classes(name, root, on_broken="skip")
     (record,) = caplog.records
     assert f"1 of {len(whole)}" in record.getMessage()
     assert usable.skipped == [image.name]
@@ -404,28 +406,29 @@ def test_a_missing_file_is_named_at_once_and_an_unusable_one_can_be_skipped(
     assert_same_images(usable, [item for item in whole if item.name not in usable.reasons])
     label_map.write_bytes(data)
     image.unlink()
-    missing = rf"{image.name} is missing\. .*data\.on_broken=skip"
+    stem = image.stem if name == "camvid" else image.name  # its layout takes any kind of image
+    missing = rf"{stem} is missing\. .*data\.on_broken=skip"
     with pytest.raises(DataError, match=rf"{label_map.name} has no image: .*{missing}"):
-        kind(root, "train")
-    usable = kind(root, "train", on_broken="skip")
-    assert usable.skipped == [image.name]
+        known_classes(name, root)
+    usable = known_classes(name, root, on_broken="skip")
+    assert usable.skipped == [stem]
     assert len(usable) == len(whole) - 1
 
 
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("camvid", (0, 12, 200), "label values 12, 200; only 0, 1,"),
-        ("cityscapes", (7, 34, 255), "label values 34, 255;.*gtFine_labelIds"),
-        ("ade20k", (1, 151, 200), "label values 151, 200;.*ADEChallengeData2016"),
-        ("bdd100k", (0, 19, 254), "label values 19, 254;.*sem_seg/masks"),
+        ("camvid", (0, 12, 200), "label values 12, 200; only 0-11 have a meaning here"),
+        ("cityscapes", (7, 34, 255), "label values 34, 255; only 0-33 have"),
+        ("ade20k", (1, 151, 200), "label values 151, 200; only 0-150 have"),
+        ("bdd100k", (0, 19, 254), "label values 19, 254; only 0-18, 255 have"),
         ("coco", (7, 8, 70000, 70001), "segments 8, 70001, which panoptic_train2017.json lacks"),
     ],
 )
 def test_unknown_label_values_are_named(
     tmp_path: Path, name: str, values: tuple[int, ...], message: str
 ) -> None:
-    images = SETS[name][0](laid_out(tmp_path, name), "train")
+    images = known_classes(name, laid_out(tmp_path, name))
     label_map = Path(images.locations(1)[1])
     label_map.write_bytes(panoptic(*values) if name == "coco" else label_png(*values))
     with pytest.raises(DataError, match=rf"{label_map.name} .*{message}"):
@@ -451,7 +454,10 @@ def test_bdd100k_is_read_from_its_other_folders_too(
         )
     usual = laid_out(tmp_path / "usual", "bdd100k")
     for split in ("val", "test"):
-        assert_same_images(BDD100K(tmp_path / "other", split), BDD100K(usual, split))
+        assert_same_images(
+            known_classes("bdd100k", tmp_path / "other", split),
+            known_classes("bdd100k", usual, split),
+        )
 
 
 @pytest.mark.parametrize(
@@ -467,4 +473,61 @@ def test_bdd100k_is_read_from_its_other_folders_too(
 def test_a_wrong_coco_json_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     root = write(laid_out(tmp_path, "coco"), {"annotations/panoptic_val2017.json": content})
     with pytest.raises(DataError, match=rf"panoptic_val2017\.json {words}"):
-        CocoPanoptic(root, "val")
+        known_classes("coco", root, "val")
+
+
+OLD = {"camvid": "CamVid", "cityscapes": "Cityscapes", "bdd100k": "BDD100K"}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_a_run_of_a_class_that_is_gone_loads_and_goes_on_as_one_of_today(
+    tmp_path: Path, name: str
+) -> None:
+    root, run_dir = str(laid_out(tmp_path / "data", name)), tmp_path / "run"
+    cfg = composed(f"data={name}", "benchmark=road_anomaly", f"paths.{name}={root}")
+    today = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    old = runs.plain(today)
+    for part in ("train", "val"):
+        target = f"eomt_exp.data.{name}.{OLD[name]}"
+        old["data"][part] = {"_target_": target, "root": root, "split": part, "on_broken": "error"}
+    for layout in old["benchmark"]["road_anomaly"]["layouts"].values():
+        layout["_target_"] = "eomt_exp.data.anomaly_layouts.Layout"
+    write(run_dir, {"config.yaml": json.dumps(old).encode()})
+    loaded = runs.load_config(run_dir)
+    assert runs.plain(loaded) == runs.plain(today)
+    assert runs.content_key(loaded) == runs.content_key(today)
+    assert_same_images(build(loaded.data.val), known_classes(name, root, "val"))
+    runs.begin(today, run_dir)  # not refused: nothing that decides the weights has changed
+
+
+def own(root: Path, **options: Any) -> Any:
+    """A set of two classes, numbered otherwise in its files."""
+    layout = {"_target_": "eomt_exp.data.files.layouts.Layout", "images": "images/{split}/{id}",
+              "labels": "labels/{split}/{id}.png"}  # fmt: skip
+    node = {"_target_": "eomt_exp.data.known_class_folder.KnownClassFolder", "root": str(root),
+            "name": "mine", "split": "train", "layouts": {"mine": layout},
+            "classes": ["road", "car"], "label_values": {"car": ["20-22", 26], "road": 7}
+            }  # fmt: skip
+    return build(node | options, "data.train")
+
+
+def test_label_values_of_others_become_known_classes_and_the_rest_is_void(tmp_path: Path) -> None:
+    write(tmp_path, {"images/train/a.jpg": photograph(1),
+                     "labels/train/a.png": label_png(7, 20, 21, 22, 26, 0, 8, 255)})  # fmt: skip
+    images = own(tmp_path)
+    assert np.array_equal(images[0].labels, columns(0, 1, 1, 1, 1, VOID, VOID, VOID))
+    assert (images.num_classes, images.class_names) == (2, ("road", "car"))
+    # What is void because nobody said so is known, for task=doctor.
+    assert 8 in images.unmapped
+    assert not images.unmapped & {7, 20, 21, 22, 26, 255}
+    strict = own(tmp_path, unmapped_values="error", void_values=[0, 255])
+    with pytest.raises(DataError, match=r"a\.png holds label values 8; only 0, 7, 20-22, 26, 255"):
+        strict[0]
+    for options, message in (
+        ({"label_values": {"raod": 7}}, "names raod, which is none of the classes: road, car"),
+        ({"label_values": {"road": 7, "car": "5-8"}}, r"label_values\.car holds 7, which has a m"),
+        ({"unmapped_values": "skip"}, "must be void or error, got 'skip'"),
+        ({"classes": ["road"]}, "names car, which is none"),
+    ):
+        with pytest.raises(UserError, match=message):
+            own(tmp_path, **options)

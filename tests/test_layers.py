@@ -28,7 +28,7 @@ ALLOWED = {
     "engine": {"tracking", "evaluator", "files", "contracts", "schema", "signals"},
     "report": {"engine.evaluation", "evaluator", "tracking", "files", "contracts", "schema"},
     "build": {"contracts"},
-    "runs": {"build", "contracts", "engine", "weights", "files", "schema"},
+    "runs": {"build", "contracts", "engine", "weights", "files", "paths", "schema"},
     "studies": {
         *("engine", "tracking", "weights", "report", "files", "contracts", "schema"),
         *("build", "runs", "jobs", "signals"),

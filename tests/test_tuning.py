@@ -19,7 +19,14 @@ from safetensors.torch import load_file
 
 from eomt_exp import cli, runs
 from eomt_exp.build import build
-from eomt_exp.contracts import VOID, CheckpointError, LabelledImage, TrialPruned, UserError
+from eomt_exp.contracts import (
+    VOID,
+    CheckpointError,
+    ImageSet,
+    LabelledImage,
+    TrialPruned,
+    UserError,
+)
 from eomt_exp.data.outlier_exposure import CutPaste
 from eomt_exp.data.pasted_objects import PastedObjects
 from eomt_exp.engine.checkpoint import states
@@ -58,12 +65,11 @@ def load(*overrides: str) -> Any:
     return compose("config", overrides=["hydra.run.dir=unused", *overrides])
 
 
-class DarkScenes:
+class DarkScenes(ImageSet):
     """Noisy dark images (16, 32), one with a void edge."""
 
     num_classes = 2
     class_names = ("grey", "black")
-    labels_anomalies = False
 
     def __len__(self) -> int:
         return 10

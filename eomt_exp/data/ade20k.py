@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from eomt_exp.contracts import VOID
-from eomt_exp.data.files.file_set import KnownClassSet, published_size
+from eomt_exp.data.files.layouts import Layout
 from eomt_exp.data.files.pairs import OnBroken
-from eomt_exp.data.files.subfolder import find_subfolder, paired_files
+from eomt_exp.data.known_class_folder import KnownClassFolder
 
 # The first of the names each class has in objectInfo150.txt, in its order.
 CLASS_NAMES = (
@@ -31,16 +30,15 @@ CLASS_NAMES = (
     "plate", "monitor", "bulletin board", "shower", "radiator", "glass", "clock", "flag",
 )  # fmt: skip
 
-_ROOT = "ADEChallengeData2016"
-_FOLDERS = {"train": "training", "val": "validation"}
-_SPLITS = {"train": 20210, "val": 2000}  # images of each, as published
+_LAYOUTS = {
+    split: Layout(f"images/{folder}/{{id}}.jpg", f"annotations/{folder}/{{id}}.png",
+                  only={"split": split})
+    for split, folder in (("train", "training"), ("val", "validation"))
+}  # fmt: skip
 
 
-class ADE20K(KnownClassSet):
+class ADE20K(KnownClassFolder):
     """Reads one split, of many sizes; label 0 (none of the 150) is VOID, 1..150 are 0..149."""
-
-    num_classes = len(CLASS_NAMES)
-    class_names = CLASS_NAMES
 
     def __init__(
         self,
@@ -49,14 +47,16 @@ class ADE20K(KnownClassSet):
         on_broken: OnBroken = "error",
     ) -> None:
         """`root` is ADEChallengeData2016, as a folder or a zip, or a folder that holds either."""
-        self.expected_images = published_size(_SPLITS, split)
-        below = (f"{kind}/{_FOLDERS[split]}" for kind in ("images", "annotations"))
-        images, labels = (
-            find_subfolder(root, "ade20k", [folder, f"{_ROOT}/{folder}"], [f"{_ROOT}.zip"])
-            for folder in below
-        )
         super().__init__(
-            paired_files(images, ".jpg", labels, ".png", on_broken),
-            {0: VOID} | {index + 1: index for index in range(self.num_classes)},
-            f"Point to the annotations of {_ROOT}: those of the full ADE20K are others.",
+            root,
+            name="ade20k",
+            classes=CLASS_NAMES,
+            layouts=_LAYOUTS,
+            split=split,
+            folders=["ADEChallengeData2016"],
+            label_values={name: index for index, name in enumerate(CLASS_NAMES, start=1)},
+            void_values=0,
+            unmapped_values="error",
+            expected_images={"train": 20210, "val": 2000},
+            on_broken=on_broken,
         )

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID, DataError, UserError
-from eomt_exp.data.anomaly_layouts import Found, Layout
 from eomt_exp.data.files.decode import decode_labels
 from eomt_exp.data.files.file_set import AnomalySet, checked_component_sizes, published_size
+from eomt_exp.data.files.label_values import Values, value_table
+from eomt_exp.data.files.layout_search import SearchPaths, find_layout
+from eomt_exp.data.files.layouts import Found, Layout
 from eomt_exp.data.files.pairs import OnBroken, Pair, PairedFiles
-from eomt_exp.data.layout_search import SearchPaths, find_layout
 
 # How the course hands its benchmarks out.
 _COURSE = {"course": Layout("images/{id}", "labels_masks/{id}.png")}
@@ -39,9 +40,9 @@ class AnomalyFolder(AnomalySet):
         known_objects: bool = True,
         known_object_names: Sequence[str] = (),
         only_with_anomalies: bool | None = None,
-        anomaly_values: Sequence[int | str] = (2,),
-        normal_values: Sequence[int | str] = (0,),
-        void_values: Sequence[int | str] = (),
+        anomaly_values: Values = (2,),
+        normal_values: Values = (0,),
+        void_values: Values = (),
         expected_images: int | Mapping[str, int] | None = None,
         component_sizes: Sequence[int] | None = None,
         on_broken: OnBroken = "error",
@@ -58,7 +59,13 @@ class AnomalyFolder(AnomalySet):
         UserError, DataError: what is wrong and what to type.
         """
         option = f"benchmark.{name}"
-        table = _value_table(anomaly_values, normal_values, void_values)
+        if anomaly_values in ((), []):
+            raise UserError("anomaly_values is empty; give at least one label value, such as [1].")
+        table = value_table({
+            "normal_values": (NORMAL, normal_values),
+            "anomaly_values": (ANOMALY, anomaly_values),
+            "void_values": (VOID, void_values),
+        })  # fmt: skip
         expected = expected_images
         if isinstance(expected, Mapping):
             expected = published_size(expected, split, f"{option}.split")
@@ -97,30 +104,3 @@ def _with_anomalies(found: Found, table: Mapping[int, int]) -> list[Pair]:
     with ThreadPoolExecutor(max_workers=4) as pool:
         kept = list(pool.map(has_one, found.pairs))
     return [pair for pair, keep in zip(found.pairs, kept, strict=True) if keep]
-
-
-def _value_table(
-    anomaly: Sequence[int | str], normal: Sequence[int | str], void: Sequence[int | str]
-) -> dict[int, int]:
-    """Map each label value of the files to 0, 1 or VOID; UserError for one with two meanings."""
-    table: dict[int, int] = {}
-    meanings = {"normal": (NORMAL, normal), "anomaly": (ANOMALY, anomaly), "void": (VOID, void)}
-    for meaning, (ours, values) in meanings.items():
-        for value in (v for entry in values for v in _span(entry, meaning)):
-            if not 0 <= value <= 255:
-                raise UserError(f"{meaning}_values must lie in 0..255, got {value}.")
-            if value in table:
-                raise UserError(f"{meaning}_values holds {value}, which has a meaning already.")
-            table[value] = ours
-    if not anomaly:
-        raise UserError("anomaly_values is empty; give at least one label value, such as [1].")
-    return table
-
-
-def _span(entry: int | str, meaning: str) -> range:
-    """Read one value, or "2-200" as 2 to 200."""
-    first, _, last = str(entry).partition("-")
-    try:
-        return range(int(first), int(last or first) + 1)
-    except ValueError:
-        raise UserError(f"{meaning}_values takes 7 or '2-200', got {entry!r}.") from None

@@ -16,14 +16,18 @@ from eomt_exp.contracts import VOID, DataError
 from eomt_exp.data import coco_classes
 from eomt_exp.data.files.decode import decode_image
 from eomt_exp.data.files.file_set import KnownClassSet, published_size
+from eomt_exp.data.files.layout_search import SearchPaths, find_layout
+from eomt_exp.data.files.layouts import Found, Layout
 from eomt_exp.data.files.pairs import OnBroken, Pair, PairedFiles
-from eomt_exp.data.files.subfolder import find_subfolder
-from eomt_exp.data.files.tree import FileTree
 
 CLASS_NAMES = tuple(name for _, name in sorted(coco_classes.NAMES.items()))
 
 _CLASS_OF = {category: index for index, category in enumerate(sorted(coco_classes.NAMES))}
 _SPLITS = {"train": 118287, "val": 5000}  # images of each, as published
+# The inner archive must be a file of its own: read through the outer one, each picture would cost
+# unpacking all that lie before it.
+_LAYOUT = Layout("[images/]{split}2017/{id}.jpg", "[annotations/]panoptic_{split}2017/{id}.png")
+_FOLDERS = ("", "coco", "images", "annotations", "{split}2017", "panoptic_{split}2017")
 _UNZIP = "Of panoptic_annotations_trainval2017.zip, unzip at least the outer layer: annotations/."
 
 
@@ -47,18 +51,21 @@ class CocoPanoptic(KnownClassSet):
         In annotations/ are panoptic_train2017.json and panoptic_train2017/ or its zip.
         """
         self.expected_images = published_size(_SPLITS, split)
-        name = f"panoptic_{split}2017"
-        images = find_subfolder(root, "coco", [f"{split}2017", f"images/{split}2017"])
-        # The inner archive must be a file of its own: read through the outer one, each picture
-        # would cost unpacking all that lie before it.
-        labels = find_subfolder(root, "coco", [f"annotations/{name}", name], hint=_UNZIP)
-        segments = Segments(_json_file(Path(str(root)).expanduser(), f"{name}.json"))
-        pairs = [
-            Pair(images.inside(f"{stem}.jpg"), labels.inside(f"{stem}.png"), stem)
-            for stem in segments.names
-        ]
+        paths = SearchPaths(root, None, _FOLDERS, "coco", "data")
+        try:
+            found = find_layout({"published": _LAYOUT}, paths, {"split": split})
+        except DataError as error:
+            raise DataError(f"{error} {_UNZIP}") from error
+        segments = Segments(_json_file(Path(str(root)).expanduser(), f"panoptic_{split}2017.json"))
+        # The JSON says which images there are; a file it names and nobody has is named by it.
+        pairs = {pair.name: pair for pair in found.pairs}
+        found = found._replace(
+            pairs=[
+                pairs.get(stem, Pair(f"{stem}.jpg", f"{stem}.png", stem)) for stem in segments.names
+            ]
+        )
         super().__init__(
-            _PanopticFiles(images.tree, labels.tree, pairs, on_broken, segments),
+            _PanopticFiles(found, on_broken, segments),
             {index: index for index in range(self.num_classes)} | {VOID: VOID},
         )
 
@@ -108,16 +115,9 @@ class Segments:
 class _PanopticFiles(PairedFiles):
     """Reads the coloured label pictures as classes."""
 
-    def __init__(
-        self,
-        images: FileTree,
-        labels: FileTree,
-        pairs: list[Pair],
-        on_broken: OnBroken,
-        segments: Segments,
-    ) -> None:
+    def __init__(self, found: Found, on_broken: OnBroken, segments: Segments) -> None:
         self._segments = segments  # first: on_broken="skip" reads all files at once
-        super().__init__(images, labels, pairs, on_broken, option="data")
+        super().__init__(found.images, found.labels, found.pairs, on_broken, option="data")
 
     def _decoded_labels(self, pair: Pair, data: bytes, location: str) -> np.ndarray:
         return self._segments.classes(pair.name, decode_image(data, location), location)

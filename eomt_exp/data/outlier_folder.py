@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from eomt_exp.contracts import DataError
+from eomt_exp.contracts import DataError, OutlierPool
 from eomt_exp.data.cutouts import extent
 from eomt_exp.data.files.decode import (
     check_alpha,
@@ -18,14 +18,14 @@ from eomt_exp.data.files.decode import (
 )
 
 
-class OutlierFolder:
+class OutlierFolder(OutlierPool):
     """Reads cut-outs of a folder (or of its `rgba/`), cropped to their alpha and kept once read.
 
     That every file is RGBA is checked at the start from the headers alone: an hour into the
     training would be a poor moment to learn it.
     """
 
-    reads_files = True  # so that they can be checked before they are needed
+    reads_files = True
 
     def __init__(self, root: str | Path | None) -> None:
         folder = existing_folder(root, option="data.outliers", key="outlier_objects")

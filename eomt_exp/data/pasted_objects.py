@@ -8,14 +8,13 @@ exact.
 from __future__ import annotations
 
 import zlib
-from typing import Any
 
 import numpy as np
 
 from eomt_exp.contracts import Exposure, ImageSet, LabelledImage, UserError
 
 
-class PastedObjects:
+class PastedObjects(ImageSet):
     """Pastes objects into every image of another set, always the same ones.
 
     What is pasted is a function of the seed and the index of the scene in its set, so that `length`
@@ -41,19 +40,14 @@ class PastedObjects:
                 "or null for all."
             )
         self.num_classes, self.class_names = images.num_classes, images.class_names
+        self.reads_files = images.reads_files
         self._images, self._paste, self._seed = images, paste, seed
         count = len(images) if length is None else length
         self._indices = [position * len(images) // count for position in range(count)]
 
-    @property
-    def reads_files(self) -> bool:
-        """Return whether the scenes are files: they are read when asked for, not kept in memory."""
-        return bool(getattr(self._images, "reads_files", False))
-
-    def locations(self, index: int) -> Any:
+    def locations(self, index: int) -> tuple[str, str | None]:
         """Say where a scene of files lies, as its own set does."""
-        scenes: Any = self._images
-        return scenes.locations(self._indices[index])
+        return self._images.locations(self._indices[index])
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -6,21 +6,17 @@ import numpy as np
 from PIL import Image
 
 from eomt_exp.contracts import ImageSet, LabelledImage
+from eomt_exp.data.wrapped_set import WrappedSet
 
 
-class Resized:
+class Resized(WrappedSet):
     """Resizes another image set: pictures bilinear (Pillow's, which averages what it shrinks),
     labels by the nearest pixel. The aspect ratio is not kept."""
 
     def __init__(self, images: ImageSet, size: tuple[int, int]) -> None:
         """`size` is (H, W)."""
-        self._images = images
+        super().__init__(images)
         self._size = (size[1], size[0])  # Pillow counts columns first
-        self.num_classes, self.class_names = images.num_classes, images.class_names
-        self.labels_anomalies = images.labels_anomalies
-
-    def __len__(self) -> int:
-        return len(self._images)
 
     def __getitem__(self, index: int) -> LabelledImage:
         """Return the image in the given size."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from eomt_exp.contracts import ImageSet, LabelledImage
+from eomt_exp.data.wrapped_set import WrappedSet
 
 _NAME_BYTES = 128
 _MARGIN = 256 * 2**20  # bytes left for the batches that workers hand over the same way
@@ -19,7 +19,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 _log = logging.getLogger(__name__)
 
 
-class SharedCache:
+class SharedCache(WrappedSet):
     """Caches another image set: the first access decodes, later ones copy nothing.
 
     Memory for every image is taken at construction, in the size of the first one; an image of
@@ -29,11 +29,7 @@ class SharedCache:
     """
 
     def __init__(self, images: ImageSet) -> None:
-        self._images = images
-        self.num_classes: int = images.num_classes
-        self.class_names: Sequence[str] = images.class_names
-        self.labels_anomalies = images.labels_anomalies
-        self.component_sizes = getattr(images, "component_sizes", None)
+        super().__init__(images)
         first = np.asarray(images[0].image)
         count, (height, width) = len(images), first.shape[:2]
         needed = count * (height * width * 5 + _NAME_BYTES + 1)
@@ -45,9 +41,6 @@ class SharedCache:
         self._anomaly = _shared(count, height, width)
         self._names = _shared(count, _NAME_BYTES)
         self._is_filled = _shared(count)
-
-    def __len__(self) -> int:
-        return len(self._images)
 
     def __getitem__(self, index: int) -> LabelledImage:
         """Return the image as the cached set gives it."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from eomt_exp.contracts import UserError
+from eomt_exp.contracts import OutlierPool, UserError
 from eomt_exp.data.synthetic.objects import OUTLIER_FAMILIES, draw_blob
 from eomt_exp.data.synthetic.textures import Bytes
 
 
-class SyntheticOutliers:
+class SyntheticOutliers(OutlierPool):
     """Offers `length` blobs to paste into training images, drawn when asked for."""
 
     families = OUTLIER_FAMILIES

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eomt_exp.contracts import VOID, LabelledImage, UserError
+from eomt_exp.contracts import VOID, ImageSet, LabelledImage, UserError
 from eomt_exp.data.files.file_set import checked_component_sizes
 from eomt_exp.data.synthetic.anomalies import ANOMALY_FAMILIES, draw_anomaly
 from eomt_exp.data.synthetic.ground import Street, draw_camera, draw_street
@@ -23,12 +23,11 @@ SPLITS = ("train", "val", "test")
 KINDS = ("anomaly", "obstacle")
 
 
-class SyntheticRoads:
+class SyntheticRoads(ImageSet):
     """Draws street scenes with exact labels of nine classes and nothing anomalous in them."""
 
     num_classes = len(CLASS_NAMES)
     class_names = CLASS_NAMES
-    labels_anomalies = False
 
     def __init__(
         self, split: str, length: int, height: int = 128, width: int = 256, seed: int = 0
@@ -50,7 +49,7 @@ class SyntheticRoads:
         return LabelledImage(image, labels, anomaly, f"synthetic_roads/{self.split}/{index:06d}")
 
 
-class SyntheticBenchmark:
+class SyntheticBenchmark(ImageSet):
     """Draws scenes that nobody trains on, most with objects that belong to no known class.
 
     Kind "anomaly": one or two large ones anywhere on the ground, every pixel counts. Kind

@@ -75,7 +75,7 @@ def contents_of(found: Sequence[Digests]) -> Contents:
 
 def verify(pool: OutlierPool) -> None:
     """Read every object of a pool that has files, so that a broken one is found before training."""
-    if not getattr(pool, "reads_files", False):
+    if not pool.reads_files:
         return
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
         for _ in threads.map(pool.__getitem__, range(len(pool))):

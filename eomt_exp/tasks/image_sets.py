@@ -107,14 +107,11 @@ class ReadSets:
         self, images: ImageSet, name: str, node: Any, num_workers: int
     ) -> tuple[ImageSet, Contents]:
         """Return a set to measure on and its contents; synthetic images are drawn once for all."""
-        if getattr(images, "reads_files", False):
+        if images.reads_files:
             found = contents_read(images, name)
             if is_first_process():
-                files: Any = images  # every set of files knows them
-                print(
-                    f"{name}: {len(images)} images, the first is {files.locations(0)[0]}",
-                    flush=True,
-                )
+                first = images.locations(0)[0]
+                print(f"{name}: {len(images)} images, the first is {first}", flush=True)
             return images, found
         key = json.dumps(node, sort_keys=True)
         if key not in self._drawn:
@@ -185,9 +182,3 @@ def record(training: Contents | None, images: ImageSets, tuned_on: str | None = 
             )
         seen.include(SeenImages.load(Path(tuned_on)))
     return seen
-
-
-def component_sizes(images: ImageSet | None) -> tuple[int, int] | None:
-    """Return the benchmark's smallest predicted and true component; None where it measures none."""
-    sizes: Any = getattr(images, "component_sizes", None)
-    return None if sizes is None else (int(sizes[0]), int(sizes[1]))

@@ -24,7 +24,7 @@ from eomt_exp.report.results import operating_thresholds, results_of
 from eomt_exp.schema import EvaluatorConfig, ProtocolConfig, ScoreType
 from eomt_exp.tasks.benchmark_exports import exports_of
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
-from eomt_exp.tasks.image_sets import VALIDATION, ImageSets, component_sizes
+from eomt_exp.tasks.image_sets import VALIDATION, ImageSets
 from eomt_exp.tracking.provenance import git_facts
 
 CELLS = "cells"
@@ -58,7 +58,7 @@ class Measurement:
                 model.detector,
                 reader(view, mine, self.num_workers)(range(len(mine))),
                 view.num_classes,
-                getattr(images.validation, "class_categories", None),
+                images.validation.class_categories,
                 self.evaluator.bits,
                 self.protocol.scores is ScoreType.float16,
                 bar.advance,
@@ -115,11 +115,11 @@ class Measurement:
         )
         facts = {
             "images": len(images.benchmarks[name]),
-            "published_images": getattr(images.benchmarks[name], "expected_images", None),
+            "published_images": images.benchmarks[name].expected_images,
             "doubled_images": len(images.benchmarks[name]) - len(images.contents[name].images),
             "measured": len(images.benchmarks[name]) - len(measured.left_out),
             "without_anomaly_left_out": measured.left_out,
-            "broken_left_out": list(getattr(images.benchmarks[name], "skipped", [])),
+            "broken_left_out": list(images.benchmarks[name].skipped),
             "component_sizes": settings.components,
             "sha256": images.contents[name].sha256,
         }
@@ -151,7 +151,7 @@ class Measurement:
             bits=self.evaluator.bits,
             half=self.protocol.scores is ScoreType.float16,
             skip_empty=self.protocol.skip_images_without_anomaly,
-            components=component_sizes(images) if self.protocol.components else None,
+            components=images.component_sizes if self.protocol.components else None,
             num_examples=self.evaluator.figures,
         )
 
@@ -159,6 +159,7 @@ class Measurement:
         """Return all that could change a cell, as JSON gives it back."""
         kept = ("bits", "resamples", "operating_fpr", "figures", "exports")
         facts = {key: value for key, value in model.facts.items() if key != "weights"}
+        benchmark = images.benchmarks.get(name)
         needs = {
             "format": FORMAT,
             "code": self.code,  # another commit may count otherwise
@@ -166,7 +167,7 @@ class Measurement:
             "protocol": runs.plain(OmegaConf.structured(self.protocol)),
             "evaluator": {key: getattr(self.evaluator, key) for key in kept},
             "images": images.contents[name].sha256,
-            "component_sizes": component_sizes(images.benchmarks.get(name)),
+            "component_sizes": benchmark.component_sizes if benchmark else None,
         }
         return dict(json.loads(json.dumps(needs)))
 

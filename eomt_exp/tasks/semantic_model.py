@@ -89,7 +89,10 @@ def _find(folder: Path, semantic: DictConfig) -> Path | None:
     wanted = runs.content_key(semantic)
     others = sorted(folder.parent.glob(f"*/{runs.METRICS}"), reverse=True)
     for run_dir in [folder, *(path.parent for path in others)]:
-        done = runs.read_metrics(run_dir) or {}
-        if done.get("manifest", {}).get("content_key") == wanted and (run_dir / WEIGHTS).is_file():
+        done = (runs.read_metrics(run_dir) or {}).get("manifest", {}).get("content_key")
+        if done is None or not (run_dir / WEIGHTS).is_file():
+            continue
+        # A run of an earlier commit may name classes of data that have been replaced since.
+        if wanted in (done, runs.content_key(runs.load_config(run_dir))):
             return run_dir
     return None

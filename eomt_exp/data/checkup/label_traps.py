@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID
 from eomt_exp.data.checkup.finding import Finding, Severity, of_names
 from eomt_exp.data.checkup.image_facts import ImageFacts
 from eomt_exp.data.checkup.survey import Survey, percent
+from eomt_exp.data.files.label_values import spans
 
 
 def unknown_values(survey: Survey) -> Finding | None:
@@ -24,7 +23,7 @@ def unknown_values(survey: Survey) -> Finding | None:
     )
     what = "images with label values that have no meaning here"
     advice = (
-        f"The values: {shares}; known are {_spans(survey.meanings)}. Look whether these are the "
+        f"The values: {shares}; known are {spans(survey.meanings)}. Look whether these are the "
         f"right files; if they are, {survey.key} must say what the values mean."
     )
     return of_names("unknown_values", "error", names, what, advice)
@@ -110,17 +109,6 @@ def void_counts_as_anomaly(survey: Survey) -> Finding | None:
 def _values(survey: Survey) -> list[tuple[str, np.ndarray]]:
     """Return name and counted label values of each image that has them."""
     return [(image.name, image.values) for image in survey.images if image.values is not None]
-
-
-def _spans(values: Iterable[int]) -> str:
-    """Write "0, 2-200" and the like: some sets number their objects."""
-    spans: list[list[int]] = []
-    for value in sorted(values):
-        if spans and spans[-1][-1] == value - 1:
-            spans[-1][-1] = value
-        else:
-            spans.append([value, value])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
 
 
 def _num_pixels(image: ImageFacts) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from eomt_exp.contracts import DataError
+from eomt_exp.data.files.label_values import spans
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -94,10 +95,9 @@ def remap_labels(
     mapped = lookup[values]
     if mapped.min(initial=0) < 0:
         unknown = ", ".join(str(value) for value in np.unique(values[mapped < 0]))
-        known = ", ".join(str(value) for value in sorted(table))
         raise DataError(
             f"{location} holds label values {unknown}; "
-            f"only {known} have a meaning here. {advice}".strip()
+            f"only {spans(table)} have a meaning here. {advice}".strip()
         )
     return mapped.astype(np.uint8)
 

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from eomt_exp.contracts import NORMAL, VOID, LabelledImage, UserError
+from eomt_exp.contracts import NORMAL, VOID, ImageSet, LabelledImage, UserError
 from eomt_exp.data.files.decode import remap_labels
 from eomt_exp.data.files.pairs import PairedFiles
 
 
-class FileSet:
+class FileSet(ImageSet):
     """Reads an image set from files; its kinds differ in what a label value stands for."""
 
-    reads_files = True  # so that they can be checked before they are needed
-    num_classes = 0
-    class_names: Sequence[str] = ()
-    labels_anomalies = False
-    expected_images: int | None = None  # how many the published set has; `task=doctor` compares
-    component_sizes: tuple[int, int] | None = None  # of the smallest predicted and true component
+    reads_files = True
+    unmapped: Collection[int] = ()  # values that are void for want of a meaning
 
     def __init__(self, files: PairedFiles, meaning: Mapping[int, int], advice: str = "") -> None:
         """`meaning` maps values of the files to ours; `advice` ends the error about any others."""
         self._files, self.meaning, self._advice = files, meaning, advice
-
-    @property
-    def skipped(self) -> list[str]:
-        """List the file names of the images left out by on_broken="skip"."""
-        return self._files.skipped
+        self.skipped = files.skipped
 
     @property
     def reasons(self) -> dict[str, str]:

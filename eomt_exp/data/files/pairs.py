@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
@@ -166,27 +165,6 @@ class PairedFiles:
                 f"its image {PurePosixPath(pair.image).name} is {_size(image)}."
             )
         return image, labels
-
-
-def pairs_by_stem(images: FileTree, folder: str, labels: FileTree, label_folder: str) -> list[Pair]:
-    """Pair `folder/X.*` with `label_folder/X.png`, the layout of CamVid and of the course.
-
-    DataError when a folder is missing or has no images.
-    """
-    for tree, inside in ((labels, label_folder), (images, folder)):
-        if not tree.has(inside):
-            raise DataError(f"No folder {tree.location(inside)}; it is part of this layout.")
-    files = images.files(folder, deep=False)
-    if not files:
-        raise DataError(f"No images in {images.location(folder)}.")
-    stems = {PurePosixPath(file).stem for file in files}
-    truths = [PurePosixPath(f).stem for f in labels.files(label_folder, {".png"}, deep=False)]
-    ending = Counter(PurePosixPath(file).suffix for file in files).most_common(1)[0][0]
-    files += [f"{folder}/{stem}{ending}" for stem in lone_labels(truths, stems)]
-    return [
-        Pair(file, f"{label_folder}/{stem}.png", stem)
-        for file, stem in ((file, PurePosixPath(file).stem) for file in files)
-    ]
 
 
 def lone_labels(labels: Collection[str], images: Collection[str]) -> list[str]:

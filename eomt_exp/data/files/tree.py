@@ -6,7 +6,7 @@ import os
 import threading
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -25,9 +25,12 @@ _UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zl
 class FileTree:
     """Lists and reads files by relative names, with / between folders; safe in worker processes."""
 
-    def __init__(self, root: Path) -> None:
-        """Take a folder, or a file ending in .zip; DataError for anything else."""
-        self.root = root
+    def __init__(self, root: Path, name: str = "") -> None:
+        """Take a folder, or a file ending in .zip; DataError for anything else.
+
+        `name` is that of an archive which counts as a folder of what the user pointed at.
+        """
+        self.root, self.name = root, name
         self.is_zip = root.is_file() and root.suffix.lower() == ".zip"
         if not self.is_zip and not root.is_dir():
             raise DataError(f"{root} is neither a folder nor a zip archive.")
@@ -35,22 +38,13 @@ class FileTree:
         self._lock, self._owner = threading.Lock(), 0
         self._open: zipfile.ZipFile | None = None
 
-    def files(
-        self, under: str = "", suffixes: Collection[str] = IMAGE_SUFFIXES, deep: bool = True
-    ) -> list[str]:
-        """List names below `under` with one of these endings; numbers sort as numbers.
+    @cached_property
+    def pictures(self) -> list[str]:
+        """Lists images and label maps by name; numbers sort as numbers.
 
-        Hidden files and what macOS adds to archives are left out; `deep=False` looks only at the
-        folder itself. Empty where there is no such folder.
+        Hidden files and what macOS adds to archives are left out.
         """
-        prefix = f"{under.strip('/')}/" if under.strip("/") else ""
-        found = [
-            name
-            for name in self._names
-            if name.startswith(prefix)
-            and os.path.splitext(name)[1].lower() in suffixes
-            and (deep or "/" not in name[len(prefix) :])
-        ]
+        found = (n for n in self._names if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES)
         return sorted(found, key=natural_key)
 
     def has(self, name: str) -> bool:

@@ -1,11 +1,10 @@
-"""Pairs images and label maps by their names, in the layout that a benchmark comes in."""
+"""Pairs images and label maps by their names, in the layout that a data set comes in."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -17,21 +16,8 @@ from eomt_exp.data.files.tree import FileTree
 _log = logging.getLogger(__name__)
 
 
-class SearchTree:
-    """Lists the files of a folder or an archive that is searched."""
-
-    def __init__(self, tree: FileTree, name: str = "") -> None:
-        """`name` is "" for what the user pointed at; an archive inside it counts as a folder."""
-        self.tree, self.name = tree, name
-
-    @cached_property
-    def files(self) -> list[str]:
-        """Lists all images and label maps once: several patterns are held against them."""
-        return self.tree.files()
-
-
 class Found(NamedTuple):
-    """Holds the images of a benchmark and where they and their label maps are."""
+    """Holds the images of a data set and where they and their label maps are."""
 
     images: FileTree
     labels: FileTree
@@ -53,14 +39,15 @@ class Layout:
     def __init__(
         self,
         images: str,
-        labels: str,
+        labels: str | None,
         every: Literal["images", "labels"] = "images",
         only: Mapping[str, str] | None = None,
         take: Mapping[str, Sequence[str]] | None = None,
         leave: Mapping[str, Sequence[str]] | None = None,
         published: Sequence[str] = ("",),
     ) -> None:
-        """`every` is images where none may lack its label map, or labels where images may.
+        """`labels` None: none are published. `every` is images where none may lack its label map,
+        or labels where images may.
 
         No label map may lack its image. `only`: the options this layout has (split: validation).
         `take` and `leave`: split -> how the names of its images begin, or must not. `published`:
@@ -70,19 +57,20 @@ class Layout:
             raise UserError(f"every must be images or labels, got {every!r}.")
         self.images, self.labels, self.every = images, labels, every
         self._only, self._take, self._leave = dict(only or {}), dict(take or {}), dict(leave or {})
-        self._published = tuple(published)
-        for text in (images, labels):
+        self._published = () if labels is None else tuple(published)
+        for text in filter(None, (images, labels)):
             FilePattern(text)
 
     def describe(self, options: Mapping[str, str]) -> str:
         """Write the two patterns, and the options it is bound to, for messages."""
         bound = "".join(f" (only {key}={value})" for key, value in self._only.items())
-        return filled(f"{self.images} with {self.labels}{bound}", options)
+        labels = f" with {self.labels}" if self.labels else ""
+        return filled(f"{self.images}{labels}{bound}", options)
 
     def find(
         self,
-        images_in: Sequence[SearchTree],
-        labels_in: Sequence[SearchTree],
+        images_in: Sequence[FileTree],
+        labels_in: Sequence[FileTree],
         folders: Sequence[str],
         options: Mapping[str, str],
     ) -> Found | None:
@@ -96,9 +84,12 @@ class Layout:
         images = _matches(filled(self.images, options), images_in, folders)
         if images is None:
             return None
-        labels = _matches(filled(self.labels, options), labels_in, folders, near=images)
+        if self.labels is None:
+            labels: _Matches | None = images._replace(by_key={})
+        else:
+            labels = _matches(filled(self.labels, options), labels_in, folders, near=images)
         found = Found(images.tree, (labels or images).tree, [])
-        if labels is None or not self._have_a_pair(images, labels):
+        if labels is None or (self.labels and not self._have_a_pair(images, labels)):
             return found._replace(lack=self._without_labels(images, options))
         pairs = self._pairs(images, labels, options)
         folder = images.tree.location(images.base.rstrip("/"))
@@ -109,10 +100,10 @@ class Layout:
         if any(options.get(key) != value for key, value in self._only.items()):
             return False
         # Labels other than the usual ones must be asked for in the pattern, or they are not there.
-        return options.get("labels", "labels") == "labels" or "{labels}" in self.labels
+        return options.get("labels", "labels") == "labels" or "{labels}" in (self.labels or "")
 
     def _have_a_pair(self, images: _Matches, labels: _Matches) -> bool:
-        """Return whether an image of any split has a label map: else it is another benchmark."""
+        """Return whether an image of any split has a label map: else it is another data set."""
         return any(key in labels.by_key and self._is_published(key) for key in images.by_key)
 
     def _without_labels(self, images: _Matches, options: Mapping[str, str]) -> str:
@@ -121,7 +112,7 @@ class Layout:
         which = f" whose name begins with {begin}" if begin else ""
         return (
             f"{len(images.by_key)} images such as {images.tree.location(first)} are there, but of "
-            f"none{which} the label map {filled(self.labels, options)}."
+            f"none{which} the label map {filled(self.labels or '', options)}."
         )
 
     def _pairs(self, images: _Matches, labels: _Matches, options: Mapping[str, str]) -> list[Pair]:
@@ -131,12 +122,12 @@ class Layout:
             names = [*images.by_key, *lone_labels(truths, images.by_key)]
         keys = [key for key in names if self._is_in_split(key, options.get("split", ""))]
         pictures = _without_copies(images)
-        image, label = (FilePattern(filled(t, options)) for t in (self.images, self.labels))
+        image = FilePattern(filled(self.images, options))
         pairs = []
         for key in keys:
             truth = _only_one(labels.tree, key, truths.get(key, []))
-            if truth is None and self._is_published(key):
-                truth = labels.base + label.file(key)
+            if truth is None and self.labels and self._is_published(key):
+                truth = labels.base + FilePattern(filled(self.labels, options)).file(key)
             files = pictures.get(key, [images.base + image.file(key)])
             pairs += [Pair(file, truth, key) for file in files]
         return pairs
@@ -158,21 +149,21 @@ def filled(text: str, options: Mapping[str, str]) -> str:
 
 
 def _matches(
-    text: str, trees: Iterable[SearchTree], folders: Sequence[str], near: _Matches | None = None
+    text: str, trees: Iterable[FileTree], folders: Sequence[str], near: _Matches | None = None
 ) -> _Matches | None:
     """Find what fits the pattern in the folder of `near`, else in the first of `folders`."""
     pattern, best, best_rank = FilePattern(text), None, (True, len(folders))
-    for searched in trees:
+    for tree in trees:
         found: dict[str, dict[str, list[str]]] = {}
-        for file in searched.files:
+        for file in tree.pictures:
             if (match := pattern.match(file)) is not None:
                 found.setdefault(match.base, {}).setdefault(match.key, []).append(file)
         for base, by_key in found.items():
-            name = (PurePosixPath(base).name or searched.name).lower()
-            is_far = near is None or (searched.tree.root, base) != (near.tree.root, near.base)
+            name = (PurePosixPath(base).name or tree.name).lower()
+            is_far = near is None or (tree.root, base) != (near.tree.root, near.base)
             rank = (is_far, folders.index(name) if name in folders else len(folders))
             if name in folders and rank < best_rank:
-                best, best_rank = _Matches(searched.tree, base, by_key), rank
+                best, best_rank = _Matches(tree, base, by_key), rank
     return best
 
 

@@ -1,4 +1,4 @@
-"""Finds a benchmark in what the user pointed at: its folder, one above or its zip."""
+"""Finds a data set in what the user pointed at: its folder, one above or its zip."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eomt_exp.contracts import DataError
-from eomt_exp.data.anomaly_layouts import Found, Layout, SearchTree, filled
 from eomt_exp.data.files.decode import existing_folder, path_advice
+from eomt_exp.data.files.layouts import Found, Layout, filled
 from eomt_exp.data.files.tree import FileTree, first_few
 
 
 class SearchPaths(NamedTuple):
-    """Says where a benchmark is searched for."""
+    """Says where a data set is searched for."""
 
     root: str | Path | None
     images_root: str | Path | None  # holds images only: some label maps come without them
-    folders: Sequence[str]  # what the benchmark's own folder may be called; "" for the root itself
+    folders: Sequence[str]  # what the set's own folder may be called; "" for the root itself
     key: str  # of paths
-    option: str  # "benchmark.x", for messages
+    option: str  # "benchmark.x" or "data", for messages
 
 
 def find_layout(
@@ -30,12 +30,13 @@ def find_layout(
     DataError says which layouts there are and what was found instead. Archives that cannot be read
     may be other people's: they are named only then.
     """
-    root = existing_folder(paths.root, f"benchmark={paths.key}", key=paths.key, zips=True)
+    group = paths.option.partition(".")[0]
+    root = existing_folder(paths.root, f"{group}={paths.key}", key=paths.key, zips=True)
     folders = [filled(folder, options) for folder in paths.folders]
     lower = [folder.lower() for folder in folders]
-    trees = [SearchTree(FileTree(root))]
+    trees = [FileTree(root)]
     faults: list[str] = []
-    for images_in, labels_in in _trees_to_search(trees, paths, faults):
+    for images_in, labels_in in _trees_to_search(trees, paths, lower, faults):
         for layout in layouts.values():
             found = layout.find(images_in, labels_in, lower, options)
             if found is not None and found.pairs:
@@ -48,12 +49,12 @@ def find_layout(
 def _not_found(
     layouts: Mapping[str, Layout],
     paths: SearchPaths,
-    trees: Sequence[SearchTree],
+    trees: Sequence[FileTree],
     options: Mapping[str, str],
     faults: Sequence[str],
 ) -> str:
     known = "; ".join(f"{name}: {layout.describe(options)}" for name, layout in layouts.items())
-    root, named = trees[0].tree.root, [folder for folder in paths.folders if folder]
+    root, named = trees[0].root, [folder for folder in paths.folders if folder]
     below = f"a folder or zip in {root} called {' or '.join(named)}" if named else ""
     where = " or ".join(filter(None, [f"{root} itself" if "" in paths.folders else "", below]))
     chosen = ", ".join(f"{key}={value}" for key, value in options.items())
@@ -69,12 +70,12 @@ def _not_found(
     return " ".join(sentences)
 
 
-def _image_folders(trees: Sequence[SearchTree]) -> str:
+def _image_folders(trees: Sequence[FileTree]) -> str:
     folders: dict[str, list[str]] = {}
-    for searched in trees:
-        for file in searched.files:
+    for tree in trees:
+        for file in tree.pictures:
             folder, _, name = file.rpartition("/")
-            where = searched.tree.location(folder) if folder else str(searched.tree.root)
+            where = tree.location(folder) if folder else str(tree.root)
             folders.setdefault(where, []).append(name)
     if not folders:
         return "no images"
@@ -83,29 +84,34 @@ def _image_folders(trees: Sequence[SearchTree]) -> str:
 
 
 def _trees_to_search(
-    trees: list[SearchTree], paths: SearchPaths, faults: list[str]
-) -> Iterator[tuple[list[SearchTree], list[SearchTree]]]:
+    trees: list[FileTree], paths: SearchPaths, folders: Sequence[str], faults: list[str]
+) -> Iterator[tuple[list[FileTree], list[FileTree]]]:
     """Yield trees for images and for label maps, nearest first; the needless is never opened.
 
     Adds to `trees` and to `faults` what it finds on the way.
     """
     yield trees, trees
-    trees += _archives(trees[0].tree.root, faults)
+    trees += _archives(trees[0].root, folders, faults)
     yield trees, trees
     if _is_given(paths.images_root):
         second = _second_root(paths)
-        yield [*trees, SearchTree(FileTree(second)), *_archives(second, faults)], trees
+        yield [*trees, FileTree(second), *_archives(second, folders, faults)], trees
 
 
-def _archives(root: Path, faults: list[str]) -> list[SearchTree]:
-    """Open those in a folder that can be read; what is wrong with the others becomes a fault."""
+def _archives(root: Path, folders: Sequence[str], faults: list[str]) -> list[FileTree]:
+    """Open those in a folder, or in one of `folders` in it, that can be read.
+
+    What is wrong with the others becomes a fault.
+    """
     inside = sorted(root.iterdir()) if root.is_dir() else []
+    for folder in [path for path in inside if path.name.lower() in folders and path.is_dir()]:
+        inside += sorted(folder.glob("*.zip"))
     readable = []
     for path in inside:
         if path.suffix.lower() == ".zip" and path.is_file() and not path.name.startswith("."):
-            archive = SearchTree(FileTree(path), path.stem)
+            archive = FileTree(path, path.stem)
             try:
-                _ = archive.files
+                _ = archive.pictures
             except DataError as error:
                 faults.append(str(error))
             else:
