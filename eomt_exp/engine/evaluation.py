@@ -23,6 +23,7 @@ from eomt_exp.engine.score_store import ScoreStore
 from eomt_exp.evaluator.components import ComponentCounts
 from eomt_exp.evaluator.image_counts import ImageCounts
 from eomt_exp.evaluator.pixel import PixelCounts
+from eomt_exp.evaluator.pixel_arrays import KeyedPixels
 from eomt_exp.evaluator.semantic import ConfusionMatrix
 
 Read = Callable[[Sequence[int]], Iterator[LabelledImage]]  # positions -> their images, in order
@@ -167,8 +168,9 @@ class _FirstPass:
         return maps if self.settings.components is not None else {main: maps[main]}
 
     def _count(self, scorer: str, scores: np.ndarray, item: LabelledImage) -> None:
-        self.counts[scorer].update(scores, item.anomaly)
-        self.images[scorer].update(item.name, scores, item.anomaly)
+        pixels = KeyedPixels(scores, item.anomaly)
+        self.counts[scorer].add(pixels)
+        self.images[scorer].add(item.name, pixels)
         for write in self.exports.get(scorer, ()):
             write(item.name, scores)
 

@@ -17,6 +17,7 @@ from torch import Tensor, from_numpy, tensor
 
 from eomt_exp.evaluator import ranking as rank
 from eomt_exp.evaluator.pixel import PixelCounts
+from eomt_exp.evaluator.pixel_arrays import KeyedPixels
 from eomt_exp.evaluator.ranking import Floats, Ints, Ranking
 
 BITS = 18  # of the counts of one image, before they join the grid: the finest that it can be
@@ -32,7 +33,7 @@ PER_IMAGE = ("ap", "auroc", "fpr95")
 
 class _Image(NamedTuple):
     bins: Ints  # (G,) key >> shift, rising
-    counts: NDArray[np.int32]  # (G, 2) normal, anomaly
+    counts: NDArray[np.int32]  # (2, G) normal, anomaly
     metrics: Floats  # (3,) PER_IMAGE, of 2**BITS bins
 
 
@@ -64,16 +65,18 @@ class ImageCounts:
         """Count an image: scores (…) float, higher = more anomalous; anomaly (…) 0, 1 or void.
 
         Raises ValueError, and counts nothing, for a name that is counted already and wherever
-        PixelCounts.update does.
+        KeyedPixels does.
         """
+        self.add(name, KeyedPixels(scores, anomaly, self.void))
+
+    def add(self, name: str, pixels: KeyedPixels) -> None:
+        """Count an image whose keys are made already; ValueError for a name that is counted."""
         self._check_new([name])
-        alone = PixelCounts(BITS, self.void)
-        alone.update(scores, anomaly)
-        keys, ranking = alone.ranking()
-        bins = keys[::-1] >> alone.shift
-        counts = np.stack([ranking.negatives[::-1], ranking.positives[::-1]], axis=1)
+        alone = PixelCounts(BITS)
+        alone.add(pixels)
+        bins, counts = alone.filled()
         shift = max(alone.shift, self._shift)
-        image = _Image(bins, counts.astype(np.int32), _metrics(ranking))
+        image = _Image(bins, counts.astype(np.int32), _metrics(counts))
         image = _coarse(image, shift - alone.shift)
         self._add_images({name: image}, image.bins, shift)
 
@@ -93,7 +96,7 @@ class ImageCounts:
             "names": names.copy(),  # JSON in UTF-8
             "sizes": np.array([len(image.bins) for image in images], np.int64),
             "bins": np.concatenate([self._grid[:0], *(image.bins for image in images)]),
-            "counts": np.concatenate([np.empty((0, 2), np.int32), *(i.counts for i in images)]),
+            "counts": np.concatenate([np.empty((0, 2), np.int32), *(i.counts.T for i in images)]),
             "metrics": np.array([i.metrics for i in images]).reshape(-1, len(PER_IMAGE)),
         }
         grid = {"max_bins_shift": tensor([self.max_bins, self._shift])}
@@ -108,8 +111,8 @@ class ImageCounts:
         names = json.loads(arrays["names"].tobytes())
         fresh = ImageCounts(max_bins, self.void)
         if names:
-            columns = zip(*parts, arrays["metrics"], strict=True)
-            images = {name: _Image(*c) for name, c in zip(names, columns, strict=True)}
+            columns = zip(names, *parts, arrays["metrics"], strict=True)
+            images = {n: _Image(bins, counts.T, found) for n, bins, counts, found in columns}
             fresh._add_images(images, arrays["bins"], shift)
         self.__dict__.update(fresh.__dict__)
 
@@ -120,7 +123,7 @@ class ImageCounts:
         """
         images = [self._images[name] for name in self.names]
         found = np.array([image.metrics for image in images]).reshape(-1, len(PER_IMAGE))
-        totals = np.array([i.counts.sum(axis=0, dtype=np.int64) for i in images]).reshape(-1, 2)
+        totals = np.array([i.counts.sum(axis=1, dtype=np.int64) for i in images]).reshape(-1, 2)
         pixels = {"positives": totals[:, 1], "negatives": totals[:, 0]}
         return dict(zip(PER_IMAGE, found.T, strict=True)) | pixels
 
@@ -157,7 +160,7 @@ class ImageCounts:
             some = [self._images[name] for name in names[start : start + step]]
             dense = np.zeros((2, len(some), len(self._grid)))
             for row, image in enumerate(some):
-                dense[:, row, np.searchsorted(self._grid, image.bins)] = image.counts.T
+                dense[:, row, np.searchsorted(self._grid, image.bins)] = image.counts
             totals += rows[:, start : start + step] @ dense
         return totals[1, :, ::-1], totals[0, :, ::-1]
 
@@ -168,9 +171,10 @@ class ImageCounts:
     def _add_images(self, images: dict[str, _Image], grid: Ints, shift: int) -> None:
         """Hold these images too, and coarsen until all together touch few enough bins."""
         common = max(self._shift, shift)
-        union = np.union1d(self._grid >> (common - self._shift), grid >> (common - shift))
+        both = [self._grid >> (common - self._shift), grid >> (common - shift)]
+        union = _distinct(np.sort(np.concatenate(both), kind="stable"))  # fast on rising runs
         while len(union) > self.max_bins:
-            union, common = np.unique(union >> 1), common + 1
+            union, common = _distinct(union >> 1), common + 1
         if common > self._shift:
             for name, image in self._images.items():
                 self._images[name] = _coarse(image, common - self._shift)
@@ -179,17 +183,25 @@ class ImageCounts:
         self._grid, self._shift = union, common
 
 
+def _distinct(rising: Ints) -> Ints:
+    return rising[np.diff(rising, prepend=-1) > 0]
+
+
 def _coarse(image: _Image, by: int) -> _Image:
     """Put the image into bins that ignore `by` more bits."""
     if not by or not len(image.bins):
         return image
     bins = image.bins >> by
     starts = np.flatnonzero(np.diff(bins, prepend=-1))
-    counts = np.add.reduceat(image.counts, starts, axis=0, dtype=np.int32)
+    counts = np.add.reduceat(image.counts, starts, axis=1, dtype=np.int32)
     return image._replace(bins=bins[starts], counts=counts)
 
 
-def _metrics(ranking: Ranking) -> Floats:
-    if not (ranking.positives.any() and ranking.negatives.any()):
+def _metrics(counts: Ints) -> Floats:
+    """(2, G) -> PER_IMAGE (3,); NaN without a positive or without a negative."""
+    # Floats, which are exact here, save the conversions in each formula.
+    negatives, positives = counts[:, ::-1].astype(np.float64, order="C")
+    if not (positives.any() and negatives.any()):
         return np.full(len(PER_IMAGE), np.nan)
+    ranking = Ranking.of(positives, negatives)
     return np.array([POOLED[metric](ranking) for metric in PER_IMAGE])

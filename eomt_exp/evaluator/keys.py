@@ -7,6 +7,8 @@ to 1 is written by the bits of its distance to 1, which float32 holds exactly (S
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,16 +17,27 @@ HALF, ONE, INFINITY = 0x3F000000, 0x3F800000, 0x7F800000  # bits of these floats
 STRETCH = 0x0B800000  # by how much 1 moves up, past 2 * HALF - bits of 2**-24
 ZERO = INFINITY + STRETCH  # the key of 0, so that -inf has key 0
 TOP = 2 * ZERO  # the key of inf
-NUM_PAGES = (TOP >> PAGE_BITS) + 1
+NUM_PAGES, ZERO_PAGE = (TOP >> PAGE_BITS) + 1, ZERO >> PAGE_BITS
+MODERATE = 2.0**100  # scores below it have keys within 2**31 of ZERO
 
 
 def to_keys(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return keys (…) in 0 .. TOP of scores (…) without NaN; -0.0 and 0.0 have one key."""
-    size = np.abs(scores)
-    bits = size.view(np.int32).astype(np.int64)
-    to_one = (np.float32(1) - size).view(np.int32)
-    bits = np.where(bits >= ONE, bits + STRETCH, np.where(bits > HALF, 2 * HALF - to_one, bits))
-    return ZERO + np.where(scores < 0, -bits, bits)
+    return ZERO + centred_keys(scores, np.int64)
+
+
+def centred_keys(scores: NDArray[np.float32], kind: type) -> Any:
+    """Return key - ZERO (…) of scores (…) without NaN; int32 holds it for scores below MODERATE."""
+    raw = scores.view(np.int32)
+    bits: Any = (raw & 0x7FFFFFFF).astype(kind, copy=False)
+    to_one = (np.float32(1) - np.abs(scores)).view(np.int32)
+    moved = kind(2 * HALF) - to_one.astype(kind, copy=False)
+    np.copyto(moved, bits + kind(STRETCH), where=bits >= ONE)
+    np.copyto(bits, moved, where=bits > HALF)
+    sign = raw >> 31  # -1 where negative: (bits ^ -1) + 1 is -bits
+    bits ^= sign
+    bits -= sign
+    return bits
 
 
 def to_score(key: int) -> float:

@@ -17,11 +17,10 @@ from torch import Tensor, from_numpy
 
 from eomt_exp.evaluator import operating_points
 from eomt_exp.evaluator import ranking as rank
-from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, to_keys, to_score
-from eomt_exp.evaluator.pixel_arrays import counted_pixels, float32_array, integer_array
-from eomt_exp.evaluator.ranking import Floats, Ints, PixelCurves, Ranking
+from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, ZERO, to_score
+from eomt_exp.evaluator.pixel_arrays import KeyedPixels
+from eomt_exp.evaluator.ranking import Counts, Floats, Ints, PixelCurves, Ranking
 
-CHUNK = 1 << 18  # pixels counted at a time: the temporaries stay in the cache
 METRICS = (
     *("ap", "ap_bound", "auroc", "fpr95", "tie_fraction", "f1_star", "f1_threshold"),
     *("ap_trapezoid", "fpr95_interpolated", "fpr95_nearest"),
@@ -33,8 +32,8 @@ class PixelCounts:
     """Counts how many anomalous and normal pixels had which score; metrics follow from that.
 
     The state depends on the pixels alone, never on their order or on how they were sharded:
-    merging shards gives the very numbers of one run. Memory: 2**(bits + 4) bytes when full
-    (64 MiB by default), and less while few pages are touched.
+    merging shards gives the very numbers of one run. Memory: 2**(bits + 3) bytes when full
+    (32 MiB by default), less while few pages are touched, and twice that from 2**31 pixels on.
     """
 
     def __init__(self, bits: int = 22, void: int = 255) -> None:
@@ -44,37 +43,39 @@ class PixelCounts:
         self.bits, self.void = bits, void
         self.shift = 0  # low bits of a key that all bins ignore
         self._pages = np.empty(0, np.int64)  # in order of discovery
-        self._row = np.full(NUM_PAGES, -1, np.int64)  # page -> its index in _pages
-        self._bins = np.zeros((1 << bits, 2), np.int64)  # (normal, anomaly); mapped when touched
+        self._row = np.full(NUM_PAGES, -1, np.int32)  # page -> its index in _pages
+        # Normal, then anomaly; mapped when touched. int64 once there are pixels to need it.
+        self._bins: Counts = np.zeros((2, 1 << bits), np.int32)
+        self._pixels = 0
         self._low, self._high = 1 << 33, -1  # extreme keys seen
 
     def update(self, scores: np.ndarray | Tensor, anomaly: np.ndarray | Tensor) -> None:
         """Count pixels: scores (…) float, higher = more anomalous; anomaly (…) 0, 1 or void.
 
-        Scores are rounded to float32; -inf and inf are scores like any other, and -0.0 is 0.0.
-        Raises ValueError, and counts nothing, where shapes differ, a label is none of the three,
-        or a pixel that counts has NaN for a score.
+        Raises ValueError, and counts nothing, where KeyedPixels does.
         """
-        values, labels = float32_array(scores), integer_array(anomaly)
-        if values.shape != labels.shape:
-            shapes = f"scores {values.shape} and anomaly {labels.shape}"
-            raise ValueError(f"{shapes} must agree; resize the scores to the labels first.")
-        keep = counted_pixels(values, labels, self.void)
-        values, labels = values[keep], labels[keep]
-        labels = labels.astype(np.uint8, copy=False)
-        for start in range(0, values.size, CHUNK):
-            part = slice(start, start + CHUNK)
-            self._count(to_keys(values[part]), labels[part])
+        self.add(KeyedPixels(scores, anomaly, self.void))
+
+    def add(self, pixels: KeyedPixels) -> None:
+        """Count pixels whose keys are made already."""
+        if not pixels.keys.size:
+            return
+        self._add_pages(pixels.pages, pixels.keys.size)
+        self._low = min(self._low, int(pixels.keys.min()) + ZERO)
+        self._high = max(self._high, int(pixels.keys.max()) + ZERO)
+        bins, one = self._bins.reshape(-1), self._bins.dtype.type(1)
+        for places in pixels.places(self._row, self.shift, self.bits):
+            np.add.at(bins, places, one)  # in place, faster than bincount: few bins are met
 
     def merge(self, other: PixelCounts) -> None:
         """Add the counts of another shard; exact, and independent of the order."""
         if self.bits != other.bits:
             raise ValueError(f"cannot merge bits={other.bits} into bits={self.bits}; use one.")
-        self._add_pages(other._pages)
+        self._add_pages(other._pages, other._pixels)
         per_page = 1 << (PAGE_BITS - self.shift)
-        added = other._used().reshape(-1, 1 << (self.shift - other.shift), 2).sum(axis=1)
-        pages = self._used().reshape(-1, per_page, 2)  # a view, so that += reaches the bins
-        pages[self._row[other._pages]] += added.reshape(-1, per_page, 2)
+        added = other._used().reshape(2, -1, 1 << (self.shift - other.shift)).sum(axis=2)
+        pages = self._used().reshape(2, -1, per_page)  # a view, so that += reaches the bins
+        pages[:, self._row[other._pages]] += added.reshape(2, -1, per_page)
         self._low, self._high = min(self._low, other._low), max(self._high, other._high)
 
     def __add__(self, other: PixelCounts) -> PixelCounts:
@@ -86,36 +87,36 @@ class PixelCounts:
     def state_dict(self) -> dict[str, Tensor]:
         """Return tensors to save or gather; equal pixels give equal ones, whatever their order."""
         order = np.argsort(self._pages)
+        bins = self._used().reshape(2, -1, 1 << (PAGE_BITS - self.shift))[:, order]
         arrays = {
             "bits_low_high": np.array([self.bits, self._low, self._high]),
             "pages": self._pages[order],
-            "bins": self._used().reshape(-1, 1 << (PAGE_BITS - self.shift), 2)[order],
+            "bins": np.stack([*bins], axis=-1).astype(np.int64),
         }
         return {name: from_numpy(array) for name, array in arrays.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Become what state_dict() described; what was counted here is dropped."""
-        bits, low, high = state["bits_low_high"].tolist()
-        fresh = PixelCounts(bits, self.void)
-        fresh._add_pages(state["pages"].cpu().numpy())
-        fresh._used()[:] = state["bins"].cpu().numpy().reshape(-1, 2)
-        fresh._low, fresh._high = low, high
-        self.__dict__.update(fresh.__dict__)
+        arrays = {name: value.cpu().numpy() for name, value in state.items()}
+        bins = arrays["bins"].reshape(-1, 2)
+        self._restore(arrays["bits_low_high"], arrays["pages"], slice(len(bins)), bins.T)
 
     def __getstate__(self) -> dict[str, Any]:
         # To another process go the bins that hold a pixel, not the memory of all of them.
-        state = self.state_dict()
-        bins = state.pop("bins").numpy().reshape(-1, 2)
-        filled = np.flatnonzero(bins.any(axis=1))
-        return {"void": self.void, "state": state, "filled": filled, "counts": bins[filled]}
+        used, ends = self._used(), np.array([self.bits, self._low, self._high])
+        filled = np.flatnonzero((used[0] | used[1]).astype(bool))
+        return {"void": self.void, "state": (ends, self._pages, filled, used.take(filled, axis=1))}
 
     def __setstate__(self, packed: dict[str, Any]) -> None:
-        state = packed["state"]
-        bits = int(state["bits_low_high"][0])
-        self.__init__(bits, packed["void"])  # type: ignore[misc]
-        self._add_pages(state["pages"].numpy())
-        self._used()[packed["filled"]] = packed["counts"]
-        self._low, self._high = state["bits_low_high"][1:].tolist()
+        self.void = packed["void"]
+        self._restore(*packed["state"])
+
+    def _restore(self, bits_low_high: Ints, pages: Ints, where: Any, counts: Counts) -> None:
+        bits, low, high = bits_low_high.tolist()
+        self.__init__(bits, self.void)  # type: ignore[misc]
+        self._add_pages(pages, int(counts.sum()))
+        self._bins[:, where] = counts
+        self._low, self._high = low, high
 
     def results(self) -> dict[str, float]:
         """Return the metrics; all but the counts are NaN without a positive or without a negative.
@@ -135,7 +136,7 @@ class PixelCounts:
         tnr_at_tpr95: 1 - fpr95
         positives, negatives: pixels of either kind
         """
-        negatives, positives = (int(total) for total in self._used().sum(axis=0))
+        negatives, positives = self._used().sum(axis=1, dtype=np.int64).tolist()
         metrics = dict.fromkeys(METRICS, float("nan"))
         if positives and negatives:
             keys, ranking = self.ranking()
@@ -150,7 +151,7 @@ class PixelCounts:
 
     def curves(self, points: int = 400) -> PixelCurves:
         """Return about `points` points to plot, see thinned_curves; none where metrics are NaN."""
-        if not self._used().any(axis=0).all():
+        if not self._used().any(axis=1).all():
             return PixelCurves(*(np.empty(0) for _ in PixelCurves._fields))
         return rank.thinned_curves(self.ranking()[1], points)
 
@@ -191,26 +192,26 @@ class PixelCounts:
 
     def ranking(self) -> tuple[Ints, Ranking]:
         """Return the lowest key (G,) of each bin with a pixel, and those bins, highest first."""
-        width = PAGE_BITS - self.shift
-        order = np.argsort(self._pages)
-        bins = self._used().reshape(-1, 1 << width, 2)[order].reshape(-1, 2)
-        filled = np.flatnonzero(bins[:, 0] | bins[:, 1])[::-1]  # any(axis=1) takes longer
-        numbers = self._pages[order][filled >> width] << width | filled & ((1 << width) - 1)
-        return numbers << self.shift, Ranking.of(bins[filled, 1], bins[filled, 0])
+        bins, (negatives, positives) = self.filled()
+        return bins[::-1] << self.shift, Ranking.of(positives[::-1], negatives[::-1])
 
-    def _count(self, keys: Ints, labels: np.ndarray) -> None:
-        pages = keys >> PAGE_BITS
-        self._add_pages(pages)
-        self._low, self._high = min(self._low, int(keys.min())), max(self._high, int(keys.max()))
-        entries = (keys & ((1 << PAGE_BITS) - 1)) >> self.shift
-        bins = self._row[pages] << (PAGE_BITS - self.shift) | entries
-        np.add.at(self._bins.reshape(-1), bins << 1 | labels, 1)  # faster than bincount: in place
+    def filled(self) -> tuple[Ints, Ints]:
+        """Return key >> shift (G,) of the bins with a pixel, rising; (2, G) normal, anomalous."""
+        width, order = PAGE_BITS - self.shift, np.argsort(self._pages)
+        bins: Counts = self._used().reshape(2, -1, 1 << width)
+        if (order[1:] < order[:-1]).any():
+            bins = bins[:, order]
+        bins = bins.reshape(2, -1)
+        filled = np.flatnonzero((bins[0] | bins[1]).astype(bool))  # of bool it is much faster
+        before = (self._pages[order] - np.arange(len(order))) << width  # bins of untouched pages
+        return before[filled >> width] + filled, bins.take(filled, axis=1).astype(np.int64)
 
-    def _add_pages(self, pages: np.ndarray) -> None:
-        """Hold these pages too, and coarsen until all of them fit."""
-        touched = np.zeros(NUM_PAGES, bool)
-        touched[pages] = True
-        new = np.flatnonzero(touched & (self._row < 0))
+    def _add_pages(self, pages: Ints, pixels: int) -> None:
+        """Make room for this many pixels on these pages, and coarsen until all pages fit."""
+        self._pixels += pixels
+        if self._pixels > np.iinfo(self._bins.dtype).max:
+            self._bins = self._bins.astype(np.int64)
+        new = pages[self._row[pages] < 0]
         shift, total = self.shift, len(self._pages) + len(new)
         while total << (PAGE_BITS - shift) > 1 << self.bits:
             shift += 1
@@ -220,13 +221,12 @@ class PixelCounts:
 
     def _coarsen(self, shift: int) -> None:
         """Let bins ignore `shift` low bits; new pages can only raise it, so no order matters."""
-        if shift == self.shift:
-            return
-        used = self._used()
-        sums = used.reshape(-1, 1 << (shift - self.shift), 2).sum(axis=1)
-        used[: len(sums)], used[len(sums) :] = sums, 0
-        self.shift = shift
+        while self.shift < shift:
+            used = self._used()
+            half = used.shape[1] // 2
+            used[:, :half], used[:, half:] = used[:, ::2] + used[:, 1::2], 0
+            self.shift += 1
 
     def _used(self) -> Ints:
-        """Return a view of the bins in use, (pages * bins per page, 2)."""
-        return self._bins[: len(self._pages) << (PAGE_BITS - self.shift)]
+        """Return a view of the bins in use, (2, pages * bins per page)."""
+        return self._bins[:, : len(self._pages) << (PAGE_BITS - self.shift)]
