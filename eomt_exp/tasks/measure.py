@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import Subset
 
 from eomt_exp import runs
+from eomt_exp.config_keys import Role, of_roles
 from eomt_exp.contracts import ImageSet, LabelledImage
 from eomt_exp.data.loader import image_loader
 from eomt_exp.data.resized import Resized
@@ -157,14 +159,13 @@ class Measurement:
 
     def _needs(self, model: Candidate, images: ImageSets, name: str) -> dict[str, Any]:
         """Return all that could change a cell, as JSON gives it back."""
-        kept = ("bits", "resamples", "operating_fpr", "figures", "exports")
         facts = {key: value for key, value in model.facts.items() if key != "weights"}
         needs = {
             "format": FORMAT,
             "code": self.code,  # another commit may count otherwise
             "model": facts,  # by the hash of its weights, wherever they lie
             "protocol": runs.plain(OmegaConf.structured(self.protocol)),
-            "evaluator": {key: getattr(self.evaluator, key) for key in kept},
+            **of_roles({"evaluator": asdict(self.evaluator)}, Role.judging, Role.reporting),
             "images": images.contents[name].sha256,
             "component_sizes": component_sizes(images.benchmarks.get(name)),
         }
