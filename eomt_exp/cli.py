@@ -25,9 +25,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from eomt_exp import jobs, schema
+from eomt_exp.config_keys import RANK_OVERRIDES
 from eomt_exp.files import LOCK
 from eomt_exp.paths import asset_dir
-from eomt_exp.run_folders import RANK_OVERRIDES, choose, run_folders
+from eomt_exp.run_folders import choose, run_folders
 from eomt_exp.signals import stop_signals
 
 USER_ERROR = 2  # exit code for wrong input, as for wrong arguments

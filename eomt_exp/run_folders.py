@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from eomt_exp.config_keys import OF_A_TRY
 from eomt_exp.files import LOCK, hold_lock, is_locked, write_text
-
-RANK_OVERRIDES = ("hydra.output_subdir=null", "hydra/job_logging=none")  # all ranks but the first
 
 
 class RunFolders:
@@ -111,8 +110,7 @@ def _unfinished(outputs: Path) -> Path | None:
 
 
 def _pointer(outputs: Path) -> Path:
-    left_out = ("resume=", *RANK_OVERRIDES)
-    overrides = sorted(one for one in sys.argv[1:] if not one.startswith(left_out))
+    overrides = sorted(one for one in sys.argv[1:] if not one.startswith(OF_A_TRY))
     digest = hashlib.sha256("\0".join(overrides).encode()).hexdigest()[:16]
     return outputs / ".unfinished" / f"{digest}.json"
 

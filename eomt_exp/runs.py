@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from eomt_exp.build import build, build_all
+from eomt_exp.config_keys import NEUTRAL, SETTINGS, Role, of_roles
 from eomt_exp.contracts import CheckpointError, UserError
 from eomt_exp.engine.detector import Detector
 from eomt_exp.files import write_text
@@ -25,18 +26,6 @@ CONFIG = "config.yaml"
 METRICS = "metrics.json"
 STATES = "checkpoints"
 
-# What may differ between two tries of one run: it does not touch the weights. A recipe only counts
-# through the keys that read it, and the pasted objects through outlier_exposure. What a run is
-# validated on while it trains may stop it, but not change it.
-_FREE = (
-    *("resume", "task", "tracking", "paths", "evaluator", "protocol", "benchmark", "tuning"),
-    *("tuned_on", "scorer", "score"),
-    *("recipe", "data.val", "data.outliers", "data.val_outliers", "data.cache"),
-    *("trainer.num_workers", "trainer.log_every", "trainer.keep_checkpoints"),
-    "trainer.validate_every",
-)
-# Keys younger than the runs that lack them, with the values that are as if there were none.
-_NEUTRAL = {"trainer.images_per_epoch": None, "known": None}
 # Classes that run folders name and that are gone: one has moved, of the others conf/data/ says what
 # they said.
 _MOVED = {"eomt_exp.data.anomaly_layouts.Layout": "eomt_exp.data.files.layouts.Layout"}
@@ -45,8 +34,6 @@ _REPLACED = {
     "eomt_exp.data.cityscapes.Cityscapes": "cityscapes",
     "eomt_exp.data.bdd100k.BDD100K": "bdd100k",
 }
-# How weights are loaded, which only matters where there are some to begin with.
-_LOADING = ("checkpoint", "strict", "load_class_head", "delta_weights")
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -55,25 +42,21 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def training_settings(cfg: DictConfig) -> dict[str, Any]:
-    """Return what decides the weights of a run: everything but tracking, reading and reporting."""
-
-    def counts(key: str, value: Any) -> bool:
-        return key not in _FREE and not (key in _NEUTRAL and value == _NEUTRAL[key])
-
-    return {
-        key: {k: v for k, v in value.items() if counts(f"{key}.{k}", v)}
-        if isinstance(value, dict)
-        else value
-        for key, value in plain(cfg).items()
-        if counts(key, value)
-    }
+    """Return what a run must keep from one try to the next: its name and what decides weights."""
+    found = of_roles(plain(cfg), *SETTINGS)
+    for key, neutral in NEUTRAL.items():
+        group, _, name = key.rpartition(".")
+        settings = found.get(group, {}) if group else found
+        if settings.get(name) == neutral:
+            settings.pop(name, None)
+    return found
 
 
 def content_key(cfg: DictConfig, besides: Sequence[str] = ()) -> str:
     """Name runs of equal training settings; `besides` the run's name these keys may differ."""
     found = training_settings(cfg)
-    ignored = ("name", *besides) if found.get("checkpoint") else ("name", *besides, *_LOADING)
-    kept = {k: v for k, v in found.items() if k not in ignored}
+    roles = (Role.weights, Role.loading) if found.get("checkpoint") else (Role.weights,)
+    kept = {k: v for k, v in of_roles(found, *roles).items() if k not in besides}
     text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eomt_exp import runs
 from eomt_exp.build import build
+from eomt_exp.config_keys import OF_A_TRY, Role, of_roles
 from eomt_exp.contracts import UserError
 from eomt_exp.schema import StudyConfig, typed
 from eomt_exp.studies.ledger import Ledger
@@ -39,7 +40,7 @@ class Plan:
                 "nothing is searched: write hydra.sweeper.params, or type "
                 "'optim.lr=tag(log, interval(1e-4, 1e-2))'."
             )
-        self.fixed = [one for one in fixed if not one.lstrip("+").startswith("resume=")]
+        self.fixed = [one for one in fixed if not one.lstrip("+").startswith(OF_A_TRY)]
         self.cfg = self.compose(fixed)  # what every job has in common; the values go on top of it
         self.is_grid = given.sampler.get("_target_") == GRID
         if not self.cfg.resume:
@@ -72,7 +73,8 @@ class Plan:
         plain = runs.plain(job)
         score = str(plain["score"])
         judged_by = {"score": score, "scorer": {score: plain["scorer"].get(score)}}
-        fixed = runs.flat(runs.training_settings(job)) | runs.flat(judged_by | _judging(plain))
+        judged_by |= of_roles(plain, Role.judging)
+        fixed = runs.flat(runs.training_settings(job)) | runs.flat(judged_by)
         return {
             "space": dict(self.space.fingerprint()),
             "objective": dict(self.settings.directions),
@@ -122,7 +124,7 @@ class Plan:
             if not any(_has(cfg, key) for cfg in composed):
                 raise UserError(f"{where}: there is no key {key}.")
         # The easiest images and protocol would win.
-        judging = [_judging(runs.plain(without_hydra(cfg))) for cfg in composed]
+        judging = [of_roles(runs.plain(without_hydra(cfg)), Role.judging) for cfg in composed]
         changed = [line for other in judging for line in runs.differences(judging[0], other)]
         if changed:
             raise UserError(
@@ -162,16 +164,6 @@ def _check_task(settings: StudyConfig, cfg: DictConfig) -> None:
                 "benchmark@tuning=pasted_validation 'hydra.sweeper.objective=[maximize val/ap]'; a "
                 "benchmark of the evaluation would no longer be a test."
             )
-
-
-def _judging(job: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of a plain configuration that says how trials are judged."""
-    return {
-        "tuning": job["tuning"],
-        "data": {"val": job["data"]["val"]},
-        "protocol": job["protocol"],
-        "evaluator": {"bits": job["evaluator"]["bits"]},
-    }
 
 
 def _value(cfg: DictConfig, key: str) -> Any:

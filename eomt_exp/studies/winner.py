@@ -17,17 +17,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from eomt_exp import runs
+from eomt_exp.config_keys import OF_A_STUDY, Role, is_under, role_of
 from eomt_exp.files import write_text
 from eomt_exp.studies.plan import Plan, without_hydra
 
 FOLDER = "best"  # in the study's folder; what --config-dir is given
-# About this machine, the study or the name of the run, not about what the run does.
-_LEFT_OUT = ("hydra", "sweep", "experiment", "tracking", "paths", "resume", "name", "tuned_on")
-# The winner trains and is evaluated as its experiment is, unless something else was typed.
-_OF_THE_STUDY = (
-    *("tuning", "benchmark", "evaluator", "debug"),
-    *("trainer.epochs", "trainer.images_per_epoch", "trainer.validate_every"),
-)
 _MERGED = ("loss", "scorer")  # groups of which several options are chosen
 
 
@@ -96,7 +90,6 @@ def _flat(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _is_left_out(key: str, typed: Collection[str]) -> bool:
-    def is_under(parts: Collection[str]) -> bool:
-        return any(re.match(rf"{re.escape(part)}([./@]|$)", key) for part in parts)
-
-    return is_under(_LEFT_OUT) or (is_under(_OF_THE_STUDY) and not is_under(typed))
+    if role_of(key) in (Role.place, Role.naming):  # what the run is called, not what it does
+        return True
+    return is_under(key, OF_A_STUDY) and not is_under(key, typed)

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from eomt_exp import runs
+from eomt_exp.config_keys import OF_A_RUN, OF_A_RUN_UNLESS_TYPED
 from eomt_exp.contracts import UserError
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import (
@@ -178,11 +179,10 @@ def _as_trained(cfg: DictConfig) -> DictConfig:
         return cfg
     trained = runs.load_config(Path(cfg.checkpoint))
     typed = {one.lstrip("+~").split("=")[0].split(".")[0] for one in _typed()}
-    own = ["model", "backbone", "seed"]
     if ignored := typed & {"model", "backbone"}:
         parts = " and ".join(sorted(ignored))
         print(f"{cfg.checkpoint} has its own {parts}; what was typed is for weights from elsewhere")
-    own += [group for group in ("scorer", "score", "benchmark") if group not in typed]
+    own = [*OF_A_RUN, *(key for key in OF_A_RUN_UNLESS_TYPED if key not in typed)]
     if cfg.data.name != trained.data.name:
         own.append("data")
     with open_dict(cfg):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import Subset
 
 from eomt_exp import runs
+from eomt_exp.config_keys import Role, of_roles
 from eomt_exp.contracts import ImageSet, LabelledImage
 from eomt_exp.data.loader import image_loader
 from eomt_exp.data.resized import Resized
@@ -157,7 +159,6 @@ class Measurement:
 
     def _needs(self, model: Candidate, images: ImageSets, name: str) -> dict[str, Any]:
         """Return all that could change a cell, as JSON gives it back."""
-        kept = ("bits", "resamples", "operating_fpr", "figures", "exports")
         facts = {key: value for key, value in model.facts.items() if key != "weights"}
         benchmark = images.benchmarks.get(name)
         needs = {
@@ -165,7 +166,7 @@ class Measurement:
             "code": self.code,  # another commit may count otherwise
             "model": facts,  # by the hash of its weights, wherever they lie
             "protocol": runs.plain(OmegaConf.structured(self.protocol)),
-            "evaluator": {key: getattr(self.evaluator, key) for key in kept},
+            **of_roles({"evaluator": asdict(self.evaluator)}, Role.judging, Role.reporting),
             "images": images.contents[name].sha256,
             "component_sizes": benchmark.component_sizes if benchmark else None,
         }

@@ -11,19 +11,10 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from eomt_exp import runs
+from eomt_exp.config_keys import OF_ALL_STAGES
 from eomt_exp.engine.device import agreed, is_first_process
 from eomt_exp.schema import DataConfig
 from eomt_exp.weights.weight_files import WEIGHTS
-
-# What a semantic EoMT shares with whatever begins with it; the rest is its own experiment's.
-_SHARED = (
-    *("data", "recipe", "backbone", "model", "augmentation", "paths"),
-    *("protocol", "evaluator", "benchmark"),
-)
-_SHARED_KEYS = (
-    *("seed", "tracking.enabled", "tracking.uri", "tracking.artifacts"),
-    *("trainer.device", "trainer.precision", "trainer.num_workers"),
-)
 
 
 def find_or_train(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) -> Path:
@@ -55,10 +46,10 @@ def semantic_config(cfg: DictConfig) -> DictConfig:
     """
     semantic = compose("config", overrides=["+experiment=semantic"])
     with open_dict(semantic):
-        for group in _SHARED:
-            semantic[group] = cfg[group]  # with its interpolations, which find their new home
-        for key in _SHARED_KEYS:
-            OmegaConf.update(semantic, key, OmegaConf.select(cfg, key))
+        for key in OF_ALL_STAGES:
+            group, _, name = key.rpartition(".")
+            to, given = (semantic[group], cfg[group]) if group else (semantic, cfg)
+            to[name] = given[name]  # a group with its interpolations, which find their new home
         if cfg.known is not None:
             semantic.data = OmegaConf.merge(OmegaConf.structured(DataConfig), cfg.known)
     return semantic

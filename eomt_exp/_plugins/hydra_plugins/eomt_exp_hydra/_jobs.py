@@ -16,10 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-# A job's folder and mode are said by the launcher, its environment is set from its first line, and
-# a study's address may hold a password, which any user could read in the list of processes.
-_KEYS = ("mode=", "run.", "sweep.", "job.env_set.", "sweeper.storage=")
-_NOT_FOR_JOBS = tuple(f"hydra.{key}" for key in _KEYS)
+from eomt_exp.config_keys import NOT_FOR_JOBS
+
 _composing = threading.Lock()  # Hydra's state is for one thread at a time
 
 
@@ -61,7 +59,7 @@ def job_overrides(overrides: Iterable[str], folder: Path, number: int) -> list[s
 
     Those about sweeper and launcher stay: a file of sweeps/ may set keys that only these have.
     """
-    kept = [one for one in overrides if not one.lstrip("+~").startswith(_NOT_FOR_JOBS)]
+    kept = [one for one in overrides if not one.lstrip("+~").startswith(NOT_FOR_JOBS)]
     path = QuotedString(str(folder), Quote.single).with_quotes()
     own = (f"run.dir={path}", "mode=RUN", f"job.num={number}", f"job.id={number}")
     return [*kept, *(f"hydra.{one}" for one in own)]
