@@ -256,8 +256,8 @@ class Exposure(Protocol):
     def __call__(self, image: LabelledImage, rng: np.random.Generator) -> LabelledImage:
         """Return the image with outliers or as it came, without writing to its arrays.
 
-        Pixels of an outlier get anomaly 1 and the label VOID, or K where they are a class. Every
-        draw comes from `rng`, so that a resumed run sees the same images.
+        Pixels of an outlier get anomaly 1 and the label VOID; where outliers are a class, training
+        labels them K. All draws come from `rng`, so that a resumed run sees the same images.
         """
 
 

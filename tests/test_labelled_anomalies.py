@@ -22,7 +22,9 @@ from eomt_exp.contracts import (
     NORMAL,
     VOID,
     Exposure,
+    ImageSet,
     LabelledImage,
+    OutlierPool,
     OutlierTarget,
     Target,
 )
@@ -80,7 +82,7 @@ def known(root: Path, count: int) -> Path:
     return root
 
 
-class Square:
+class Square(OutlierPool):
     """A pool of one white square."""
 
     def __len__(self) -> int:
@@ -97,7 +99,7 @@ def white_squares(target: OutlierTarget) -> CutPaste:
     )  # fmt: skip
 
 
-class Scenes:
+class Scenes(ImageSet):
     """Two images with labelled anomalies; of the second the known classes are labelled too."""
 
     num_classes, class_names, labels_anomalies = K, ("",) * K, True
@@ -192,7 +194,7 @@ def test_images_without_known_classes_say_nothing_about_masks(dtype: torch.dtype
     assert output.mask_logits.grad.abs().sum() == 0
 
 
-class FadedSegments:
+class FadedSegments(OutlierPool):
     """Blends the segment of another picture in: a second exposure, made from its protocol alone.
 
     It is its own pool: a folder of pictures, each with a mask of what is foreign in it.

@@ -102,21 +102,25 @@ class Augmentation:
         by what share a factor may leave 1, `hue` how far the colour circle may turn (0.5 = half).
         UserError for what cannot work.
         """
-        self.image_size = _checked_size(image_size)
-        crop = ScaledCrop(self.image_size, _checked_range("scale", scale), random_crop)
+        if len(image_size) != 2 or min(image_size) < 1:
+            raise UserError(f"image_size must be [height, width] in pixels, got {image_size}.")
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+            raise UserError(f"scale must be [lowest, highest], both above 0, got {scale}.")
+        colours = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+        shares = colours | {"flip": flip, "blur": blur, "noise": noise, "hue": hue}
+        for name, share in shares.items():
+            highest = 0.5 if name == "hue" else 1
+            if not 0 <= share <= highest:
+                raise UserError(f"{name} must lie between 0 and {highest}, got {share}.")
+        self.image_size = int(image_size[0]), int(image_size[1])
+        crop = ScaledCrop(self.image_size, (float(scale[0]), float(scale[1])), random_crop)
         self._frame = A.Compose(
-            [crop, A.HorizontalFlip(p=_probability("flip", flip))],
+            [crop, A.HorizontalFlip(p=flip)],
             additional_targets={"labels": "mask", "anomaly": "mask"},
         )
-        jitter = A.ColorJitter(
-            brightness=_around_one("brightness", brightness),
-            contrast=_around_one("contrast", contrast),
-            saturation=_around_one("saturation", saturation),
-            hue=_around_zero("hue", hue),
-            p=1.0 if brightness or contrast or saturation or hue else 0.0,
-        )
-        soften = A.GaussianBlur(sigma_limit=(0.3, 1.2), p=_probability("blur", blur))
-        grain = A.GaussNoise(std_range=(0.01, 0.04), p=_probability("noise", noise))
+        jitter = A.ColorJitter(**colours, hue=hue, p=float(any((*colours.values(), hue))))
+        soften = A.GaussianBlur(sigma_limit=(0.3, 1.2), p=blur)
+        grain = A.GaussNoise(std_range=(0.01, 0.04), p=noise)
         self._colour = A.Compose([jitter, soften, grain])
 
     def geometric(self, image: LabelledImage, seed: int) -> LabelledImage:
@@ -141,33 +145,3 @@ def _seed_each(compose: A.Compose, seed: int) -> None:
     seeds = np.random.SeedSequence(seed).generate_state(len(compose.transforms))
     for transform, own in zip(compose.transforms, seeds, strict=True):
         transform.set_random_seed(int(own))
-
-
-def _checked_size(image_size: Sequence[int]) -> tuple[int, int]:
-    if len(image_size) != 2 or min(image_size) < 1:
-        raise UserError(f"image_size must be [height, width] in pixels, got {list(image_size)}.")
-    return int(image_size[0]), int(image_size[1])
-
-
-def _checked_range(name: str, limits: Sequence[float]) -> tuple[float, float]:
-    if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
-        raise UserError(f"{name} must be [lowest, highest], both above 0, got {list(limits)}.")
-    return float(limits[0]), float(limits[1])
-
-
-def _probability(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise UserError(f"{name} is a probability from 0 to 1, got {value}.")
-    return value
-
-
-def _around_one(name: str, strength: float) -> tuple[float, float]:
-    if not 0 <= strength < 1:
-        raise UserError(f"{name} must lie between 0 and 1 (1 excluded), got {strength}.")
-    return 1 - strength, 1 + strength
-
-
-def _around_zero(name: str, strength: float) -> tuple[float, float]:
-    if not 0 <= strength <= 0.5:
-        raise UserError(f"{name} must lie between 0 and 0.5, got {strength}.")
-    return -strength, strength

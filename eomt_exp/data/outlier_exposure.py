@@ -26,7 +26,7 @@ from eomt_exp.data.cutouts import Patch, colour_matched, padded, scaled, soft_al
 
 _ATTEMPTS = 10  # spots tried for one object before the image goes without it
 _FOOT_SHARE = 0.08  # the lowest share of an object's height is what it stands on
-_PLACEMENTS = ("anywhere", "road")
+Placement = Literal["anywhere", "road"]
 
 
 class _Scene(NamedTuple):
@@ -52,7 +52,7 @@ class CutPaste:
     max_objects: int = 3
     min_scale: float = 0.09  # longer side over image height; every ratio of sizes as likely
     max_scale: float = 0.55
-    placement: Literal["anywhere", "road"] = "anywhere"  # road: its foot stands on road_classes
+    placement: Placement = "anywhere"  # road: its foot stands on road_classes
     road_classes: Sequence[int] = (0,)
     min_support: float = 0.8  # share of the foot that must be on the road
     perspective: bool = False  # the drawn scale holds at the lower edge, min_scale at the horizon
@@ -64,10 +64,11 @@ class CutPaste:
     target: OutlierTarget = "outlier_class"
 
     def __post_init__(self) -> None:
-        _check_choice("placement", self.placement, _PLACEMENTS)
+        _check_choice("placement", self.placement, get_args(Placement))
         _check_choice("target", self.target, get_args(OutlierTarget))
         for name in ("paste_probability", "min_support", "colour_match", "brightness"):
-            _check_share(name, getattr(self, name))
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
         if not 1 <= self.min_objects <= self.max_objects:
             raise UserError(
                 "min_objects must be at least 1 and not over max_objects, got "
@@ -195,8 +196,3 @@ def _overlap(
 def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise UserError(f"{name} must lie between 0 and 1, got {value}.")

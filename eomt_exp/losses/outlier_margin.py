@@ -1,4 +1,4 @@
-"""Open a gap in an anomaly score between pasted outliers and known pixels, by squared hinges.
+"""Open a gap in an anomaly score between anomalous and normal pixels, by squared hinges.
 
 It is the outlier loss of RbA (Nayal et al., ICCV 2023) and of energy fine-tuning (Liu et al.,
 NeurIPS 2020) with any score. RbA's released margins (0 and 5) lie outside the range of its score,
@@ -18,10 +18,10 @@ from eomt_exp.losses.cell_shares import share_of_cells
 
 
 class OutlierMargin:
-    """Presses the score of pasted pixels over `high` and that of normal ones under `low`.
+    """Presses the score of anomalous pixels over `high` and that of normal ones under `low`.
 
     On the final output's grid of masks, each pixel's hinge takes the score of its cell, so a cell
-    counts by its share of pasted and of normal pixels. That is the loss at full resolution with
+    counts by its share of anomalous and of normal pixels. That is the loss at full resolution with
     scores repeated, at a sixteenth of the cost, and no small object is lost.
     """
 
@@ -36,7 +36,7 @@ class OutlierMargin:
         self.weight = weight
 
     def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Return "outlier_margin": mean hinge of the pasted pixels + mean of the normal ones."""
+        """Return "outlier_margin": mean hinge of the anomalous pixels + mean of the normal ones."""
         score = self.scorer(output)  # (B, h, w)
         score = score.to(torch.promote_types(score.dtype, torch.float32))
         anomaly = torch.stack([target.anomaly for target in targets])  # (B, H, W), VOID in neither
@@ -51,5 +51,5 @@ def mean_over_pixels(losses: Tensor, pixels: Tensor) -> Tensor:
     """(B, h, w) losses of cells, (B, H, W) bool -> scalar: the mean over the chosen pixels."""
     shares = share_of_cells(pixels, losses)  # (B, h, w)
     pixels_per_cell = pixels[0].numel() / losses[0].numel()
-    # A sum over a count, not a mean: a batch without a pasted pixel must give 0, not NaN.
+    # A sum over a count, not a mean: a batch without an anomaly must give 0, not NaN.
     return (losses * shares).sum() * pixels_per_cell / pixels.sum().clamp(min=1)

@@ -189,8 +189,8 @@ def _check_sizes(state: State, own: State, where: str | Path) -> None:
         sizes = [len(weights[f"{_CLASS_HEAD}weight"]) for weights in (state, own)]
         raise CheckpointError(
             f"{where} has {sizes[0]} class outputs, the model {sizes[1]} (the classes, no-object, "
-            "maybe an outlier class); take the data it was trained on, or load_class_head=false "
-            "for a fresh class head."
+            "maybe an outlier class); take the data it was trained on (with data=generic_anomaly, "
+            "data@known=), or load_class_head=false for a fresh class head."
         )
     if _PIXEL_HEAD in wrong:
         raise CheckpointError(
