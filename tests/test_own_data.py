@@ -88,10 +88,11 @@ def test_the_doctor_says_what_is_wrong_with_it(
     save(labels / "3.png", values[:10])
     (mine / "photos" / "train" / "4.png").write_bytes(b"half of it")
     save(mine / "photos" / "val" / "6.png", image)  # also 0.png of train
-    found = doctor(capfd, typed)
+    found = doctor(capfd, typed, "data.num_classes=5")
     assert found.code == 1
     share = 100 * 2 / 64 / 2  # two rows, of the two images that can be read
     for text in (
+        "It has 4 classes, and data.num_classes=5.",
         "images that cannot be used: 3.",
         f"train/1.png has no label map: {labels}/1.png is missing",
         f"{labels}/2.png has no image",
