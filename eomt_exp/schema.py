@@ -238,7 +238,7 @@ class DataConfig:
     on_broken: str = "error"
     train: Any = MISSING
     val: Any = MISSING
-    outliers: Any = MISSING
+    outliers: Any = None
     val_outliers: Any = "${data.outliers}"  # of a data set whose file names none, and of old runs
 
 

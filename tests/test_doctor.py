@@ -20,7 +20,6 @@ from eomt_exp.data.checkup.verdict import findings, verdict
 from eomt_exp.data.files.file_set import AnomalySet
 from eomt_exp.data.files.layout_search import SearchPaths, find_layout
 from eomt_exp.data.files.layouts import Layout
-from eomt_exp.data.files.pairs import PairedFiles
 from eomt_exp.data.known_class_folder import KnownClassFolder
 from eomt_exp.data.synthetic_roads import SyntheticBenchmark, SyntheticRoads
 from eomt_exp.tasks import doctor
@@ -69,8 +68,7 @@ def seen(
     found = find_layout({"x": Layout("images/{id}", f"{labels}/{{id}}.png")}, paths, {})
     for index in range(num_without_truth):
         found.pairs[index] = found.pairs[index]._replace(labels=None)
-    files = PairedFiles(found.images, found.labels, found.pairs, "error", option=KEY)
-    images = AnomalySet(files, meaning)
+    images = AnomalySet(found, meaning, "error", KEY)
     images.expected_images = num_published
     return survey(images, key, "benchmark")
 

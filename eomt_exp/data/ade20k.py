@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from eomt_exp.data.files.file_set import OnBroken
 from eomt_exp.data.files.layouts import Layout
-from eomt_exp.data.files.pairs import OnBroken
 from eomt_exp.data.known_class_folder import KnownClassFolder
 
 # The first of the names each class has in objectInfo150.txt, in its order.

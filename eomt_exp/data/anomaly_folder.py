@@ -10,11 +10,16 @@ import numpy as np
 
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID, DataError, UserError
 from eomt_exp.data.files.decode import decode_labels
-from eomt_exp.data.files.file_set import AnomalySet, checked_component_sizes, published_size
+from eomt_exp.data.files.file_set import (
+    AnomalySet,
+    OnBroken,
+    checked_component_sizes,
+    published_size,
+)
 from eomt_exp.data.files.label_values import Values, value_table
 from eomt_exp.data.files.layout_search import SearchPaths, find_layout
 from eomt_exp.data.files.layouts import Found, Layout
-from eomt_exp.data.files.pairs import OnBroken, Pair, PairedFiles
+from eomt_exp.data.files.pairs import Pair
 
 # How the course hands its benchmarks out.
 _COURSE = {"course": Layout("images/{id}", "labels_masks/{id}.png")}
@@ -80,9 +85,8 @@ class AnomalyFolder(AnomalySet):
             expected = None
         if only_with_anomalies:
             found = found._replace(pairs=_with_anomalies(found, table))
-        files = PairedFiles(found.images, found.labels, found.pairs, on_broken, option=option)
         advice = f"Add them to {option}.anomaly_values, .normal_values or .void_values."
-        super().__init__(files, table, advice)
+        super().__init__(found, table, on_broken, option, advice)
         self.expected_images = expected
         self.component_sizes = checked_component_sizes(component_sizes)
 

@@ -15,10 +15,10 @@ import numpy as np
 from eomt_exp.contracts import VOID, DataError
 from eomt_exp.data import coco_classes
 from eomt_exp.data.files.decode import decode_image
-from eomt_exp.data.files.file_set import KnownClassSet, published_size
+from eomt_exp.data.files.file_set import KnownClassSet, OnBroken, published_size
 from eomt_exp.data.files.layout_search import SearchPaths, find_layout
-from eomt_exp.data.files.layouts import Found, Layout
-from eomt_exp.data.files.pairs import OnBroken, Pair, PairedFiles
+from eomt_exp.data.files.layouts import Layout
+from eomt_exp.data.files.pairs import Pair
 
 CLASS_NAMES = tuple(name for _, name in sorted(coco_classes.NAMES.items()))
 
@@ -56,18 +56,16 @@ class CocoPanoptic(KnownClassSet):
             found = find_layout({"published": _LAYOUT}, paths, {"split": split})
         except DataError as error:
             raise DataError(f"{error} {_UNZIP}") from error
-        segments = Segments(_json_file(Path(str(root)).expanduser(), f"panoptic_{split}2017.json"))
+        json_file = _json_file(Path(str(root)).expanduser(), f"panoptic_{split}2017.json")
+        self._segments = Segments(json_file)
         # The JSON says which images there are; a file it names and nobody has is named by it.
-        pairs = {pair.name: pair for pair in found.pairs}
-        found = found._replace(
-            pairs=[
-                pairs.get(stem, Pair(f"{stem}.jpg", f"{stem}.png", stem)) for stem in segments.names
-            ]
-        )
-        super().__init__(
-            _PanopticFiles(found, on_broken, segments),
-            {index: index for index in range(self.num_classes)} | {VOID: VOID},
-        )
+        there = {pair.name: pair for pair in found.pairs}
+        pairs = [there.get(n, Pair(f"{n}.jpg", f"{n}.png", n)) for n in self._segments.names]
+        meaning = {index: index for index in range(self.num_classes)} | {VOID: VOID}
+        super().__init__(found._replace(pairs=pairs), meaning, on_broken, "data")
+
+    def _decoded_labels(self, pair: Pair, data: bytes, location: str) -> np.ndarray:
+        return self._segments.classes(pair.name, decode_image(data, location), location)
 
 
 class Segments:
@@ -110,17 +108,6 @@ class Segments:
             listed = ", ".join(str(value) for value in np.unique(values[strange])[:5])
             raise DataError(f"{location} shows segments {listed}, which {self.path.name} lacks.")
         return classes[slot]
-
-
-class _PanopticFiles(PairedFiles):
-    """Reads the coloured label pictures as classes."""
-
-    def __init__(self, found: Found, on_broken: OnBroken, segments: Segments) -> None:
-        self._segments = segments  # first: on_broken="skip" reads all files at once
-        super().__init__(found.images, found.labels, found.pairs, on_broken, option="data")
-
-    def _decoded_labels(self, pair: Pair, data: bytes, location: str) -> np.ndarray:
-        return self._segments.classes(pair.name, decode_image(data, location), location)
 
 
 def _json_file(root: Path, name: str) -> Path:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from eomt_exp.contracts import VOID, UserError
-from eomt_exp.data.files.file_set import KnownClassSet, published_size
+from eomt_exp.data.files.file_set import KnownClassSet, OnBroken, published_size
 from eomt_exp.data.files.label_values import Values, value_table
 from eomt_exp.data.files.layout_search import SearchPaths, find_layout
 from eomt_exp.data.files.layouts import Layout
-from eomt_exp.data.files.pairs import OnBroken, PairedFiles
 
 
 class KnownClassFolder(KnownClassSet):
@@ -54,10 +53,11 @@ class KnownClassFolder(KnownClassSet):
         if unmapped_values == "void":
             self.unmapped = frozenset(range(256)) - table.keys()
         paths = SearchPaths(root, None, ["", *folders], name, "data")
-        found = find_layout(layouts, paths, {"split": split})
         super().__init__(
-            PairedFiles(found.images, found.labels, found.pairs, on_broken, option="data"),
+            find_layout(layouts, paths, {"split": split}),
             table | dict.fromkeys(self.unmapped, VOID),
+            on_broken,
+            "data",
             f"If these are the right files, data={name} must say what the values mean: in "
             "label_values, void_values, or by unmapped_values: void.",
         )

@@ -87,7 +87,7 @@ class CutPaste:
             )
         if self.placement == "road" and not self.road_classes:
             raise UserError("placement=road needs road_classes, the label ids to stand on.")
-        if len(self.pool) == 0:
+        if not self.pool:  # or none: data.outliers is null
             raise UserError("The pool has no objects; outlier_exposure=none pastes nothing.")
 
     def __call__(self, image: LabelledImage, rng: np.random.Generator) -> LabelledImage:

@@ -53,6 +53,10 @@ def _verdicts(cfg: DictConfig) -> dict[str, str]:
             continue
         seen = _examined(images, key, role, node)
         found = findings(seen, surveys)
+        if role != "benchmark" and images.num_classes not in (0, cfg.data.num_classes):
+            has, said = images.num_classes, cfg.data.num_classes
+            what = f"It has {has} classes, and data.num_classes={said}"
+            found.insert(0, Finding("other_classes", "error", 0, what, "Make the two agree."))
         verdicts[key] = verdict(found)
         print_checkup(key, verdicts[key], summary(seen), value_lines(seen), found)
         surveys.append(seen)

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID
 from eomt_exp.data.checkup.finding import Finding, Severity, of_names
 from eomt_exp.data.checkup.image_facts import ImageFacts
-from eomt_exp.data.checkup.survey import Survey, percent
+from eomt_exp.data.checkup.survey import UNMAPPED, Survey, percent
 from eomt_exp.data.files.label_values import spans
 
 
 def unknown_values(survey: Survey) -> Finding | None:
     """Find label values that nobody has given a meaning."""
-    is_unknown = np.ones(256, dtype=bool)
-    is_unknown[list(survey.meanings)] = False
-    names = [name for name, values in _values(survey) if values[is_unknown].any()]
-    counts = survey.values()
-    shares = ", ".join(
-        f"{value} ({percent(counts[value] / counts.sum())} of all pixels)"
-        for value in np.flatnonzero(counts * is_unknown).tolist()
-    )
+    names, shares = _holding(survey, set(range(256)) - survey.meanings.keys())
     what = "images with label values that have no meaning here"
     advice = (
         f"The values: {shares}; known are {spans(survey.meanings)}. Look whether these are the "
         f"right files; if they are, {survey.key} must say what the values mean."
     )
     return of_names("unknown_values", "error", names, what, advice)
+
+
+def unmapped_values(survey: Survey) -> Finding | None:
+    """Find label values that are void because they were given no class."""
+    unmapped = {value for value, meaning in survey.meanings.items() if meaning.name == UNMAPPED}
+    names, shares = _holding(survey, unmapped)
+    what = "images with label values that have no class"
+    advice = (
+        f"The values: {shares}; these pixels count as void. Give each a class in label_values of "
+        f"{survey.key}, or list it in void_values."
+    )
+    return of_names("unmapped_values", "warning", names, what, advice)
 
 
 def without_anomaly(survey: Survey) -> Finding | None:
@@ -104,6 +111,16 @@ def void_counts_as_anomaly(survey: Survey) -> Finding | None:
     )
     what = "images in which 255 counts as anomaly"
     return of_names("void_counts_as_anomaly", "warning", names, what, advice)
+
+
+def _holding(survey: Survey, wanted: Collection[int]) -> tuple[list[str], str]:
+    """Return the images with such label values, and which values how many of the pixels have."""
+    counts, chosen = survey.values(), sorted(wanted)
+    names = [name for name, values in _values(survey) if values[chosen].any()]
+    shares = (
+        f"{v} ({percent(counts[v] / counts.sum())} of all pixels)" for v in chosen if counts[v]
+    )
+    return names, ", ".join(shares)
 
 
 def _values(survey: Survey) -> list[tuple[str, np.ndarray]]:

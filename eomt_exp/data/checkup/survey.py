@@ -21,6 +21,7 @@ from eomt_exp.data.checkup.image_facts import ImageFacts, examine_drawn, examine
 from eomt_exp.data.files.file_set import FileSet
 
 Role = Literal["train", "val", "benchmark"]
+UNMAPPED = "void, for it has no class"
 DRAWN = 8  # scenes examined of a set that draws
 _STATES = {NORMAL: "normal", ANOMALY: "anomaly", VOID: "void"}
 
@@ -165,5 +166,6 @@ def _meanings_of_files(images: FileSet) -> dict[int, LabelMeaning]:
     for value, label, state in zip(values, labels[0].tolist(), anomaly[0].tolist(), strict=True):
         is_class = label != VOID and state != ANOMALY
         name = images.class_names[label] if is_class else _STATES[state]
+        name = UNMAPPED if value in images.unmapped else name
         meanings[value] = LabelMeaning(name, state)
     return meanings

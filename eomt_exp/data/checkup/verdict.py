@@ -29,6 +29,7 @@ TRAPS: tuple[Callable[[Survey], Finding | None], ...] = (
     files.course_spelling,
     files.static_versions,
     labels.unknown_values,
+    labels.unmapped_values,
     labels.without_anomaly,
     labels.dummy_labels,
     labels.nothing_counts,

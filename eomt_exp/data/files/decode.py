@@ -35,7 +35,10 @@ def existing_folder(root: str | Path | None, option: str, key: str, zips: bool =
 
 def path_advice(key: str) -> str:
     """Say how the folder of `key` is set: the last sentence of an error."""
-    return f"Type paths.{key}=/path/to/{key} or set EOMT_{key.upper()}=/path/to/{key}."
+    return (
+        f"Type paths.{key}=/path/to/{key} or set EOMT_{key.upper()}=/path/to/{key}; where a file "
+        "of your own says root, correct it there."
+    )
 
 
 def natural_key(name: str) -> list[tuple[bool, int, str]]:
