@@ -33,8 +33,8 @@ class SharedCache:
         self.num_classes: int = images.num_classes
         self.class_names: Sequence[str] = images.class_names
         self.component_sizes = getattr(images, "component_sizes", None)
-        first = np.asarray(images[0].image)
-        count, (height, width) = len(images), first.shape[:2]
+        first = images[0]
+        count, (height, width) = len(images), first.image.shape[:2]
         needed = count * (height * width * 5 + _NAME_BYTES + 1)
         self.is_on = _fits(needed)
         if not self.is_on:
@@ -44,6 +44,7 @@ class SharedCache:
         self._anomaly = _shared(count, height, width)
         self._names = _shared(count, _NAME_BYTES)
         self._is_filled = _shared(count)
+        self._keep(0, first)
 
     def __len__(self) -> int:
         return len(self._images)

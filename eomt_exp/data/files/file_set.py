@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class FileSet:
 
     def __init__(self, files: PairedFiles, meaning: Mapping[int, int], advice: str = "") -> None:
         """`meaning` maps values of the files to ours; `advice` ends the error about any others."""
+        self.room = 0  # bytes of memory for the images that are read now
+        self._kept: dict[int, LabelledImage] = {}
         self._files, self.meaning, self._advice = files, meaning, advice
 
     @property
@@ -50,7 +53,21 @@ class FileSet:
         return self._files.read(index)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        """Return one image in native size; DataError names a file that cannot be used."""
+        """Return one image in native size; DataError names a file that cannot be used.
+
+        What is read while there is `room` stays in memory, and must not be written to.
+        """
+        if (item := self._kept.get(index)) is None:
+            item = self._read(index)
+            size = item.image.nbytes + item.labels.nbytes + item.anomaly.nbytes
+            if size <= self.room:
+                self._kept[index], self.room = item, self.room - size
+        return item
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": {}}  # a spawned worker reads its own
+
+    def _read(self, index: int) -> LabelledImage:
         image, values = self.stored(index)
         name = self._files.pairs[index].name
         if values is None:
