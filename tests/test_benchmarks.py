@@ -10,7 +10,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import bench_detector, bench_eomt, bench_optimizer, bench_training_data, timing
+from benchmarks import (
+    bench_detector,
+    bench_eomt,
+    bench_evaluation,
+    bench_optimizer,
+    bench_training_data,
+    timing,
+)
 from eomt_exp.models.eomt import EoMT
 from eomt_exp.weights.formats import to_official
 from tests.official_tables import DINOV2_BLOCK_RATES
@@ -147,3 +154,12 @@ def test_both_detectors_are_one_model_that_differs_in_where_masks_meet_classes()
         assert scores.shape == fast.scores[name].shape == (32, 64)
         assert np.corrcoef(scores.ravel(), fast.scores[name].ravel())[0, 1] > 0.9
         assert not np.array_equal(scores, fast.scores[name])
+
+
+def test_the_parts_of_an_evaluation_add_up_to_less_than_all_and_its_aps_are_scikit_learns() -> None:
+    detector = bench_evaluation.small_detector()
+    photographs = bench_evaluation.Photographs(2, shape=(144, 256))
+    total, spent = bench_evaluation.shares(detector, photographs)
+    assert 0.2 * total < spent.total() <= total
+    ours, theirs = bench_evaluation.sides(detector, photographs.decode(0))
+    assert ours() == pytest.approx(theirs(), abs=1e-3)

@@ -51,6 +51,9 @@ class Scenes(ImageSet):
 
     def __getitem__(self, index: int) -> LabelledImage:
         self.reads += 1
+        return self._scene(index)
+
+    def _scene(self, index: int) -> LabelledImage:
         rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.uint8)
         image = np.stack([np.full_like(rows, 40 * index), columns, rows], axis=2)
         labels = np.where(rows >= HEIGHT // 2, ROAD, SKY).astype(np.uint8)
@@ -453,11 +456,19 @@ def test_workers_and_cache_change_nothing() -> None:
 def test_what_a_worker_decodes_is_cached_for_all() -> None:
     images = Scenes()
     cached = training_set(images, cache=True)
-    before = images.reads  # one, for the size
+    before = images.reads  # one, for the size, and it is kept
     list(training_loader(cached, batch_size=3, num_workers=1, seed=0))
     for index in range(6):
         assert cached.images[index].name == f"scene {index}"
     assert images.reads == before
+
+
+def test_images_are_decoded_once_into_the_cache() -> None:
+    images = Scenes()
+    assert_same_images(
+        image_loader(SharedCache(images), num_workers=0), map(images._scene, range(6))
+    )
+    assert images.reads == 6
 
 
 class MixedSizes(Scenes):

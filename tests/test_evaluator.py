@@ -220,6 +220,15 @@ def test_merging_with_itself_doubles(new: Any, shards: list[Image]) -> None:
     assert same(counts, counted(new(), shards * 2))
 
 
+def test_more_pixels_than_32_bits_count_are_counted_in_64() -> None:
+    shards = shards_of("gaussian")[:2]
+    many = counted(PixelCounts(19), shards[:1])
+    many._pixels = 2**31 - 10  # as if the others were in bins of their own
+    many.update(*shards[1])
+    assert many._bins.dtype == np.int64
+    assert same(many, counted(PixelCounts(19), shards))
+
+
 def test_addition_merges_and_other_rules_are_refused() -> None:
     one, other = (counted(PixelCounts(19), [shard]) for shard in shards_of("gaussian")[:2])
     assert same(one + other + PixelCounts(19), counted(PixelCounts(19), shards_of("gaussian")[:2]))

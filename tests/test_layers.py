@@ -59,7 +59,8 @@ DOORS = {
     "huggingface_hub": {"weights"},
     "transformers": set(),  # the tests' oracle only
     "albumentations": {"data"},
-    "scipy": {"losses", "evaluator"},
+    "scipy": {"losses"},
+    "cv2": {"data", "evaluator"},
     "optuna": {"studies"},
     "plotly": {"report", "studies"},
     "matplotlib": {"report", "studies"},

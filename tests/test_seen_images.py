@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from eomt_exp.contracts import LabelledImage
+from eomt_exp.data.files.file_set import AnomalySet
+from eomt_exp.data.files.layouts import Found
+from eomt_exp.data.files.pairs import Pair
+from eomt_exp.data.loader import image_loader
 from eomt_exp.engine import seen_images
 from eomt_exp.engine.seen_images import SeenImages, contents_of, digest, read_digests
+from eomt_exp.tasks.image_sets import ReadSets
 from tests.bright_anomalies import BrightAnomalies
 
 
@@ -30,6 +37,41 @@ def test_one_pixel_or_another_shape_is_another_image() -> None:
     changed[3, 5, 2] = 1
     assert len({digest(image), digest(changed), digest(image.reshape(6, 4, 3))}) == 3
     assert digest(image[:, ::2]) == digest(image[:, ::2].copy())  # views are their content
+
+
+class CountedFiles(AnomalySet):
+    """Counts how often a file is decoded; image 2 of 4 is larger than the others."""
+
+    def __init__(self) -> None:
+        nowhere: Any = None  # no file is read
+        pairs = [Pair(f"{i}.png", None, f"{i}") for i in range(4)]
+        super().__init__(Found(nowhere, nowhere, pairs), {}, "keep", "counted")
+        self.decoded = 0
+
+    def __len__(self) -> int:
+        return 4
+
+    def locations(self, index: int) -> tuple[str, None]:
+        return f"{index}.png", None
+
+    def stored(self, index: int) -> tuple[np.ndarray, None]:
+        self.decoded += 1
+        return np.full((40 if index == 2 else 10, 10, 3), index, np.uint8), None
+
+
+@pytest.mark.parametrize(("room", "decoded"), [(10**6, 4), (1600, 5), (0, 8)])
+def test_a_file_is_decoded_once_while_there_is_room(
+    room: int, decoded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eomt_exp.tasks.image_sets.KEPT_BYTES", room)
+    sets = ReadSets()
+    images, found = sets.measured(CountedFiles(), "counted", {"root": "here"}, num_workers=0)
+    assert found == contents(CountedFiles())
+    assert [item.name for item in image_loader(images, num_workers=0)] == ["0", "1", "2", "3"]
+    assert images.decoded == decoded
+    again, _ = sets.measured(CountedFiles(), "counted", {"root": "here"}, num_workers=0)
+    assert again is images  # a later stage of this process
+    assert len(pickle.dumps(images)) < 1000  # workers get no pixels
 
 
 def test_the_hash_of_a_set_knows_its_labels_and_not_its_order() -> None:

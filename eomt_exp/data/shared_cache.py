@@ -30,8 +30,8 @@ class SharedCache(WrappedSet):
 
     def __init__(self, images: ImageSet) -> None:
         super().__init__(images)
-        first = np.asarray(images[0].image)
-        count, (height, width) = len(images), first.shape[:2]
+        first = images[0]
+        count, (height, width) = len(images), first.image.shape[:2]
         needed = count * (height * width * 5 + _NAME_BYTES + 1)
         self.is_on = _fits(needed)
         if not self.is_on:
@@ -41,6 +41,7 @@ class SharedCache(WrappedSet):
         self._anomaly = _shared(count, height, width)
         self._names = _shared(count, _NAME_BYTES)
         self._is_filled = _shared(count)
+        self._keep(0, first)
 
     def __getitem__(self, index: int) -> LabelledImage:
         """Return the image as the cached set gives it."""

@@ -1,7 +1,7 @@
 """Runs images through a detector into the evaluator's counts, shared among processes.
 
-A benchmark is passed over twice: all pixels first, since SMIYC cuts components at a threshold that
-is computed from them. The second pass reads the score maps that the first one left on disk.
+A benchmark's scores are passed over twice: all pixels first, since SMIYC cuts components at a
+threshold that is computed from them. The second pass reads the maps that the first left on disk.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from eomt_exp.evaluator.semantic import ConfusionMatrix
 Read = Callable[[Sequence[int]], Iterator[LabelledImage]]  # positions -> their images, in order
 Write = Callable[[str, np.ndarray], None]  # image name, (H, W) scores -> a file of an export
 T = TypeVar("T", PixelCounts, ImageCounts, ComponentCounts)
+
+Shown = tuple[np.ndarray, np.ndarray, np.ndarray]  # image, anomaly and score of an Example
 
 EXAMPLE_WIDTH = 640  # pixels
 
@@ -81,22 +83,21 @@ def measure_benchmark(
     `exports` are written as the maps come, by scorer.
     """
     with ScoreStore(settings.scratch, settings.scratch_bytes) as store:
-        first = _FirstPass(detector, settings, store, exports or {}).run(
-            read(range(count)), advance
-        )
+        first = _FirstPass(detector, settings, store, exports or {})
+        first.run(read(range(count)), advance)
         found = Measured(
             _merged(first.counts),
             _merged(first.images),
             left_out=sorted(name for part in gather_object([first.left_out]) for name in part),
         )
-        second = _SecondPass(detector, settings, store, read, first.names)
         if settings.components is not None:
             thresholds = {n: c.results()["f1_threshold"] for n, c in found.counts.items()}
-            found.components = _merged(second.components(thresholds))
-        chosen = _best_and_worst(found.images[detector.score], settings.num_examples)
-        shards = gather_object([second.examples(chosen)])
-        examples = {(e.kind, e.name): e for shard in shards for e in shard}
-        found.examples = [examples[kind, name] for kind, name, _ in chosen]
+            found.components = _merged(_components(first, read, thresholds))
+    shown = {name: kept for part in gather_object([first.shown]) for name, kept in part.items()}
+    chosen = _best_and_worst(found.images[detector.score], settings.num_examples)
+    found.examples = [
+        Example(kind, name, ap, detector.score, *shown[ap, name]) for kind, name, ap in chosen
+    ]
     return found
 
 
@@ -137,7 +138,7 @@ def shard(images: ImageSet, rank: int, world: int) -> list[int]:
 
 
 class _FirstPass:
-    """Counts the pixels of each image, and keeps its score maps for the second pass."""
+    """Counts the pixels of each image, and keeps its score maps where components need them."""
 
     def __init__(
         self,
@@ -150,22 +151,19 @@ class _FirstPass:
         self.counts = {name: PixelCounts(settings.bits) for name in detector.scorers}
         self.images = {name: ImageCounts() for name in detector.scorers}
         self.left_out: list[str] = []
-        self.names: dict[int, str] = {}  # position -> name, of the images that count
+        self.positions: list[int] = []  # of the images that count
+        self.shown: dict[tuple[float, str], Shown] = {}  # (AP, name) -> those that may be shown
 
-    def run(self, items: Iterator[LabelledImage], advance: Callable[[], object]) -> _FirstPass:
+    def run(self, items: Iterator[LabelledImage], advance: Callable[[], object]) -> None:
         keep = self._has_anomaly if self.settings.skip_empty else None
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            for position, item, found in _detected(self.detector, items, keep=keep):
-                maps = {n: _rounded(m, self.settings.half) for n, m in found.scores.items()}
+            for position, item, maps in _scored(self.detector, items, self.settings.half, keep):
                 list(pool.map(lambda name: self._count(name, maps[name], item), maps))  # noqa: B023
-                self.store.put(position, {**self._to_keep(maps), "/anomaly": item.anomaly})
-                self.names[position] = item.name
+                if self.settings.components is not None:
+                    self.store.put(position, [*maps.values()], item.anomaly)
+                self._show(item, maps[self.detector.score])
+                self.positions.append(position)
                 advance()
-        return self
-
-    def _to_keep(self, maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        main = self.detector.score
-        return maps if self.settings.components is not None else {main: maps[main]}
 
     def _count(self, scorer: str, scores: np.ndarray, item: LabelledImage) -> None:
         pixels = KeyedPixels(scores, item.anomaly)
@@ -180,52 +178,52 @@ class _FirstPass:
             self.left_out.append(item.name)
         return found
 
+    def _show(self, item: LabelledImage, scores: np.ndarray) -> None:
+        """Keep the image while it is among the best or the worst of this process."""
+        ap = self.images[self.detector.score].ap(item.name)
+        number = self.settings.num_examples
+        if not number or ap != ap:
+            return
+        ranked = sorted([*self.shown, (ap, item.name)])
+        outer = ranked if len(ranked) <= 2 * number else ranked[:number] + ranked[-number:]
+        if (ap, item.name) in outer:
+            self.shown[ap, item.name] = _downsampled(item, scores)
+            self.shown = {key: self.shown[key] for key in outer}
 
-class _SecondPass:
-    """Reads the score maps from disk, or computes them again where they did not fit."""
 
-    def __init__(
-        self,
-        detector: Detector,
-        settings: Settings,
-        store: ScoreStore,
-        read: Read,
-        names: dict[int, str],
-    ) -> None:
-        self.detector, self.settings, self.store = detector, settings, store
-        self.read, self.names = read, names
+def _components(
+    first: _FirstPass, read: Read, thresholds: dict[str, float]
+) -> dict[str, ComponentCounts]:
+    """Count components on the kept score maps; where they did not fit, images are scored again."""
+    assert first.settings.components is not None
+    smallest = first.settings.components
+    counts = {n: ComponentCounts(t, *smallest) for n, t in thresholds.items() if t == t}
+    not_kept = [position for position in first.positions if not first.store.has(position)]
 
-    def components(self, thresholds: dict[str, float]) -> dict[str, ComponentCounts]:
-        assert self.settings.components is not None
-        smallest = self.settings.components
-        counts = {n: ComponentCounts(t, *smallest) for n, t in thresholds.items() if t == t}
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            for maps in self._maps(list(self.names)):
-                list(pool.map(lambda n: counts[n].update(maps[n], maps["/anomaly"]), counts))  # noqa: B023
-        return counts
+    def maps() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+        for position in first.positions:
+            if first.store.has(position):
+                scores, anomaly = first.store.get(position)
+                yield dict(zip(first.detector.scorers, scores, strict=True)), anomaly
+        if not_kept:
+            again = _scored(first.detector, read(not_kept), first.settings.half)
+            yield from ((scores, item.anomaly) for _, item, scores in again)
 
-    def examples(self, chosen: Sequence[tuple[str, str, float]]) -> list[Example]:
-        """Return those of the chosen images that this process has measured."""
-        positions = {name: position for position, name in self.names.items()}
-        mine = [entry for entry in chosen if entry[1] in positions]
-        order = [positions[name] for _, name, _ in mine]
-        main = self.detector.score
-        pairs = zip(self.read(order), self._maps(order), strict=True)
-        return [
-            Example(kind, name, ap, main, *_downsampled(item, maps[main]))
-            for (kind, name, ap), (item, maps) in zip(mine, pairs, strict=True)
-        ]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for scores, anomaly in maps():
+            list(pool.map(lambda n: counts[n].update(scores[n], anomaly), counts))  # noqa: B023
+    return counts
 
-    def _maps(self, positions: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
-        not_kept = [position for position in positions if not self.store.has(position)]
-        again = _detected(self.detector, self.read(not_kept)) if not_kept else iter(())
-        for position in positions:
-            if self.store.has(position):
-                yield self.store.get(position)
-            else:
-                _, item, found = next(again)
-                maps = {n: _rounded(m, self.settings.half) for n, m in found.scores.items()}
-                yield {**maps, "/anomaly": item.anomaly}
+
+def _scored(
+    detector: Detector,
+    items: Iterator[LabelledImage],
+    half: bool,
+    keep: Callable[[LabelledImage], bool] | None = None,
+) -> Iterator[tuple[int, LabelledImage, dict[str, np.ndarray]]]:
+    """Yield (position, image, score maps by scorer) of each image that `keep` does not refuse."""
+    for position, item, found in _detected(detector, items, keep=keep):
+        yield position, item, {name: _rounded(m, half) for name, m in found.scores.items()}
 
 
 def _detected(
@@ -272,12 +270,11 @@ def _best_and_worst(images: ImageCounts, number: int) -> list[tuple[str, str, fl
     return [("best", name, ap) for ap, name in best] + [("worst", n, ap) for ap, n in worst]
 
 
-def _downsampled(
-    item: LabelledImage, score: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _downsampled(item: LabelledImage, score: np.ndarray) -> Shown:
     """Return the image averaged over blocks, and every n-th pixel of its truth and score."""
     step = -(-item.image.shape[1] // EXAMPLE_WIDTH)
     height, width = (n // step * step for n in item.image.shape[:2])
-    blocks = item.image[:height, :width].reshape(height // step, step, width // step, step, 3)
-    image = blocks.mean(axis=(1, 3)).astype(np.uint8)
-    return image, item.anomaly[:height:step, :width:step], score[:height:step, :width:step]
+    steps = [slice(start, None, step) for start in range(step)]
+    image, inside = item.image[:height, :width], (slice(0, height, step), slice(0, width, step))
+    total = sum(image[rows, columns].astype(np.uint32) for rows in steps for columns in steps)
+    return (total // step**2).astype(np.uint8), item.anomaly[inside].copy(), score[inside].copy()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ class ScoreStore:
 
     def __init__(self, parent: Path, limit: int) -> None:
         self._parent, self._left = parent, limit
-        self._kept: set[int] = set()
+        self._shapes: dict[int, tuple[int, int, int]] = {}  # (maps, H, W) by position
 
     def __enter__(self) -> ScoreStore:
         self._parent.mkdir(parents=True, exist_ok=True)
@@ -35,27 +37,32 @@ class ScoreStore:
     def __exit__(self, *raised: object) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def put(self, position: int, maps: dict[str, np.ndarray]) -> None:
-        """Keep (H, W) maps by name, if they fit."""
-        size = sum(array.nbytes for array in maps.values())
+    def put(self, position: int, maps: Sequence[np.ndarray], anomaly: np.ndarray) -> None:
+        """Keep an image's maps, (H, W) float32 each, and its truth (H, W) uint8, if they fit."""
+        arrays = [*maps, anomaly]
+        size = sum(array.nbytes for array in arrays)
         if size > self._left:
             self._left = 0  # what comes later would fit by chance only
             return
         self._left -= size
-        path = self._folder / f"{position}.npz"
+        path = self._folder / str(position)
         try:
-            np.savez(path, **maps)  # type: ignore[arg-type]
+            with path.open("wb") as file:
+                for array in arrays:
+                    file.write(np.ascontiguousarray(array).data)
         except OSError:  # the disk is full: what is not kept is scored again
             path.unlink(missing_ok=True)
             self._left = 0
             return
-        self._kept.add(position)
+        self._shapes[position] = (len(maps), *anomaly.shape)
 
     def has(self, position: int) -> bool:
         """Return whether this image was kept."""
-        return position in self._kept
+        return position in self._shapes
 
-    def get(self, position: int) -> dict[str, np.ndarray]:
-        """Return the maps of an image that was kept."""
-        with np.load(self._folder / f"{position}.npz", allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+    def get(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the maps (S, H, W) float32 and the truth (H, W) of an image that was kept."""
+        shape = self._shapes[position]
+        content = np.asarray(np.memmap(self._folder / str(position), np.uint8, "r"))
+        end = 4 * math.prod(shape)
+        return content[:end].view(np.float32).reshape(shape), content[end:].reshape(shape[1:])

@@ -127,6 +127,10 @@ class ImageCounts:
         pixels = {"positives": totals[:, 1], "negatives": totals[:, 0]}
         return dict(zip(PER_IMAGE, found.T, strict=True)) | pixels
 
+    def ap(self, name: str) -> float:
+        """Return the AP of one image by itself."""
+        return float(self._images[name].metrics[PER_IMAGE.index("ap")])
+
     def pooled(self, weights: NDArray, metrics: Sequence[str] = tuple(POOLED)) -> dict[str, Floats]:
         """Measure all pixels together when image n, in the order of names, counts weights[n].
 

@@ -90,8 +90,8 @@ def counted_pixels(
     Raises ValueError for a label other than 0, 1 and void, and where a pixel that counts has NaN.
     """
     counted = anomaly != void
-    if (wrong := counted & (anomaly != 0) & (anomaly != 1)).any():
-        examples = np.unique(anomaly[wrong])[:5].tolist()
+    if np.count_nonzero(counted) != np.count_nonzero(anomaly == 0) + np.count_nonzero(anomaly == 1):
+        examples = np.unique(anomaly[counted & (anomaly != 0) & (anomaly != 1)])[:5].tolist()
         allowed = f"0 (normal), 1 (anomaly) and {void} (void)"
         raise ValueError(f"anomaly holds {examples}; allowed are {allowed}: remap the labels.")
     if np.isnan(scores.min(initial=0)) and (bad := np.count_nonzero(np.isnan(scores) & counted)):

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from eomt_exp import runs
 from eomt_exp.build import build, build_all
 from eomt_exp.contracts import ImageSet, UserError
+from eomt_exp.data.files.file_set import FileSet
 from eomt_exp.data.loader import image_loader
 from eomt_exp.data.shared_cache import SharedCache
 from eomt_exp.engine.device import from_all, is_first_process
@@ -27,6 +28,7 @@ from eomt_exp.engine.seen_images import (
     read_digests,
 )
 
+KEPT_BYTES = 2 << 30  # of memory, in each process, for the images that it will measure on
 VALIDATION = "data.val"
 _TUNING = "tuning."  # and the set's name: a benchmark may be called the same
 # What data.val and tuning sets are there for: they may choose, but not teach.
@@ -77,7 +79,8 @@ class ReadSets:
     """Keeps the image sets that this process has read, for its later stages and jobs."""
 
     def __init__(self) -> None:
-        self._drawn: dict[str, tuple[ImageSet, Contents]] = {}  # by configuration
+        self._measured: dict[str, tuple[ImageSet, Contents]] = {}  # by configuration
+        self._room = KEPT_BYTES
         self._training: dict[str, tuple[ImageSet, Contents | None]] = {}
 
     def training(self, cfg: DictConfig) -> tuple[ImageSet, Contents | None]:
@@ -106,18 +109,27 @@ class ReadSets:
     def measured(
         self, images: ImageSet, name: str, node: Any, num_workers: int
     ) -> tuple[ImageSet, Contents]:
-        """Return a set to measure on and its contents; synthetic images are drawn once for all."""
+        """Return a set to measure on and its contents, read or drawn once for all.
+
+        Images of files stay in memory while there is room; later ones are read again when measured.
+        """
+        key = json.dumps(node, sort_keys=True)
+        if key in self._measured:
+            return self._measured[key]
         if images.reads_files:
+            if isinstance(images, FileSet):
+                images.room = self._room
             found = contents_read(images, name)
+            if isinstance(images, FileSet):
+                self._room, images.room = images.room, 0
             if is_first_process():
                 first = images.locations(0)[0]
                 print(f"{name}: {len(images)} images, the first is {first}", flush=True)
-            return images, found
-        key = json.dumps(node, sort_keys=True)
-        if key not in self._drawn:
-            cached = SharedCache(images)
-            self._drawn[key] = cached, contents_cached(cached, name, num_workers)
-        return self._drawn[key]
+        else:
+            images = SharedCache(images)
+            found = contents_cached(images, name, num_workers)
+        self._measured[key] = images, found
+        return images, found
 
 
 read_sets = ReadSets()

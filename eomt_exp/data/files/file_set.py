@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class FileSet(ImageSet):
         """
         if on_broken not in get_args(OnBroken):
             raise UserError(f"on_broken must be error or skip, got {on_broken!r}.")
+        self.room = 0  # bytes of memory for the images that are read now
+        self._kept: dict[int, LabelledImage] = {}
         self._images, self._labels, self.pairs = found.images, found.labels, list(found.pairs)
         self.meaning, self._advice, self._option = meaning, advice, option
         if not self.pairs:
@@ -87,7 +89,21 @@ class FileSet(ImageSet):
             raise DataError(f"{error} {self._skip_advice()}") from error
 
     def __getitem__(self, index: int) -> LabelledImage:
-        """Return one image in native size; DataError names a file that cannot be used."""
+        """Return one image in native size; DataError names a file that cannot be used.
+
+        What is read while there is `room` stays in memory, and must not be written to.
+        """
+        if (item := self._kept.get(index)) is None:
+            item = self._labelled(index)
+            size = item.image.nbytes + item.labels.nbytes + item.anomaly.nbytes
+            if size <= self.room:
+                self._kept[index], self.room = item, self.room - size
+        return item
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": {}}  # a spawned worker reads its own
+
+    def _labelled(self, index: int) -> LabelledImage:
         image, values = self.stored(index)
         name = self.pairs[index].name
         if values is None:
