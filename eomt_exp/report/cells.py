@@ -15,9 +15,9 @@ from eomt_exp.engine.evaluation import Example
 from eomt_exp.evaluator.image_counts import ImageCounts
 from eomt_exp.evaluator.ranking import PixelCurves
 from eomt_exp.files import replacing
-from eomt_exp.report.leaderboard import Histogram, ImageRow, Result, SizeRow, TnrRow
+from eomt_exp.report.leaderboard import Histogram, Result, SizeRow, TnrRow, image_rows
 
-FORMAT = 1  # raise it when the files or the meaning of a number change
+FORMAT = 2  # raise it when the files or the meaning of a number change
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +42,7 @@ def save_cell(path: Path, cell: Cell) -> None:
         arrays |= {f"result{i}/histogram/{k}": v for k, v in result.histogram._asdict().items()}
         state = cell.images[result.scorer].state_dict()
         arrays |= {f"result{i}/images/{k}": v.numpy() for k, v in state.items()}
-        plain = {**vars(result), "curves": None, "histogram": None}
-        results.append({**plain, "images": [*map(list, result.images)]})
+        results.append({**vars(result), "curves": None, "histogram": None, "images": None})
     examples = []
     for i, example in enumerate(cell.examples):
         arrays |= {f"example{i}/{k}": getattr(example, k) for k in ("image", "anomaly", "score")}
@@ -82,19 +81,18 @@ def _from_arrays(arrays: dict[str, np.ndarray], depends_on: dict[str, Any]) -> C
         curves = {k: arrays[f"result{i}/curve/{k}"] for k in PixelCurves._fields}
         bins = {k: arrays[f"result{i}/histogram/{k}"] for k in Histogram._fields}
         plain["curves"], plain["histogram"] = PixelCurves(**curves), Histogram(**bins)
-        plain["images"] = [ImageRow(*row) for row in plain["images"]]
         plain["tnr"] = [TnrRow(*row) for row in plain["tnr"]]
         plain["sizes"] = [SizeRow(*row) for row in plain["sizes"]]
         plain["intervals"] = {k: tuple(pair) for k, pair in plain["intervals"].items()}
-        results.append(Result(**plain))
         prefix = f"result{i}/images/"
         state = {
             k.removeprefix(prefix): torch.from_numpy(v)
             for k, v in arrays.items()
             if k.startswith(prefix)
         }
-        images[results[-1].scorer] = ImageCounts()
-        images[results[-1].scorer].load_state_dict(state)
+        counts = images[plain["scorer"]] = ImageCounts()
+        counts.load_state_dict(state)
+        results.append(Result(**{**plain, "images": image_rows(counts)}))
     examples = [
         Example(*facts, *(arrays[f"example{i}/{k}"] for k in ("image", "anomaly", "score")))
         for i, facts in enumerate(content["examples"])

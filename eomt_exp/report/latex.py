@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.report.leaderboard import Leaderboard, Result
-from eomt_exp.report.metric_names import HEADLINE, UNDEFINED, best, measured, metric
+from eomt_exp.report.metric_names import UNDEFINED, best, metric
 
-WHERE_MEASURED = ("siou", "ppv", "component_f1")
 SPECIAL = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -38,19 +38,15 @@ def as_latex(board: Leaderboard) -> str:
     follow them.
     """
     columns = [(name, key) for name in board.benchmarks for key in _keys(board, name)]
-    cells = {(r.model, r.scorer, r.benchmark): r for r in board.results}
-    methods = list(dict.fromkeys((r.model, r.scorer) for r in board.results))
+    cells = {(board.name(r), r.benchmark): r for r in board.results}
     rows = [
         " & ".join(
             [
-                escaped(f"{model} {scorer}" if len(board.models) > 1 else scorer),
-                *(
-                    _percent_cell(board, cells.get((model, scorer, name)), key)
-                    for name, key in columns
-                ),
+                escaped(method),
+                *(_percent_cell(board, cells.get((method, name)), key) for name, key in columns),
             ]
         )
-        for model, scorer in methods
+        for method in board.methods
     ]
     seeds = _seed_rows(board, columns)
     mark = r"$^{\dagger}$" if board.warnings else ""
@@ -109,8 +105,9 @@ def _printable(mark: str) -> str:
 
 
 def _keys(board: Leaderboard, benchmark: str) -> list[str]:
-    found = [r.metrics for r in board.results if r.benchmark == benchmark]
-    return [*HEADLINE, *measured(WHERE_MEASURED, found)]
+    always = flagged("headline")
+    there = {key for result in board.on(benchmark) for key in result.metrics}
+    return [key for key in flagged("paper") if key in always or key in there]
 
 
 def _heading_lines(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> list[str]:
@@ -122,7 +119,8 @@ def _heading_lines(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> li
         rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
         start += width
     arrows = [
-        f"{metric(key).heading} {UP if metric(key).better > 0 else DOWN}" for _, key in columns
+        f"{escaped(metric(key).heading)} {UP if metric(key).better > 0 else DOWN}"
+        for _, key in columns
     ]
     return [
         rf"{' & '.join(['', *names])} \\",
@@ -138,8 +136,7 @@ def _percent_cell(board: Leaderboard, result: Result | None, key: str) -> str:
         return "--"
     if math.isnan(value):
         return UNDEFINED
-    rivals = [r.metrics.get(key) for r in board.results if r.benchmark == result.benchmark]
-    winner = best(key, rivals)
+    winner = best(key, [r.metrics.get(key) for r in board.on(result.benchmark)])
     text = _percent(value)
     return rf"\textbf{{{text}}}" if winner is not None and text == _percent(winner) else text
 

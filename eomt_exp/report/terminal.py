@@ -8,25 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.files import write_text
+from eomt_exp.report import tables
 from eomt_exp.report.leaderboard import OverSeeds, PublishedResult
-from eomt_exp.report.metric_names import (
-    MAIN,
-    UNDEFINED,
-    best_of_each,
-    is_best,
-    measured,
-    metric,
-    ordered,
-    shown,
-    shown_interval,
-)
+from eomt_exp.report.metric_names import UNDEFINED, best, ordered
+from eomt_exp.report.tables import Entry, Heading
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-ALWAYS, WHERE_MEASURED = MAIN[:3], MAIN[3:]
 LOG_WIDTH = 300  # columns where there is no terminal: rich takes 80 and cuts numbers off
 NUM_PUBLISHED = 6  # shown of each benchmark: here our own numbers come first
 
@@ -42,26 +34,19 @@ def results_table(
     NaN, and the None it becomes in metrics.json, read "undefined". `intervals` has the same keys;
     AP shows its own.
     """
-    from rich.markup import escape
-
     cells = _cells(metrics)
-    names = [*ALWAYS, *measured(WHERE_MEASURED, [*cells.values()])]
-    table = _empty_table(title, ["benchmark", "scorer"], names)
-    caption = escape(_semantic(metrics) or "") or None
-    table.caption, table.caption_justify, table.caption_style = caption, "left", ""
-    previous = None
+    always, rows = flagged("narrow"), [*cells.values()]
+    names = [key for key in flagged("main") if key in always or any(key in row for row in rows)]
+    table = []
     for (benchmark, scorer), row in cells.items():
-        if previous not in (None, benchmark):
-            table.add_section()
-        rivals = [other for (name, _), other in cells.items() if name == benchmark]
-        winners = best_of_each(names, rivals)
-        values = [_starred(key, row.get(key), winners[key]) for key in names]
-        interval = (intervals or {}).get(f"{benchmark}/{scorer}/ap")
-        if interval is not None and not math.isnan(row.get("ap", math.nan)):
-            values[0] += f" {escape(shown_interval('ap', *interval))}"
-        table.add_row("" if benchmark == previous else escape(benchmark), escape(scorer), *values)
-        previous = benchmark
-    return table
+        entries = [Entry(benchmark), Entry(scorer)]
+        for key in names:
+            rivals = [other.get(key) for (name, _), other in cells.items() if name == benchmark]
+            interval = (intervals or {}).get(f"{benchmark}/{scorer}/{key}") if key == "ap" else None
+            entries.append(tables.number(key, row.get(key), interval, best(key, rivals)))
+        table.append(entries)
+    headings = [Heading("benchmark"), Heading("scorer"), *map(tables.heading, names)]
+    return _rich_table(tables.Table(headings, table), title, _semantic(metrics) or "")
 
 
 def published_table(published: Sequence[PublishedResult]) -> Table:
@@ -69,49 +54,35 @@ def published_table(published: Sequence[PublishedResult]) -> Table:
 
     Notes below say the protocol and source of each; the last one counts what is left out.
     """
-    from rich.markup import escape
-
     groups: dict[str, list[PublishedResult]] = {}
     for entry in published:
         groups.setdefault(entry.benchmark, []).append(entry)
     chosen = [entry for group in groups.values() for entry in group[:NUM_PUBLISHED]]
-    remarks = list(dict.fromkeys(_protocol_and_source(entry) for entry in chosen))
+    remarks = list(dict.fromkeys(map(_protocol_and_source, chosen)))
     names = ordered(key for entry in chosen for key in entry.values)
-    table = _empty_table("published", ["benchmark", "method"], names)
-    table.add_column("note", justify="right", no_wrap=True)
-    previous = None
-    for entry in chosen:
-        if previous not in (None, entry.benchmark):
-            table.add_section()
-        values = [_starred(key, entry.values.get(key), None) for key in names]
-        name = "" if entry.benchmark == previous else escape(entry.benchmark)
-        number = remarks.index(_protocol_and_source(entry)) + 1
-        table.add_row(name, escape(entry.method), *values, str(number))
-        previous = entry.benchmark
-    notes = [f"{index}  {escape(remark)}" for index, remark in enumerate(remarks, 1)]
+    rows = [
+        [
+            *(Entry(entry.benchmark), Entry(entry.method)),
+            *(tables.number(key, entry.values.get(key)) for key in names),
+            Entry(str(remarks.index(_protocol_and_source(entry)) + 1), look="number"),
+        ]
+        for entry in chosen
+    ]
+    notes = [f"{index}  {remark}" for index, remark in enumerate(remarks, 1)]
     if more := len(published) - len(chosen):
         notes.append(f"and {more} more in report.html")
-    table.caption, table.caption_justify, table.caption_style = "\n".join(notes), "left", ""
-    return table
+    headings = [
+        Heading("benchmark"),
+        Heading("method"),
+        *map(tables.heading, names),
+        Heading("note"),
+    ]
+    return _rich_table(tables.Table(headings, rows), "published", "\n".join(notes))
 
 
 def seeds_table(seeds: Sequence[OverSeeds]) -> Table:
     """Tabulate mean and sample standard deviation of experiments that have several seeds."""
-    from rich.markup import escape
-
-    names = ordered(row.metric for row in seeds)
-    table = _empty_table("over seeds", ["benchmark", "method", "seeds"], names)
-    rows: dict[tuple[str, str], dict[str, OverSeeds]] = {}
-    for row in seeds:
-        rows.setdefault((row.benchmark, f"{row.experiment} {row.scorer}"), {})[row.metric] = row
-    for (benchmark, method), found in rows.items():
-        values = [
-            f"{shown(key, found[key].mean)} ± {shown(key, found[key].std)}" if key in found else "-"
-            for key in names
-        ]
-        counts = str(max(len(row.seeds) for row in found.values()))
-        table.add_row(escape(benchmark), escape(method), counts, *values)
-    return table
+    return _rich_table(tables.over_seeds(seeds), "over seeds")
 
 
 def print_report(
@@ -165,10 +136,10 @@ def _print_table(
     """Print intervals and all metrics where they fit, on a narrow screen AP, FPR95 and AUROC."""
     from rich.measure import Measurement
 
-    few = {k: value for k, value in metrics.items() if k.rpartition("/")[2] not in WHERE_MEASURED}
-    tables = [results_table(metrics, intervals=intervals), results_table(metrics)]
+    extra = {key for key in flagged("main") if key not in flagged("narrow")}
+    few = {k: value for k, value in metrics.items() if k.rpartition("/")[2] not in extra}
     wide = console.options.update(width=LOG_WIDTH)
-    for table in tables:
+    for table in (results_table(metrics, intervals=intervals), results_table(metrics)):
         if Measurement.get(console, wide, table).maximum <= console.width:
             console.print(table)
             return
@@ -219,37 +190,51 @@ def _cells(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[st
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for key, value in metrics.items():
         parts = key.split("/")
-        if len(parts) == 3 and parts[2] in MAIN:
+        if len(parts) == 3 and parts[2] in flagged("main"):
             rows.setdefault((parts[0], parts[1]), {})[parts[2]] = _nan_for_none(value)
     order = list(dict.fromkeys(benchmark for benchmark, _ in rows))
     return dict(sorted(rows.items(), key=lambda item: order.index(item[0][0])))
 
 
-def _empty_table(title: str | None, labels: Sequence[str], keys: Sequence[str]) -> Table:
-    """Make columns without rows; thin rules and stars need no colour, so that logs have them too.
+def _rich_table(table: tables.Table, title: str | None, caption: str = "") -> Table:
+    """Draw a table; thin rules and stars need no colour, so that logs have them too.
 
-    Where columns do not fit, names are folded: a number is never cut off for them.
+    A first column that repeats is written once, with a gap above. Where columns do not fit, names
+    are folded: a number is never cut off for them.
     """
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for label in labels:
-        table.add_column(label, overflow="fold")
-    for key in keys:
-        table.add_column(metric(key).heading, justify="right", no_wrap=True)
-    return table
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    drawn.caption, drawn.caption_justify, drawn.caption_style = escape(caption) or None, "left", ""
+    looks = [entry.look for entry in (table.rows or [[]])[0]]
+    for heading, look in zip(table.headings, looks, strict=False):
+        if look in ("number", "quiet"):
+            drawn.add_column(heading.text, justify="right", no_wrap=True)
+        else:
+            drawn.add_column(heading.text, overflow="fold")
+    previous = None
+    for first, *others in table.rows:
+        if previous not in (None, first.text):
+            drawn.add_section()
+        name = "" if first.text == previous else escape(first.text)
+        drawn.add_row(name, *map(_rich_text, others))
+        previous = first.text
+    return drawn
+
+
+def _rich_text(entry: Entry) -> str:
+    from rich.markup import escape
+
+    text = f"[bold]{escape(entry.text)}*[/bold]" if entry.is_best else escape(entry.text)
+    if entry.look in ("number", "quiet") and not entry.is_best:
+        text += " "  # below the others' star
+    return f"{text} {escape(entry.below)}" if entry.below else text
 
 
 def _protocol_and_source(entry: PublishedResult) -> str:
     return "; ".join(part for part in (entry.protocol, entry.source) if part)
-
-
-def _starred(key: str, value: float | None, winner: float | None) -> str:
-    if value is None:
-        return "- "
-    text = shown(key, value)
-    return f"[bold]{text}*[/bold]" if is_best(key, value, winner) else f"{text} "
 
 
 def _nan_for_none(value: float | None) -> float:

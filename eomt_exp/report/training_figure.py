@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eomt_exp.evaluator.metrics import METRICS
 from eomt_exp.report.canvas import FAINT, INK, line_style, new_figure, save_png, tidy
 from eomt_exp.tracking.metrics_file import read_journal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCORES = ("ap", "fpr95", "auroc", "miou", "siou", "ppv", "f1_star")  # in the order of panels
 RATE = "learning rate"
 COLUMNS, MAX_PANELS, MAX_LINES = 3, 15, 8
 MIN_SMOOTHED = 30  # points below which a curve is shown as it is
@@ -69,7 +69,8 @@ def _rank(key: str) -> int:
         return 2
     if _is_training(key):
         return 0 if last in ("loss", "total") else 1
-    return 3 + SCORES.index(last) if last in SCORES else 3 + len(SCORES)
+    scores = list(METRICS)
+    return 3 + (scores.index(last) if last in scores else len(scores))
 
 
 def _panel_and_line(key: str) -> tuple[str, str]:
