@@ -218,12 +218,7 @@ def curve_charts(board: Leaderboard, benchmark: str) -> list[str]:
     for name, draw in (("precision and recall", _draw_precision), ("ROC", _draw_roc)):
         figure, axes = _chart(4.4, 3.3, 0.2 * (len(board.on(benchmark)) + 1))
         draw(axes, board, benchmark)
-        legend = axes.legend(
-            loc="upper left", bbox_to_anchor=(-0.1, -0.16), frameon=False, fontsize=8,
-            labelcolor=INK,
-        )  # fmt: skip
-        for line, text in zip(legend.legend_handles, legend.texts, strict=True):
-            text.set_gid(line.get_gid() if line else None)
+        _add_legend(axes)
         found.append(as_svg(figure, f"{benchmark}: {name}"))
     return found
 
@@ -256,7 +251,7 @@ def histogram_chart(histogram: Histogram, title: str) -> str:
 def size_chart(board: Leaderboard, results: Sequence[Result]) -> str:
     """Draw the shares of true components that each method found, by ranges of size, as bars."""
     ranges = size_ranges(results)
-    figure, axes = _chart(4.4, 2.6)
+    figure, axes = _chart(4.4, 2.4, 0.2 * len(results))
     width = 0.8 / len(results)
     for place, result in enumerate(results):
         found = {(row.low, row.high): row.found for row in result.sizes}
@@ -267,6 +262,7 @@ def size_chart(board: Leaderboard, results: Sequence[Result]) -> str:
         for bar in bars:
             bar.set_gid(f"s{index}")
         bars.set_label(board.name(result))
+    _add_legend(axes)
     tidy(axes, "", "pixels of the component")
     axes.grid(False, axis="x")
     axes.set(ylim=(0, 1), xticks=range(len(ranges)))
@@ -293,6 +289,14 @@ def _chart(width: float, height: float, below: float = 0.0) -> tuple[Figure, Axe
     sides = (left / width, bottom / whole)
     place = (*sides, 1 - sides[0] - 0.1 / width, 1 - sides[1] - top / whole)
     return figure, figure.add_axes(place)
+
+
+def _add_legend(axes: Axes) -> None:
+    """Write the legend below the plot; its lines belong to the marks of their method."""
+    place: Any = {"loc": "upper left", "bbox_to_anchor": (-0.1, -0.16)}
+    legend = axes.legend(**place, frameon=False, fontsize=8, labelcolor=INK)
+    for handle, text in zip(legend.legend_handles, legend.texts, strict=True):
+        text.set_gid(handle.get_gid() if handle else None)
 
 
 def _draw_precision(axes: Axes, board: Leaderboard, benchmark: str) -> None:
