@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.report.leaderboard import Leaderboard, Result
@@ -37,56 +37,55 @@ def as_latex(board: Leaderboard) -> str:
     Warnings stand under the table, marked in the caption, so that they are printed with it; notes
     follow them.
     """
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        loader=PackageLoader("eomt_exp.report"),
+    )
     columns = [(name, key) for name in board.benchmarks for key in _keys(board, name)]
     cells = {(board.name(r), r.benchmark): r for r in board.results}
-    rows = [
-        " & ".join(
+    groups, start = [], 2  # column 1 is the method's
+    for name in board.benchmarks:
+        groups.append((escaped(name), len(_keys(board, name)), start))
+        start += len(_keys(board, name))
+    return environment.get_template("leaderboard.tex").render(
+        caption=escaped(_caption(board)),
+        mark=r"$^{\dagger}$" if board.warnings else "",
+        groups=groups,
+        headings=[
+            f"{escaped(metric(key).heading)} {UP if metric(key).better > 0 else DOWN}"
+            for _, key in columns
+        ],
+        rows=[
             [
                 escaped(method),
-                *(_percent_cell(board, cells.get((method, name)), key) for name, key in columns),
+                *(_percent_cell(board, cells.get((method, n)), k) for n, k in columns),
             ]
-        )
-        for method in board.methods
-    ]
-    seeds = _seed_rows(board, columns)
-    mark = r"$^{\dagger}$" if board.warnings else ""
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escaped(_caption(board))}{mark}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
-        r"\toprule",
-        *_heading_lines(board, columns),
-        r"\midrule",
-        *(rf"{row} \\" for row in rows),
-        *([r"\midrule", *(rf"{row} \\" for row in seeds)] if seeds else []),
-        r"\bottomrule",
-        r"\end{tabular}",
-        *(_below(f"{mark} {escaped(warning)}") for warning in board.warnings),
-        *(_below(escaped(note)) for note in board.notes),
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+            for method in board.methods
+        ],
+        seeds=list(_seed_rows(board, columns)),
+        warnings=map(escaped, board.warnings),
+        notes=map(escaped, board.notes),
+    )
 
 
-def _below(text: str) -> str:
-    return rf"\par\smallskip{{\footnotesize {text}}}"
-
-
-def _seed_rows(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> list[str]:
+def _seed_rows(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
     """Write mean and sample standard deviation of experiments that have several seeds."""
     found = {(r.experiment, r.scorer, r.benchmark, r.metric): r for r in board.over_seeds}
-    rows = []
     for experiment, scorer in dict.fromkeys((r.experiment, r.scorer) for r in board.over_seeds):
         there = [found.get((experiment, scorer, name, key)) for name, key in columns]
-        if not any(there):
-            continue
-        cells = [
-            "--" if r is None else rf"{100 * r.mean:.1f} $\pm$ {100 * r.std:.1f}" for r in there
-        ]
-        count = max(len(r.seeds) for r in there if r is not None)
-        rows.append(" & ".join([escaped(f"{experiment} {scorer}, {count} seeds"), *cells]))
-    return rows
+        cells = [rf"{100 * r.mean:.1f} $\pm$ {100 * r.std:.1f}" if r else "--" for r in there]
+        if any(there):
+            count = max(len(r.seeds) for r in there if r)
+            yield [escaped(f"{experiment} {scorer}, {count} seeds"), *cells]
 
 
 def _caption(board: Leaderboard) -> str:
@@ -108,25 +107,6 @@ def _keys(board: Leaderboard, benchmark: str) -> list[str]:
     always = flagged("headline")
     there = {key for result in board.on(benchmark) for key in result.metrics}
     return [key for key in flagged("paper") if key in always or key in there]
-
-
-def _heading_lines(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> list[str]:
-    """Write benchmarks over their metrics, with a rule below the columns of each."""
-    names, rules, start = [], [], 2  # column 1 is the method's
-    for benchmark in board.benchmarks:
-        width = len(_keys(board, benchmark))
-        names.append(rf"\multicolumn{{{width}}}{{c}}{{{escaped(benchmark)}}}")
-        rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
-        start += width
-    arrows = [
-        f"{escaped(metric(key).heading)} {UP if metric(key).better > 0 else DOWN}"
-        for _, key in columns
-    ]
-    return [
-        rf"{' & '.join(['', *names])} \\",
-        "".join(rules),
-        rf"{' & '.join(['method', *arrows])} \\",
-    ]
 
 
 def _percent_cell(board: Leaderboard, result: Result | None, key: str) -> str:

@@ -71,12 +71,8 @@ def published_table(published: Sequence[PublishedResult]) -> Table:
     notes = [f"{index}  {remark}" for index, remark in enumerate(remarks, 1)]
     if more := len(published) - len(chosen):
         notes.append(f"and {more} more in report.html")
-    headings = [
-        Heading("benchmark"),
-        Heading("method"),
-        *map(tables.heading, names),
-        Heading("note"),
-    ]
+    first, last = [Heading("benchmark"), Heading("method")], Heading("note")
+    headings = [*first, *map(tables.heading, names), last]
     return _rich_table(tables.Table(headings, rows), "published", "\n".join(notes))
 
 
