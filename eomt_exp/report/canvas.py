@@ -50,12 +50,6 @@ def heat_range(scores: np.ndarray) -> tuple[float, float]:
     return float(low), float(high if high > low else low + 1.0)
 
 
-def thinned(x: np.ndarray, y: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keep at most that many points of a curve, both ends among them."""
-    keep = np.unique(np.linspace(0, max(x.size - 1, 0), min(x.size, most)).astype(int))
-    return np.asarray(x)[keep], np.asarray(y)[keep]
-
-
 def tidy(axes: Axes, title: str, x: str, y: str = "") -> None:
     """Give axes their title at the left, a light grid and no box."""
     axes.set_title(title, loc="left", fontsize=11, color=INK)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from eomt_exp.contracts import VOID
+from eomt_exp.engine.evaluation import Example
 from eomt_exp.report.canvas import (
     COLOURS,
     FAINT,
@@ -21,7 +22,6 @@ from eomt_exp.report.canvas import (
     line_style,
     new_figure,
     save_png,
-    thinned,
     tidy,
 )
 from eomt_exp.report.leaderboard import Histogram, Leaderboard, Result
@@ -33,21 +33,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ANOMALY, ANOMALY_COLOUR = "#ff3d6b", (255, 61, 107)
-MAX_WIDTH = 800  # pixels of a panel before it is drawn: a column is about 380 wide
-MAX_POINTS = 400  # of a curve
-MAX_BINS = 60
 RECALL = 0.95  # the level of FPR95
 QUALITY = 80  # of JPEG
 CHANCE: Any = {"color": FAINT, "linestyle": (0, (2, 2)), "linewidth": 1.2}
-
-
-class HeatMapRow(NamedTuple):
-    """Holds a picture with its truth and what a scorer made of it."""
-
-    image: np.ndarray  # (H, W, 3) uint8 RGB
-    anomaly: np.ndarray  # (H, W) uint8: 0 normal, 1 anomaly, VOID
-    score: np.ndarray  # (H, W) float, higher is more anomalous
-    title: str  # the picture's name
 
 
 class HeatMaps(NamedTuple):
@@ -58,31 +46,29 @@ class HeatMaps(NamedTuple):
     high: float
 
 
-def heat_maps(rows: Sequence[HeatMapRow]) -> HeatMaps:
-    """Draw photo, truth and heat map of each row.
+def heat_maps(examples: Sequence[Example]) -> HeatMaps:
+    """Draw photo, truth and heat map of each example.
 
     The scale goes from the 1st to the 99.5th percentile of the pixels that count.
     """
-    if not rows:
-        raise ValueError("heat_maps got no rows; give it at least one HeatMapRow.")
-    rows = [_block_averaged(HeatMapRow(*row)) for row in rows]
-    low, high = heat_range(_scores_that_count(rows))
+    examples = [example._replace(score=_finite(example.score)) for example in examples]
+    low, high = heat_range(_scores_that_count(examples))
     panels = [
-        [row.image, _truth_panel(row), _heat_panel(row, (row.score - low) / (high - low))]
-        for row in rows
+        [e.image, _truth_panel(e), _heat_panel(e, (e.score - low) / (high - low))] for e in examples
     ]
     return HeatMaps([[panel.astype(np.uint8) for panel in row] for row in panels], low, high)
 
 
-def heat_map_figure(rows: Sequence[HeatMapRow], path: str | Path, title: str = "") -> Path:
+def heat_map_figure(examples: Sequence[Example], path: str | Path, title: str = "") -> Path:
     """Draw heat_maps, a row each, as a PNG 1200 px wide; `title` names the scorer."""
-    panels, low, high = heat_maps(rows)
+    panels, low, high = heat_maps(examples)
     heights = [photo.shape[0] / photo.shape[1] for photo, *_ in panels]
-    figure = new_figure(12, 3.68 * sum(heights) + 0.26 * len(rows) + 0.8)
+    figure = new_figure(12, 3.68 * sum(heights) + 0.26 * len(panels) + 0.8)
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.04, wspace=0.0, hspace=0.0)
-    grid = figure.add_gridspec(len(rows), 4, width_ratios=(1, 1, 1, 0.035), height_ratios=heights)
-    for index, (row, drawn) in enumerate(zip(rows, panels, strict=True)):
-        names = (row.title, "truth", "score, truth outlined") if index == 0 else (row.title, "", "")
+    grid = figure.add_gridspec(len(panels), 4, width_ratios=(1, 1, 1, 0.035), height_ratios=heights)
+    for index, (e, drawn) in enumerate(zip(examples, panels, strict=True)):
+        others = ("truth", "score, truth outlined") if index == 0 else ("", "")
+        names = (f"{e.kind}, AP {e.ap:.3f}: {e.name}", *others)
         for column, (panel, name) in enumerate(zip(drawn, names, strict=True)):
             axes = figure.add_subplot(grid[index, column])
             axes.imshow(panel, interpolation="antialiased")
@@ -111,22 +97,6 @@ def heat_colours() -> list[str]:
     return [to_hex(colormaps[HEAT](share)) for share in np.linspace(0, 1, 9)]
 
 
-def _block_averaged(row: HeatMapRow) -> HeatMapRow:
-    """Shrink a row by a whole number; a thin anomaly stays visible, void does not spread."""
-    step = -(-row.image.shape[1] // MAX_WIDTH)
-    height, width = (side // step * step for side in row.anomaly.shape)
-
-    def blocks(array: np.ndarray) -> np.ndarray:  # (h, w, step * step, ...)
-        array = np.asarray(array)[:height, :width]
-        array = array.reshape(height // step, step, width // step, step, *array.shape[2:])
-        return array.swapaxes(1, 2).reshape(*array.shape[::2][:2], step * step, *array.shape[4:])
-
-    truth = blocks(row.anomaly)
-    anomaly = np.where((truth == VOID).all(axis=2), VOID, (truth == 1).any(axis=2))
-    score = blocks(_finite(row.score)).mean(axis=2)
-    return HeatMapRow(blocks(row.image).mean(axis=2), anomaly, score, row.title)
-
-
 def _finite(score: np.ndarray) -> np.ndarray:
     """Put infinite scores at the ends of the finite ones, NaN at the lower end."""
     score = np.asarray(score, dtype=np.float32)
@@ -135,7 +105,7 @@ def _finite(score: np.ndarray) -> np.ndarray:
     return np.nan_to_num(score, nan=low, posinf=high, neginf=low)
 
 
-def _scores_that_count(rows: Sequence[HeatMapRow]) -> np.ndarray:
+def _scores_that_count(rows: Sequence[Example]) -> np.ndarray:
     """Return the scores outside void, or all of them where there is nothing else."""
     scores = np.concatenate([row.score[row.anomaly != VOID] for row in rows])
     return scores if scores.size else np.concatenate([row.score.ravel() for row in rows])
@@ -146,7 +116,7 @@ def _dimmed(image: np.ndarray, brightness: float) -> np.ndarray:
     return np.repeat(image.mean(axis=2, keepdims=True) * brightness, 3, axis=2)
 
 
-def _with_void_striped(row: HeatMapRow, panel: np.ndarray) -> np.ndarray:
+def _with_void_striped(row: Example, panel: np.ndarray) -> np.ndarray:
     """Make void pixels pale and striped: they are not judged."""
     void = row.anomaly == VOID
     height, width = void.shape
@@ -156,7 +126,7 @@ def _with_void_striped(row: HeatMapRow, panel: np.ndarray) -> np.ndarray:
     return np.where(void[..., None], pale, panel)
 
 
-def _truth_panel(row: HeatMapRow) -> np.ndarray:
+def _truth_panel(row: Example) -> np.ndarray:
     """Draw the anomaly in one colour over the dimmed picture."""
     panel = 13 + _dimmed(row.image, 0.6)
     anomaly = row.anomaly == 1
@@ -164,7 +134,7 @@ def _truth_panel(row: HeatMapRow) -> np.ndarray:
     return _with_void_striped(row, panel)
 
 
-def _heat_panel(row: HeatMapRow, heat: np.ndarray) -> np.ndarray:
+def _heat_panel(row: Example, heat: np.ndarray) -> np.ndarray:
     """Draw heat over the grey picture, denser where it is hotter; the truth outlined in white."""
     from matplotlib import colormaps
 
@@ -229,20 +199,13 @@ def histogram_chart(histogram: Histogram, title: str) -> str:
     The root keeps the few anomalous pixels of a wide tail visible beside one tall bin.
     """
     figure, axes = _chart(2.6, 1.3)
-    edges = finite_edges(np.asarray(histogram.edges, dtype=np.float64))
-    axes.set_yticks([])
-    if edges.size < 2 or edges[-1] <= edges[0]:
-        _say_undefined(axes, "undefined: no range of scores")
-        return as_svg(figure, title)
-    step = -(-(edges.size - 1) // MAX_BINS)
-    coarse = np.append(edges[:-1][::step], edges[-1])
-    spans = np.maximum(np.diff(coarse), 1e-12 * (edges[-1] - edges[0]))
+    edges = histogram.edges
     for shares, colour in zip((histogram.normal, histogram.anomaly), COLOURS, strict=False):
-        sums = np.add.reduceat(np.nan_to_num(shares), np.arange(0, len(shares), step))
-        heights = np.sqrt(sums / spans)
-        axes.stairs(heights, coarse, fill=True, color=colour, alpha=0.3)
-        axes.stairs(heights, coarse, color=colour, linewidth=1.0)
-    axes.set_xticks([coarse[0], coarse[-1]], [f"{end:.3g}" for end in (coarse[0], coarse[-1])])
+        heights = np.sqrt(shares / np.diff(edges))
+        axes.stairs(heights, edges, fill=True, color=colour, alpha=0.3)
+        axes.stairs(heights, edges, color=colour, linewidth=1.0)
+    axes.set_yticks([])
+    axes.set_xticks([edges[0], edges[-1]], [f"{edges[0]:.3g}", f"{edges[-1]:.3g}"])
     axes.tick_params(labelsize=8, colors=INK, length=0)
     axes.set_frame_on(False)
     return as_svg(figure, title)
@@ -269,16 +232,6 @@ def size_chart(board: Leaderboard, results: Sequence[Result]) -> str:
     axes.set_xticklabels([size_range(*ends) for ends in ranges])
     axes.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
     return as_svg(figure, "Share of true components found, by size")
-
-
-def finite_edges(edges: np.ndarray) -> np.ndarray:
-    """Move infinite edges to one usual bin beyond the finite ones; none are left where all are."""
-    inside = edges[np.isfinite(edges)]
-    if inside.size == 0:
-        return inside
-    usual = float(np.median(np.diff(inside))) if inside.size > 1 else 1.0
-    limits = {"neginf": inside[0] - (usual or 1.0), "posinf": inside[-1] + (usual or 1.0)}
-    return np.nan_to_num(edges, nan=inside[0], **limits)
 
 
 def _chart(width: float, height: float, below: float = 0.0) -> tuple[Figure, Axes]:
@@ -331,14 +284,11 @@ def _draw_curves(
         style = {**line_style(index), "gid": f"s{index}"}
         x, y = (np.asarray(getattr(result.curves, column)) for column in columns)
         label = f"{name}   {numbers}"
-        axes.plot(*thinned(x, y, MAX_POINTS), label=label, linewidth=1.6, **style)
+        axes.plot(x, y, label=label, linewidth=1.6, **style)
         for place in np.flatnonzero(np.asarray(result.curves.recall) >= RECALL)[:1]:
             dot = (result.metrics["fpr95"], RECALL) if columns[0] == "fpr" else (x[place], y[place])
             axes.plot(*dot, "o", markersize=5, **{**style, "linestyle": ""})
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     if not any(result.curves.recall.size for result in board.on(benchmark)):
-        _say_undefined(axes, "undefined: no anomaly, or nothing else")
-
-
-def _say_undefined(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", fontsize=9, color=INK)
+        text = "undefined: no anomaly, or nothing else"
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", fontsize=9, color=INK)

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from eomt_exp.engine.evaluation import Example
 from eomt_exp.evaluator.metrics import METRICS, flagged
 from eomt_exp.files import write_text
 from eomt_exp.report import figures, tables
 from eomt_exp.report.leaderboard import Leaderboard, Result
 from eomt_exp.report.metric_names import metric, ordered, shown
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 
 def write_report(board: Leaderboard, path: str | Path) -> Path:
     """Write the report as a whole and return its path."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("eomt_exp.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = _plain
-    page = environment.get_template("report.html").render(
+    page = _template().render(
         board=board,
         tables=tables,
         main=flagged("main"),
@@ -35,7 +29,7 @@ def write_report(board: Leaderboard, path: str | Path) -> Path:
         curves=figures.curve_charts,
         histogram=figures.histogram_chart,
         sizes_chart=figures.size_chart,
-        examples=_examples,
+        examples=figures.heat_maps,
         heat_colours=figures.heat_colours,
         as_jpeg=figures.as_jpeg,
         shown=shown,
@@ -43,6 +37,22 @@ def write_report(board: Leaderboard, path: str | Path) -> Path:
     )
     write_text(path, page + "\n")
     return Path(path)
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("eomt_exp.report")
+    environment = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plain"] = _plain
+    return environment.get_template("report.html")
 
 
 def _lead(board: Leaderboard) -> str:
@@ -69,12 +79,6 @@ def _meanings(board: Leaderboard) -> dict[str, str]:
     rows = [*(result.metrics for result in board.results), *board.known_classes.values()]
     keys = ordered(key for row in rows for key in row if key in METRICS)
     return {metric(key).heading: metric(key).meaning for key in keys if metric(key).meaning}
-
-
-def _examples(examples: Sequence[Example]) -> figures.HeatMaps:
-    return figures.heat_maps(
-        [figures.HeatMapRow(e.image, e.anomaly, e.score, e.name) for e in examples]
-    )
 
 
 def _plain(value: object) -> str:

@@ -25,7 +25,6 @@ NUM_PUBLISHED = 6  # shown of each benchmark: here our own numbers come first
 
 def results_table(
     metrics: Mapping[str, float | None],
-    title: str | None = None,
     intervals: Mapping[str, tuple[float, float]] | None = None,
 ) -> Table:
     """Tabulate benchmarks and scorers by metrics, as fractions; the best one has a star.
@@ -46,7 +45,7 @@ def results_table(
             entries.append(tables.number(key, row.get(key), interval, best(key, rivals)))
         table.append(entries)
     headings = [Heading("benchmark"), Heading("scorer"), *map(tables.heading, names)]
-    return _rich_table(tables.Table(headings, table), title, _semantic(metrics) or "")
+    return _rich_table(tables.Table(headings, table), None, _semantic(metrics) or "")
 
 
 def published_table(published: Sequence[PublishedResult]) -> Table:
@@ -86,7 +85,6 @@ def print_report(
     run_dir: str | Path,
     figures: Sequence[Path] = (),
     console: Console | None = None,
-    checkpoint: str | Path | None = None,
     *,
     intervals: Mapping[str, tuple[float, float]] | None = None,
     warnings: Sequence[str] = (),
@@ -111,7 +109,7 @@ def print_report(
         console.print(seeds_table(seeds))
     if published:
         console.print(published_table(published))
-    _print_files(console, Path(run_dir), figures, checkpoint)
+    _print_files(console, Path(run_dir), figures)
 
 
 def make_console() -> Console:
@@ -144,17 +142,15 @@ def _print_table(
         console.print("more metrics on a wider terminal, and in metrics.json", soft_wrap=True)
 
 
-def _print_files(
-    console: Console, run_dir: Path, figures: Sequence[Path], checkpoint: str | Path | None
-) -> None:
+def _print_files(console: Console, run_dir: Path, figures: Sequence[Path]) -> None:
     files = {
         "metrics": run_dir / "metrics.json",
         "report": run_dir / "report.html",
         "exports": run_dir / "exports",
-        "checkpoint": checkpoint or run_dir / "model.safetensors",
+        "checkpoint": run_dir / "model.safetensors",
     }
-    lines = [(label, Path(path)) for label, path in files.items() if Path(path).exists()]
-    lines += [("figure", Path(path)) for path in figures]
+    lines = [(label, path) for label, path in files.items() if path.exists()]
+    lines += [("figure", path) for path in figures]
     for label, path in [("run", run_dir), *lines]:
         console.print(f"{label:<11}{path}", markup=False, soft_wrap=True)
     console.print("compare with other runs: make ui", markup=False, soft_wrap=True)

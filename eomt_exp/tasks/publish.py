@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from eomt_exp import runs
 from eomt_exp.files import write_text
 from eomt_exp.report.cells import Cell
-from eomt_exp.report.figures import HeatMapRow, curves_figure, heat_map_figure
+from eomt_exp.report.figures import curves_figure, heat_map_figure
 from eomt_exp.report.html_report import write_report
 from eomt_exp.report.latex import as_latex
 from eomt_exp.report.leaderboard import Leaderboard
@@ -210,14 +210,10 @@ def _draw(board: Leaderboard, models: Sequence[Candidate], folder: Path) -> list
     alone = len(models) == 1
     for model in models:
         for name in board.benchmarks:
-            rows = [
-                HeatMapRow(e.image, e.anomaly, e.score, f"{e.kind}, AP {e.ap:.3f}: {e.name}")
-                for e in board.examples.get((model.label, name), [])
-            ]
-            if rows:
+            if examples := board.examples.get((model.label, name)):
                 score = str(model.cfg.score) if alone else f"{model.label}_{model.cfg.score}"
                 path = folder / f"{name}_{score}.png"
-                drawn.append(heat_map_figure(rows, path, f"{name} · {score.replace('_', ' ')}"))
+                drawn.append(heat_map_figure(examples, path, f"{name} · {score.replace('_', ' ')}"))
     for name in board.benchmarks:
         drawn.append(curves_figure(board, name, folder / f"{name}_curves.png"))
     return drawn
