@@ -8,8 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from eomt_exp.files import replacing
 
 if TYPE_CHECKING:
@@ -42,12 +40,6 @@ def line_style(index: int) -> dict[str, Any]:
     """Choose colour and dash of a line: the dash changes when the colours are used up."""
     dash = STYLES[index // len(COLOURS) % len(STYLES)]
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": dash}
-
-
-def heat_range(scores: np.ndarray) -> tuple[float, float]:
-    """Return the ends of a colour scale, percentiles so that one wild pixel cannot set them."""
-    low, high = np.percentile(scores, (1, 99.5))
-    return float(low), float(high if high > low else low + 1.0)
 
 
 def tidy(axes: Axes, title: str, x: str, y: str = "") -> None:

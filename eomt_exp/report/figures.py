@@ -18,7 +18,6 @@ from eomt_exp.report.canvas import (
     HEAT,
     INK,
     as_svg,
-    heat_range,
     line_style,
     new_figure,
     save_png,
@@ -52,7 +51,7 @@ def heat_maps(examples: Sequence[Example]) -> HeatMaps:
     The scale goes from the 1st to the 99.5th percentile of the pixels that count.
     """
     examples = [example._replace(score=_finite(example.score)) for example in examples]
-    low, high = heat_range(_scores_that_count(examples))
+    low, high = _scale(examples)
     panels = [
         [e.image, _truth_panel(e), _heat_panel(e, (e.score - low) / (high - low))] for e in examples
     ]
@@ -105,10 +104,13 @@ def _finite(score: np.ndarray) -> np.ndarray:
     return np.nan_to_num(score, nan=low, posinf=high, neginf=low)
 
 
-def _scores_that_count(rows: Sequence[Example]) -> np.ndarray:
-    """Return the scores outside void, or all of them where there is nothing else."""
-    scores = np.concatenate([row.score[row.anomaly != VOID] for row in rows])
-    return scores if scores.size else np.concatenate([row.score.ravel() for row in rows])
+def _scale(examples: Sequence[Example]) -> tuple[float, float]:
+    """Return the ends of the colours, percentiles so that one wild pixel cannot set them."""
+    scores = np.concatenate([e.score[e.anomaly != VOID] for e in examples])
+    if not scores.size:  # nothing but void
+        scores = np.concatenate([e.score.ravel() for e in examples])
+    low, high = np.percentile(scores, (1, 99.5)).tolist()
+    return low, high if high > low else low + 1.0
 
 
 def _dimmed(image: np.ndarray, brightness: float) -> np.ndarray:
@@ -158,9 +160,8 @@ def _colour_bar(figure: Figure, axes: Axes, low: float, high: float) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    bar = figure.colorbar(ScalarMappable(Normalize(low, high), HEAT), cax=axes, extend="both")
-    bar.set_label("anomaly score", fontsize=9, color=INK)
-    bar.ax.tick_params(labelsize=8, colors=INK)
+    scale = ScalarMappable(Normalize(low, high), HEAT)
+    bar = figure.colorbar(scale, cax=axes, extend="both", label="anomaly score")
     bar.outline.set_visible(False)
 
 

@@ -40,16 +40,12 @@ def as_latex(board: Leaderboard) -> str:
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
-        block_start_string="<%",
-        block_end_string="%>",
-        variable_start_string="<<",
-        variable_end_string=">>",
-        comment_start_string="<#",
-        comment_end_string="#>",
+        *("<%", "%>", "<<", ">>", "<#", "#>"),  # braces are LaTeX's
         trim_blocks=True,
         keep_trailing_newline=True,
         loader=PackageLoader("eomt_exp.report"),
     )
+    title = f"{board.title} (protocol: {board.protocol})" if board.protocol else board.title
     columns = [(name, key) for name in board.benchmarks for key in _keys(board, name)]
     cells = {(board.name(r), r.benchmark): r for r in board.results}
     groups, start = [], 2  # column 1 is the method's
@@ -57,7 +53,7 @@ def as_latex(board: Leaderboard) -> str:
         groups.append((escaped(name), len(_keys(board, name)), start))
         start += len(_keys(board, name))
     return environment.get_template("leaderboard.tex").render(
-        caption=escaped(_caption(board)),
+        caption=escaped(title),
         mark=r"$^{\dagger}$" if board.warnings else "",
         groups=groups,
         headings=[
@@ -88,19 +84,12 @@ def _seed_rows(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> Iterat
             yield [escaped(f"{experiment} {scorer}, {count} seeds"), *cells]
 
 
-def _caption(board: Leaderboard) -> str:
-    return f"{board.title} (protocol: {board.protocol})" if board.protocol else board.title
-
-
 def escaped(text: str) -> str:
     """Escape text so that LaTeX prints it as it is; letters outside Latin become question marks."""
-    return "".join(SPECIAL.get(mark) or _printable(mark) for mark in " ".join(text.split()))
-
-
-def _printable(mark: str) -> str:
-    """Keep what inputenc's utf8 knows without further packages."""
-    is_latin = mark.isalpha() and ord(mark) < 0x180
-    return mark if mark.isascii() or is_latin else "?"
+    text = " ".join(text.split())
+    latin = [mark for mark in text if mark.isascii() or (mark.isalpha() and ord(mark) < 0x180)]
+    marks = dict(zip(latin, latin, strict=True)) | SPECIAL  # known without further packages
+    return "".join(marks.get(mark, "?") for mark in text)
 
 
 def _keys(board: Leaderboard, benchmark: str) -> list[str]:

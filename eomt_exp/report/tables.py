@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from eomt_exp.evaluator.metrics import METRICS, flagged
-from eomt_exp.report.leaderboard import Leaderboard, OverSeeds, Result, SizeRow, TnrRow
+from eomt_exp.report.leaderboard import Comparison, Leaderboard, OverSeeds, Result, SizeRow, TnrRow
 from eomt_exp.report.metric_names import (
     NOT_MEASURED,
     best,
@@ -95,16 +95,17 @@ def true_negatives(board: Leaderboard, results: Sequence[Result]) -> Table:
 
 def comparisons(board: Leaderboard, benchmark: str) -> Table:
     """Tabulate differences, the best where their interval leaves out zero."""
-    rows = []
-    for c in board.comparisons:
-        if c.benchmark == benchmark:
-            is_clear = c.low > 0 or c.high < 0
-            p = "< 0.001" if c.p_value < 0.001 else shown("", c.p_value)
-            names = (c.first, c.second, metric(c.metric).heading)
-            ends = f"[{_signed(c.low)}, {_signed(c.high)}]"
-            numbers = ((_signed(c.difference), c.difference), (ends, c.low), (p, c.p_value))
-            row = [*(Entry(n, n) for n in names), *(Entry(*n, look="number") for n in numbers)]
-            rows.append([*row[:3], row[3]._replace(is_best=is_clear), *row[4:]])
+
+    def row(c: Comparison) -> list[Entry]:
+        p = "< 0.001" if c.p_value < 0.001 else shown("", c.p_value)
+        numbers = (f"[{_signed(c.low)}, {_signed(c.high)}]", c.low), (p, c.p_value)
+        return [
+            *(Entry(name, name) for name in (c.first, c.second, metric(c.metric).heading)),
+            Entry(_signed(c.difference), c.difference, "", c.low > 0 or c.high < 0, "number"),
+            *(Entry(*pair, look="number") for pair in numbers),
+        ]
+
+    rows = [row(c) for c in board.comparisons if c.benchmark == benchmark]
     headings = ("first", "second", "metric", "first - second", "95 % interval", "p")
     return Table([Heading(name) for name in headings], rows)
 
@@ -197,7 +198,7 @@ def published(board: Leaderboard, benchmark: str) -> Table:
     rows: list[tuple[float, bool, list[Entry]]] = []
     for r in board.on(benchmark) if others else []:
         values = [number(key, r.metrics.get(key), r.intervals.get(key)) for key in keys]
-        row = [*_named(board.name(r)), *values, _remark("see the manifest", "here")]
+        row = [Entry(board.name(r), board.name(r)), *values, _remark("see the manifest", "here")]
         rows.append((r.metrics.get("ap", math.nan), True, row))
     for entry in others:
         values = [number(key, entry.values.get(key)) for key in keys]
@@ -255,12 +256,8 @@ def _of_columns(
     groups: Sequence[tuple[str, int]] = (),
 ) -> Table:
     """Make a table of named rows from its columns; without columns it has no rows."""
-    rows = [[*_named(name), *row] for name, row in zip(names, zip(*columns, strict=True))]  # noqa: B905
+    rows = [[Entry(name, name), *row] for name, row in zip(names, zip(*columns, strict=True))]  # noqa: B905
     return Table([Heading(first), *headings], rows, groups)
-
-
-def _named(name: str) -> list[Entry]:
-    return [Entry(name, name)]
 
 
 def _metric_entries(results: Sequence[Result | None], key: str) -> list[Entry]:

@@ -12,7 +12,7 @@ from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.files import write_text
 from eomt_exp.report import tables
 from eomt_exp.report.leaderboard import OverSeeds, PublishedResult
-from eomt_exp.report.metric_names import UNDEFINED, best, ordered
+from eomt_exp.report.metric_names import best, ordered, shown
 from eomt_exp.report.tables import Entry, Heading
 
 if TYPE_CHECKING:
@@ -183,7 +183,9 @@ def _cells(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[st
     for key, value in metrics.items():
         parts = key.split("/")
         if len(parts) == 3 and parts[2] in flagged("main"):
-            rows.setdefault((parts[0], parts[1]), {})[parts[2]] = _nan_for_none(value)
+            rows.setdefault((parts[0], parts[1]), {})[parts[2]] = (
+                math.nan if value is None else value
+            )
     order = list(dict.fromkeys(benchmark for benchmark, _ in rows))
     return dict(sorted(rows.items(), key=lambda item: order.index(item[0][0])))
 
@@ -229,13 +231,7 @@ def _protocol_and_source(entry: PublishedResult) -> str:
     return "; ".join(part for part in (entry.protocol, entry.source) if part)
 
 
-def _nan_for_none(value: float | None) -> float:
-    """Return NaN for the null that it becomes in a metrics.json."""
-    return math.nan if value is None else float(value)
-
-
 def _semantic(metrics: Mapping[str, float | None]) -> str | None:
     """Write "semantic: val/miou 0.712" of every "<set>/miou", or None."""
-    found = {key: _nan_for_none(value) for key, value in metrics.items() if key.endswith("/miou")}
-    texts = [f"{key} {UNDEFINED if math.isnan(v) else f'{v:.3f}'}" for key, v in found.items()]
+    texts = [f"{key} {shown('miou', v)}" for key, v in metrics.items() if key.endswith("/miou")]
     return f"semantic: {', '.join(texts)}" if texts else None
