@@ -109,7 +109,7 @@ def test_the_best_and_worst_images_are_shown_once_each(tmp_path: Path) -> None:
     assert [example.kind for example in found.examples] == ["best", "best", "worst", "worst"]
     assert len({example.name for example in found.examples}) == 4
     best = found.examples[0]
-    by_name = {row.name: row.ap for row in results(found)["s"].images}
+    by_name = {row.name: row.metrics["ap"] for row in results(found)["s"].images}
     assert best.ap == max(ap for ap in by_name.values() if ap == ap)
     image, _, anomaly, _ = BrightAnomalies()[int(best.name.split()[1])]
     shown = (best.image, best.anomaly, best.score)

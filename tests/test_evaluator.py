@@ -14,7 +14,8 @@ from sklearn.metrics import auc, roc_auc_score
 
 from eomt_exp.evaluator.components import ComponentCounts
 from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, to_keys, to_score
-from eomt_exp.evaluator.pixel import METRICS, PixelCounts
+from eomt_exp.evaluator.metrics import of_pixels
+from eomt_exp.evaluator.pixel import PixelCounts
 from tests.oracle import SCORES, count, draw, noise, other_definitions, ranked, same
 
 Image = tuple[np.ndarray, np.ndarray]  # scores and labels
@@ -144,7 +145,7 @@ def test_f1_star_against_brute_force(name: str) -> None:
 def test_metrics_without_a_positive_or_a_negative_are_nan(labels: list[int]) -> None:
     counts = count([0.1, 0.2][: len(labels)], labels)
     found = counts.results()
-    assert all(np.isnan(found[key]) for key in METRICS)
+    assert all(np.isnan(found[key]) for key in [*of_pixels(None), "ap_bound", "f1_threshold"])
     assert (found["positives"], found["negatives"]) == (labels.count(1), labels.count(0))
     assert all(len(column) == 0 for column in counts.curves())
     assert np.isnan([row[1:] for row in counts.tnr_table()]).all()

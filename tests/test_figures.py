@@ -8,14 +8,14 @@ import os
 
 import numpy as np
 import pytest
+from leaderboard_example import BENCHMARKS, leaderboard
 from PIL import Image
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from eomt_exp.contracts import VOID
+from eomt_exp.engine.evaluation import Example
 from eomt_exp.evaluator.ranking import PixelCurves
-from eomt_exp.report import figures
-from eomt_exp.report.figures import HeatMapRow, curves_figure, heat_map_figure, training_figure
-from eomt_exp.report.training_figure import smoothed
+from eomt_exp.report.figures import curves_figure, heat_map_figure, heat_maps
+from eomt_exp.report.training_figure import smoothed, training_figure
 
 
 def pixels(path) -> np.ndarray:
@@ -23,17 +23,17 @@ def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB")) / 255.0
 
 
-def scene(height: int = 96, width: int = 192) -> HeatMapRow:
+def scene(height: int = 96, width: int = 192) -> Example:
     """The left third is anomalous and scores high, the right third is void."""
     rng = np.random.default_rng(0)
     image = rng.integers(60, 120, (height, width, 3), np.uint8)
     anomaly = np.zeros((height, width), np.uint8)
     anomaly[:, : width // 3], anomaly[:, -width // 3 :] = 1, VOID
     score = rng.normal(0, 0.1, (height, width)) + 2.0 * (anomaly == 1)
-    return HeatMapRow(image, anomaly, score, "planted")
+    return Example("best", "planted", 0.5, "rba", image, anomaly, score)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (1024, 2048)])
+@pytest.mark.parametrize("size", [(64, 64), (320, 640)])
 def test_the_planted_anomaly_is_hotter_than_the_road(tmp_path, size):
     path = heat_map_figure([scene(*size)], tmp_path / "new" / "heat.png", "planted, rba")
     picture = pixels(path)
@@ -59,56 +59,34 @@ def test_heat_maps_survive_odd_rows(tmp_path):
     broken = row._replace(score=np.where(row.anomaly == 1, np.nan, row.score))
     for index, rows in enumerate([[void], [constant], [broken], [row, scene(64, 64), void]]):
         assert pixels(heat_map_figure(rows, tmp_path / f"{index}.png")).std() > 0.05
-    with pytest.raises(ValueError, match="no rows"):
-        heat_map_figure([], tmp_path / "none.png")
 
 
-def test_a_thin_anomaly_outlives_the_shrinking(tmp_path):
-    row = scene(1024, 2048)
-    anomaly = np.zeros_like(row.anomaly)
-    anomaly[500:502, 1000:1100] = 1
-    path = heat_map_figure([row._replace(anomaly=anomaly)], tmp_path / "thin.png")
-    truth = pixels(path)[:, 372:748]
-    assert ((truth[..., 0] - truth[..., 1]) > 0.3).sum() > 5
+def test_the_truth_is_filled_outlined_and_void_is_striped():
+    grey, truth = np.full((60, 120, 3), 90, np.uint8), np.zeros((60, 120), np.uint8)
+    truth[20:40, 10:50], truth[:, 110:] = 1, VOID
+    (panels,), low, high = heat_maps(
+        [scene()._replace(image=grey, anomaly=truth, score=(truth == 1) * 1.0)]
+    )
+    photo, filled, heat = (panel.astype(float) for panel in panels)
+    assert (low, high) == (0, 1)
+    assert np.abs(photo - 90).max() < 1
+    red = filled[..., 0] - filled[..., 1]
+    assert red[20:40, 10:50].min() > 80
+    assert max(np.abs(red[:10]).max(), np.abs(red[:, 70:]).max()) < 1
+    assert heat[25:35, 15:45].mean() > heat[:, 70:105].mean() + 80
+    assert (heat[19, 10:50] == 255).all()
+    assert len(np.unique(heat[:, 110:])) == 2
 
 
-def scored(shift: float) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and scores of pixels of which a tenth are anomalous."""
-    rng = np.random.default_rng(0)
-    truth = rng.random(5000) < 0.1
-    return truth, rng.normal(0, 1, 5000) + shift * truth
-
-
-def curve(truth: np.ndarray, score: np.ndarray) -> PixelCurves:
-    order = np.argsort(-score)
-    tp, fp = np.cumsum(truth[order]), np.cumsum(~truth[order])
-    recall = tp / tp[-1]
-    return PixelCurves(precision=tp / (tp + fp), recall=recall, fpr=fp / fp[-1], tpr=recall)
-
-
-def test_curves_are_drawn_for_many_scorers_and_for_none_defined(tmp_path):
-    empty = {"empty": PixelCurves(*[np.empty(0)] * 4)}
-    curves = {f"scorer_{index}": curve(*scored(index / 3)) for index in range(11)} | empty
-    picture = pixels(curves_figure(curves, "planted", tmp_path / "curves.png"))
+def test_curves_are_drawn_for_many_methods_and_for_none_defined(tmp_path):
+    board = leaderboard()
+    picture = pixels(curves_figure(board, BENCHMARKS[0], tmp_path / "curves.png"))
     assert abs(picture.shape[1] - 1200) < 3
     assert picture.std() > 0.05
-    curves_figure(empty, "planted", tmp_path / "empty.png")
-    with pytest.raises(ValueError, match="no curves"):
-        curves_figure({}, "planted", tmp_path / "none.png")
-
-
-@pytest.mark.parametrize("step", [1, -1])
-def test_legend_numbers_agree_with_scikit_learn(step):
-    truth, score = scored(1.0)
-    whole = curve(truth, score)
-    found = figures._areas(PixelCurves(*(points[::step] for points in whole)))
-    threshold = np.sort(score[truth])[::-1][int(np.ceil(0.95 * truth.sum())) - 1]
-    wanted = {
-        "ap": average_precision_score(truth, score),
-        "auroc": roc_auc_score(truth, score),
-        "fpr95": (score[~truth] >= threshold).mean(),
-    }
-    assert {key: found[key] for key in wanted} == pytest.approx(wanted)
+    for result in board.results:
+        result.curves = PixelCurves(*[np.empty(0)] * 4)
+        result.metrics = dict.fromkeys(result.metrics, math.nan)
+    curves_figure(board, BENCHMARKS[0], tmp_path / "empty.png")
 
 
 def test_training_figure_copes_with_gaps_single_points_and_silence(tmp_path):

@@ -32,12 +32,12 @@ ALLOWED = {
     "runs": {"build", "contracts", "engine", "weights", "files", "paths", "schema", "config_keys"},
     "studies": {
         *("engine", "tracking", "weights", "report", "files", "contracts", "schema"),
-        *("build", "runs", "jobs", "signals", "config_keys"),
+        *("build", "runs", "jobs", "signals", "config_keys", "evaluator"),
     },
     "tasks": {
         *PARTS,
         *("studies", "engine", "tracking", "weights", "report", "files", "contracts", "schema"),
-        *("build", "runs", "run_folders", "config_keys"),
+        *("build", "runs", "run_folders", "config_keys", "evaluator"),
     },
     "cli": {
         *("paths", "schema", "config_keys", "run_folders", "jobs", "signals", "files"),
@@ -62,7 +62,9 @@ DOORS = {
     "scipy": {"losses"},
     "cv2": {"data", "evaluator"},
     "optuna": {"studies"},
-    "plotly": {"report", "studies"},
+    "plotly": {"studies"},
+    "pandas": {"report"},
+    "jinja2": {"report"},
     "matplotlib": {"report", "studies"},
     "sklearn": {"scorers"},
     "h5py": {"engine"},

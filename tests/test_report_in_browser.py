@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from leaderboard_example import BENCHMARKS, leaderboard
 
-from eomt_exp.report.html.document import write_report
+from eomt_exp.report.html_report import write_report
 
 pytestmark = pytest.mark.slow
 

@@ -10,22 +10,26 @@ import re
 from collections import Counter
 from dataclasses import replace
 
+import leaderboard_example
 import pytest
 from leaderboard_example import BENCHMARKS, MODELS, NOTE, SCORERS, WARNING, leaderboard
+from omegaconf import OmegaConf
 from rich.console import Console
 
-from eomt_exp.report.html.tables import number
-from eomt_exp.report.latex import escaped
+from eomt_exp.evaluator.metrics import METRICS, Metric, flagged
+from eomt_exp.report.latex import as_latex, escaped
 from eomt_exp.report.leaderboard import Leaderboard, PublishedResult
-from eomt_exp.report.metric_names import MAIN, SEMANTIC
 from eomt_exp.report.published import published_for
+from eomt_exp.report.tables import number
 from eomt_exp.report.terminal import (
     print_report,
     results_table,
     seeds_table,
     write_metrics,
 )
-from eomt_exp.report.text_tables import as_csv, as_latex, as_markdown
+from eomt_exp.report.text_tables import as_csv, as_markdown
+from eomt_exp.tasks.publish import publish
+from eomt_exp.tracking.run import NullTracker
 
 
 @pytest.fixture
@@ -56,7 +60,8 @@ def test_csv_has_a_row_of_known_classes_for_every_model(board):
     for row, (model, known) in zip(rows, board.known_classes.items(), strict=True):
         named = (row["benchmark"], row["protocol"], row["model"], row["scorer"], row["warnings"])
         assert named == ("data.val", "default", model, "", WARNING)
-        assert [float(row[key]) for key in SEMANTIC] == [known[key] for key in SEMANTIC]
+        keys = flagged("known")
+        assert [float(row[key]) for key in keys] == [known[key] for key in keys]
         assert row["ap"] == "" != row["category_miou"]
         assert not any("iou_" in key for key in row)  # single classes are in metrics.json
 
@@ -79,9 +84,10 @@ def test_markdown_warns_before_it_shows_a_number(board):
         f"**{result.metrics['ap']:.3f}** [{low:.3f}, {high:.3f}]",
         *("undefined", "0.612 ± 0.013", "README of RbA", "Protocol: default.", f"Note: {NOTE}"),
         *(f"{first['miou']:.3f}", "| category mIoU |"),
-        f"| {first['aacc']:.3f} | {first['category_miou']:.3f} |",
-        f"| traffic sign | {first['iou_traffic_sign']:.3f} | {second['iou_traffic_sign']:.3f} |",
-        f"| flat | {first['category_iou_flat']:.3f} | {second['category_iou_flat']:.3f} |",
+        f"| **{first['aacc']:.3f}** | **{first['category_miou']:.3f}** |",
+        f"| traffic sign | **{first['iou_traffic_sign']:.3f}** |",
+        f"** | {second['iou_traffic_sign']:.3f} |",
+        f"| flat | **{first['category_iou_flat']:.3f}** | {second['category_iou_flat']:.3f} |",
     ):
         assert expected in text
     assert "nan" not in text
@@ -93,7 +99,8 @@ def test_an_interval_never_leaves_out_its_own_value(board, ends):
     metrics = {"a/rba/ap": value}
     board.results[0].metrics["ap"], board.results[0].intervals["ap"] = value, (low, high)
     terminal = printed(results_table(metrics, intervals={"a/rba/ap": (low, high)}))
-    cell = str(number("ap", value, (low, high)).content)
+    entry = number("ap", value, (low, high))
+    cell = f"{entry.text} {entry.below}"
     for text in (terminal, as_markdown(board), cell):
         read = re.search(r"(0\.\d+)\W.*?\[(0\.\d+), (0\.\d+)\]", text)
         shown, least, most = map(float, read.groups())
@@ -176,7 +183,7 @@ LONG = "smiyc_obstacle21/eim_oe-0.max_logit"
 def test_a_narrow_terminal_shows_numbers_whole_and_says_what_is_missing(
     tmp_path, width, method, count
 ):
-    metrics = {f"{method}/{key}": 0.1 + i / 8 for i, key in enumerate(MAIN)}
+    metrics = {f"{method}/{key}": 0.1 + i / 8 for i, key in enumerate(flagged("main"))}
     text = io.StringIO()
     console = Console(file=text, width=width, force_terminal=True, color_system=None)
     print_report(metrics, tmp_path, console=console, intervals={f"{method}/ap": (0.04, 0.16)})
@@ -226,3 +233,35 @@ def test_published_numbers_are_as_printed():
     ):  # fmt: skip
         named = [a for a in published if (a.benchmark, a.method) == (benchmark, method)]
         assert [a.values for a in named if protocol in a.protocol] == [values]
+
+
+def test_a_metric_that_is_added_in_one_place_is_everywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(
+        METRICS,
+        "found_at_5",
+        Metric("found at 5 %", 1, "A new one.", "headline narrow main paper seeds interval image",
+               lambda ranking: (ranking.tp / ranking.tp[..., -1:]).mean(-1)),
+    )  # fmt: skip
+    board = leaderboard_example._leaderboard.__wrapped__()
+    value = board.results[0].metrics["found_at_5"]
+    low, high = board.results[0].intervals["found_at_5"]
+    assert 0 < low <= value <= high < 1
+    logged = {}
+    tracker = NullTracker(tmp_path)
+    monkeypatch.setattr(tracker, "log_metrics", lambda metrics, step: logged.update(metrics))
+    cfg = OmegaConf.create({"tracking": {"enabled": False}})
+    assert publish(cfg, board, [], tracker, tmp_path) == logged  # what MLflow gets
+    key = f"{BENCHMARKS[0]}/{MODELS[0]}.{SCORERS[0]}/found_at_5"
+    saved = json.loads((tmp_path / "metrics.json").read_text())
+    assert saved["metrics"][key] == logged[key] == value
+    assert saved["manifest"]["intervals"][key] == [low, high]
+    assert float(rows_of(board)[0]["found_at_5"]) == value
+    for text in (capsys.readouterr().out, as_markdown(board)):
+        assert "found at 5 %" in text
+        assert f"{value:.3f}" in text
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("found at 5 % ↑") > 2 * len(BENCHMARKS)
+    assert "A new one." in page
+    latex = (tmp_path / "leaderboard.tex").read_text()
+    assert r"found at 5 \% $\uparrow$" in latex
+    assert f"{100 * value:.1f}" in latex

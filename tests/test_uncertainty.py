@@ -264,7 +264,7 @@ def test_intervals_are_nan_where_nothing_can_be_said() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metrics": ["ap", "pro"]}, r"\['pro'\]; allowed are ap, auroc, fpr95, f1_star"),
+        ({"metrics": ["ap", "pro"]}, r"\['pro'\]; allowed are ap, fpr95, auroc, f1_star"),
         ({"level": 95}, "between 0 and 1, got 95"),
         ({"resamples": 0}, "at least 1, got 0"),
     ],

@@ -10,46 +10,52 @@ from eomt_exp.signals import stop_signals
 if TYPE_CHECKING:
     from rich.console import Console
 
-PLAIN_SECONDS = 15.0
 
-
-def progress(
-    total: int,
-    description: str,
-    start: int = 0,
-    *,
-    console: Console | None = None,
-    enabled: bool = True,
-    plain_seconds: float = PLAIN_SECONDS,
-) -> Progress:
-    """Return a context manager that counts from `start` to `total`; other ranks disable it.
+class Progress:
+    """Counts from `start` to `total` inside a `with`; a process that is not `enabled` is silent.
 
     The rate leaves out the first `start` items, which an earlier try has done.
     """
-    from rich.console import Console
 
-    console = console or Console(highlight=False)
-    if not enabled:
-        return Progress(total, description, start)
-    if console.is_terminal:
-        return BarProgress(total, description, start, console)
-    return PlainProgress(total, description, start, console, plain_seconds)
+    def __init__(
+        self,
+        total: int,
+        description: str,
+        start: int = 0,
+        *,
+        console: Console | None = None,
+        enabled: bool = True,
+        plain_seconds: float = 15.0,
+    ) -> None:
+        from rich import progress as rich_progress
+        from rich.console import Console
 
-
-class Progress:
-    """Counts, and prints nothing."""
-
-    def __init__(self, total: int, description: str, start: int = 0) -> None:
         self.total, self.description, self.start, self.done = total, description, start, start
         self.fields: dict[str, object] = {}
-        self.began = time.monotonic()
+        self._console = console or Console(highlight=False)
+        self._is_plain = enabled and not self._console.is_terminal
+        self._seconds, self._last_done = plain_seconds, -1
+        self._bar = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}", markup=False),
+            rich_progress.BarColumn(bar_width=30),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.fields[text]}", markup=False),
+            console=self._console,
+            disable=not enabled or self._is_plain,
+        )
+        self._task = self._bar.add_task(description, total=total, completed=start, text="")
 
     def __enter__(self) -> Progress:
-        self.began = time.monotonic()
+        self.began = self._last_time = time.monotonic()
+        self._bar.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Print the end, where something is printed."""
+        self._bar.stop()
+        if self._is_plain and self._last_done != self.done:
+            self._print()
 
     def advance(self, n: int = 1, **fields: object) -> None:
         """Count `n` more; `fields`, such as loss=0.3, stay shown until they change.
@@ -61,104 +67,35 @@ class Progress:
             raise KeyboardInterrupt
         self.done += n
         self.fields.update(fields)
+        text = f"{self._rate():.3g}/s  {self._field_text()}"
+        self._bar.update(self._task, completed=self.done, text=text)
+        if self._is_plain and time.monotonic() - self._last_time >= self._seconds:
+            self._print()
 
-    @property
-    def elapsed(self) -> float:
-        """Return the seconds since the `with` began."""
-        return time.monotonic() - self.began
+    def _rate(self) -> float:
+        return (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
 
-    @property
-    def rate(self) -> float:
-        """Return items a second, 0 before the first one."""
-        return (self.done - self.start) / max(self.elapsed, 1e-9)
-
-    def field_text(self) -> str:
+    def _field_text(self) -> str:
         """Return "loss 0.312  lr 1e-05"."""
-        return "  ".join(f"{name} {_value_text(value)}" for name, value in self.fields.items())
-
-
-class PlainProgress(Progress):
-    """Prints whole lines, for outputs that cannot be drawn over."""
-
-    def __init__(
-        self, total: int, description: str, start: int, console: Console, seconds: float
-    ) -> None:
-        super().__init__(total, description, start)
-        self._console, self._seconds = console, seconds
-        self._last_time, self._last_done = time.monotonic(), -1
-
-    def __enter__(self) -> PlainProgress:
-        super().__enter__()
-        self._last_time = self.began
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        if self._last_done != self.done:
-            self._print()
-
-    def advance(self, n: int = 1, **fields: object) -> None:
-        """Count, and print when the last line is old."""
-        super().advance(n, **fields)
-        if time.monotonic() - self._last_time >= self._seconds:
-            self._print()
-
-    def line(self) -> str:
-        """Return "train  20 % 40/200, 2.1/s, 0:00:19 elapsed, 0:01:16 left, loss 0.312"."""
-        share = 100 * self.done / self.total if self.total else 100.0
-        left = (self.total - self.done) / self.rate if self.rate else float("inf")
-        parts = [
-            f"{self.description} {share:3.0f} % {self.done}/{self.total}",
-            f"{self.rate:.3g}/s",
-            f"{clock(self.elapsed)} elapsed",
-            f"{clock(left)} left",
-        ]
-        return ", ".join([*parts, self.field_text()] if self.fields else parts)
+        texts = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in self.fields.items()}
+        return "  ".join(f"{name} {text}" for name, text in texts.items())
 
     def _print(self) -> None:
+        """Print "train  20 % 40/200, 2.1/s, 0:00:19 elapsed, 0:01:16 left, loss 0.312"."""
         self._last_time, self._last_done = time.monotonic(), self.done
-        self._console.print(self.line(), markup=False, soft_wrap=True)
+        share = 100 * self.done / self.total if self.total else 100.0
+        rate = self._rate()
+        left = (self.total - self.done) / rate if rate else float("inf")
+        parts = [
+            f"{self.description} {share:3.0f} % {self.done}/{self.total}, {rate:.3g}/s",
+            f"{clock(self._last_time - self.began)} elapsed, {clock(left)} left",
+            *([self._field_text()] if self.fields else []),
+        ]
+        self._console.print(", ".join(parts), markup=False, soft_wrap=True)
         self._console.file.flush()  # a file is block-buffered, and a log should be up to date
 
 
-class BarProgress(Progress):
-    """Draws rich's bar with count, rate, elapsed time, time left and the fields."""
-
-    def __init__(self, total: int, description: str, start: int, console: Console) -> None:
-        from rich import progress as rich_progress
-
-        super().__init__(total, description, start)
-        self._bar = rich_progress.Progress(
-            rich_progress.TextColumn("{task.description}"),
-            rich_progress.BarColumn(bar_width=30),
-            rich_progress.MofNCompleteColumn(),
-            rich_progress.TextColumn("{task.fields[rate]}"),
-            rich_progress.TimeElapsedColumn(),
-            rich_progress.TimeRemainingColumn(),
-            rich_progress.TextColumn("{task.fields[text]}", markup=False),
-            console=console,
-        )
-        self._task = self._bar.add_task(
-            description, total=total, completed=start, rate="", text="", start=False
-        )
-
-    def __enter__(self) -> BarProgress:
-        super().__enter__()
-        self._bar.start()
-        self._bar.start_task(self._task)
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._bar.stop()
-
-    def advance(self, n: int = 1, **fields: object) -> None:
-        """Count and redraw, ten times a second at most."""
-        super().advance(n, **fields)
-        rate = f"{self.rate:.3g}/s"
-        self._bar.update(self._task, completed=self.done, rate=rate, text=self.field_text())
-
-
-def _value_text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+progress = Progress  # so that a `with` reads as a sentence
 
 
 def clock(seconds: float) -> str:

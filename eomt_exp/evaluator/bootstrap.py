@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eomt_exp.evaluator.image_counts import POOLED, ImageCounts
+from eomt_exp.evaluator.image_counts import ImageCounts
 from eomt_exp.evaluator.ranking import Floats, Ints
 
 UNDEFINED = (float("nan"), float("nan"))
@@ -27,21 +27,21 @@ def resampling_weights(images: int, resamples: int, seed: int = 0) -> Ints:
 
 def intervals(
     counts: ImageCounts,
-    metrics: Sequence[str] = tuple(POOLED),
+    metrics: Sequence[str] = (),
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Return (low, high) of each metric over all pixels, had other such images been taken.
+    """Return (low, high) of each metric of pooled() over all pixels, had other images been taken.
 
     Resamples without an anomaly or without a normal pixel do not count; NaN where those are more
-    than half of all, or there is one image or none. ValueError for a metric not in POOLED.
+    than half of all, or there is one image or none. ValueError for a metric without intervals.
     """
     _check_level(level)
     images = len(counts.names)
     if images < 2:
-        counts.pooled(np.ones(images), metrics)  # refuses unknown metrics
-        return dict.fromkeys(metrics, UNDEFINED)
+        # pooled() refuses unknown metrics
+        return dict.fromkeys(counts.pooled(np.ones(images), metrics), UNDEFINED)
     drawn = counts.pooled(resampling_weights(images, resamples, seed), metrics)
     return {metric: _percentiles(values, level) for metric, values in drawn.items()}
 

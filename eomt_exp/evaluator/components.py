@@ -17,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, float64, from_numpy, tensor
 
+from eomt_exp.evaluator.metrics import FOUND_FROM, mean, of_components
 from eomt_exp.evaluator.pixel_arrays import counted_pixels, float32_array, integer_array
 from eomt_exp.evaluator.ranking import Floats, Ints
 
 SizeRow = tuple[int, int | None, int, float, float]
-
-# linspace, as the benchmark has it: a ratio of exactly 0.3 must fall on the same side.
-FOUND_FROM = np.linspace(0.25, 0.75, 11)
 
 
 class ComponentCounts:
@@ -97,19 +95,10 @@ class ComponentCounts:
         siou: mean over true components k of |k & P| / (|k | P| - |P & other true ones|), where P
             is the union of the predicted components that touch k
         ppv: mean over predicted components of the share of their pixels in true components
-        component_f1: mean over tau = .25, .30, ..., .75 of 2 TP / (2 TP + FN + FP), where TP and
-            FN are the true components with siou >= tau and < tau, FP the predicted ones with
-            ppv < tau. 0 with only true or only predicted components, NaN with neither
+        component_f1: see mean_f1
         components_true, components_predicted: how many counted
         """
-        siou, ppv = self._siou(), self._ppv()
-        return {
-            "siou": _mean(siou),
-            "ppv": _mean(ppv),
-            "component_f1": _mean_f1(siou, ppv),
-            "components_true": float(len(siou)),
-            "components_predicted": float(len(ppv)),
-        }
+        return of_components(self._siou(), self._ppv())
 
     def by_size(self, edges: Sequence[int]) -> list[SizeRow]:
         """List true components by area: low, high, components, share with siou >= .25, mean siou.
@@ -126,8 +115,8 @@ class ComponentCounts:
         for index, low in enumerate(bounds):
             inside = siou[row_of == index]
             high = bounds[index + 1] if index + 1 < len(bounds) else None
-            share = _mean((inside >= FOUND_FROM[0]).astype(np.float64))
-            rows.append((low, high, len(inside), share, _mean(inside)))
+            share = mean((inside >= FOUND_FROM[0]).astype(np.float64))
+            rows.append((low, high, len(inside), share, mean(inside)))
         return rows
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -212,19 +201,6 @@ def _overlaps(
 def _sums(ids: NDArray[np.integer], pixels: Ints, number: int) -> Ints:
     """Sum the pixels of each id; bincount adds in float64, which is exact for an image."""
     return np.bincount(ids, pixels, minlength=number).astype(np.int64)
-
-
-def _mean_f1(siou: Floats, ppv: Floats) -> float:
-    if not len(siou) and not len(ppv):
-        return float("nan")
-    hits = (siou[:, None] >= FOUND_FROM).sum(axis=0)
-    false = (ppv[:, None] < FOUND_FROM).sum(axis=0)
-    return float((2 * hits / (hits + len(siou) + false)).mean())  # TP + FN is all true ones
-
-
-def _mean(values: Floats) -> float:
-    """Return the mean; fsum does not round before the end, so the values' order cannot matter."""
-    return math.fsum(values.tolist()) / len(values) if len(values) else float("nan")
 
 
 def _stack(rows: list[Ints], width: int) -> Ints:

@@ -8,33 +8,26 @@ and fall together, hence images, not pixels, are what to resample (Efron, Annals
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy, tensor
 
-from eomt_exp.evaluator import ranking as rank
+from eomt_exp.evaluator.metrics import METRICS, flagged
 from eomt_exp.evaluator.pixel import PixelCounts
 from eomt_exp.evaluator.pixel_arrays import KeyedPixels
 from eomt_exp.evaluator.ranking import Floats, Ints, Ranking
 
 BITS = 18  # of the counts of one image, before they join the grid: the finest that it can be
 CHUNK = 1 << 20  # numbers in one temporary of pooled(): 8 MiB
-POOLED: dict[str, Callable[[Ranking], Floats]] = {
-    "ap": rank.average_precision,
-    "auroc": rank.auroc,
-    "fpr95": rank.fpr_at_recall,
-    "f1_star": lambda ranking: rank.best_f1(ranking)[0],
-}
-PER_IMAGE = ("ap", "auroc", "fpr95")
 
 
 class _Image(NamedTuple):
     bins: Ints  # (G,) key >> shift, rising
     counts: NDArray[np.int32]  # (2, G) normal, anomaly
-    metrics: Floats  # (3,) PER_IMAGE, of 2**BITS bins
+    metrics: Floats  # (M,) those with the flag `image`, of 2**BITS bins
 
 
 class ImageCounts:
@@ -97,7 +90,7 @@ class ImageCounts:
             "sizes": np.array([len(image.bins) for image in images], np.int64),
             "bins": np.concatenate([self._grid[:0], *(image.bins for image in images)]),
             "counts": np.concatenate([np.empty((0, 2), np.int32), *(i.counts.T for i in images)]),
-            "metrics": np.array([i.metrics for i in images]).reshape(-1, len(PER_IMAGE)),
+            "metrics": self._metrics_of_images(),
         }
         grid = {"max_bins_shift": tensor([self.max_bins, self._shift])}
         return grid | {name: from_numpy(array) for name, array in arrays.items()}
@@ -117,41 +110,42 @@ class ImageCounts:
         self.__dict__.update(fresh.__dict__)
 
     def metrics(self) -> dict[str, NDArray]:
-        """Return ap, auroc and fpr95 as PixelCounts has them, positives, negatives; (N,) as names.
+        """Return metrics as PixelCounts has them, positives and negatives; (N,) as names.
 
         The metrics are those of each image by itself, NaN where it has but one kind of pixels.
         """
         images = [self._images[name] for name in self.names]
-        found = np.array([image.metrics for image in images]).reshape(-1, len(PER_IMAGE))
         totals = np.array([i.counts.sum(axis=1, dtype=np.int64) for i in images]).reshape(-1, 2)
         pixels = {"positives": totals[:, 1], "negatives": totals[:, 0]}
-        return dict(zip(PER_IMAGE, found.T, strict=True)) | pixels
+        return dict(zip(flagged("image"), self._metrics_of_images().T, strict=True)) | pixels
 
     def ap(self, name: str) -> float:
         """Return the AP of one image by itself."""
-        return float(self._images[name].metrics[PER_IMAGE.index("ap")])
+        return float(self._images[name].metrics[flagged("image").index("ap")])
 
-    def pooled(self, weights: NDArray, metrics: Sequence[str] = tuple(POOLED)) -> dict[str, Floats]:
+    def pooled(self, weights: NDArray, metrics: Sequence[str] = ()) -> dict[str, Floats]:
         """Measure all pixels together when image n, in the order of names, counts weights[n].
 
         (N,) or (B, N) -> () or (B,) each; NaN where no positive or no negative has any weight.
+        `metrics` are some of those with the flag `interval`, or () for all of them.
         """
-        if unknown := [metric for metric in metrics if metric not in POOLED]:
-            raise ValueError(f"metrics holds {unknown}; allowed are {', '.join(POOLED)}.")
+        allowed = flagged("interval")
+        if unknown := [metric for metric in metrics if metric not in allowed]:
+            raise ValueError(f"metrics holds {unknown}; allowed are {', '.join(allowed)}.")
         weights = np.asarray(weights, np.float64)
         if weights.ndim not in (1, 2) or weights.shape[-1] != len(self._images):
             wanted = f"(N,) or (B, N) with N = {len(self._images)} images"
             raise ValueError(f"weights must be {wanted}, got {weights.shape}.")
         rows = np.atleast_2d(weights)
-        found = {metric: np.full(len(rows), np.nan) for metric in metrics}
+        found = {metric: np.full(len(rows), np.nan) for metric in metrics or allowed}
         step = max(CHUNK // max(len(self._grid), 1), 1)
         for start in range(0, len(rows) if len(self._grid) else 0, step):
             ranking = Ranking.of(*self._weighted(rows[start : start + step], step))
             defined = (ranking.tp[:, -1] > 0) & (ranking.fp[:, -1] > 0)
             with np.errstate(divide="ignore", invalid="ignore"):
                 for metric, column in found.items():
-                    values = np.where(defined, POOLED[metric](ranking), np.nan)
-                    column[start : start + step] = values
+                    values = METRICS[metric].pixels(ranking)  # type: ignore[misc]
+                    column[start : start + step] = np.where(defined, values, np.nan)
         return {metric: column.reshape(weights.shape[:-1]) for metric, column in found.items()}
 
     def _weighted(self, rows: Floats, step: int) -> tuple[Floats, Floats]:
@@ -167,6 +161,10 @@ class ImageCounts:
                 dense[:, row, np.searchsorted(self._grid, image.bins)] = image.counts
             totals += rows[:, start : start + step] @ dense
         return totals[1, :, ::-1], totals[0, :, ::-1]
+
+    def _metrics_of_images(self) -> Floats:
+        rows = [self._images[name].metrics for name in self.names]
+        return np.array(rows).reshape(-1, len(flagged("image")))
 
     def _check_new(self, names: Sequence[str]) -> None:
         if again := [name for name in names if name in self._images]:
@@ -202,10 +200,10 @@ def _coarse(image: _Image, by: int) -> _Image:
 
 
 def _metrics(counts: Ints) -> Floats:
-    """(2, G) -> PER_IMAGE (3,); NaN without a positive or without a negative."""
+    """(2, G) -> (M,) those with the flag `image`; NaN without a positive or without a negative."""
     # Floats, which are exact here, save the conversions in each formula.
     negatives, positives = counts[:, ::-1].astype(np.float64, order="C")
     if not (positives.any() and negatives.any()):
-        return np.full(len(PER_IMAGE), np.nan)
+        return np.full(len(flagged("image")), np.nan)
     ranking = Ranking.of(positives, negatives)
-    return np.array([POOLED[metric](ranking) for metric in PER_IMAGE])
+    return np.array([METRICS[name].pixels(ranking) for name in flagged("image")])  # type: ignore[misc]

@@ -16,26 +16,16 @@ from eomt_exp.evaluator.ranking import Counts, Floats, Ints, Ranking
 NAN = float("nan")
 
 
-def summary(ranking: Ranking) -> dict[str, float]:
-    """Return the metrics that PixelCounts.results() explains, but those that need the scores."""
-    fpr95 = float(rank.fpr_at_recall(ranking, 0.95))
-    tied = ranking.positives[rank.group_at_recall(ranking, 0.95)]
-    return {
-        "ap": float(rank.average_precision(ranking)),
-        "auroc": float(rank.auroc(ranking)),
-        "fpr95": fpr95,
-        "tie_fraction": float(tied / ranking.tp[-1]),
-        "ap_trapezoid": ap_trapezoid(ranking),
-        "fpr95_interpolated": fpr_interpolated(ranking, 0.95),
-        "fpr95_nearest": fpr_nearest(ranking, 0.95),
-        "tpr_at_fpr05": tpr_at_fpr(ranking, 0.05),
-        "tpr_at_fpr01": tpr_at_fpr(ranking, 0.01),
-        "tnr_at_tpr95": 1 - fpr95,
-    }
+def tie_fraction(ranking: Ranking) -> float:
+    """Return which share of the positives is in the group that brings recall to 0.95."""
+    return float(ranking.positives[rank.group_at_recall(ranking, 0.95)] / ranking.tp[-1])
 
 
 def ap_trapezoid(ranking: Ranking) -> float:
-    """Return the area under precision-recall points joined by lines, the first of them (0, 1)."""
+    """Return the area under precision-recall points joined by lines, the first of them (0, 1).
+
+    It is scikit-learn's auc(recall, precision), which ood_metrics calls aupr.
+    """
     hits, _, tp, fp = ranking
     precision = tp / (tp + fp)
     twice = hits[0] * (1 + precision[0]) + (hits[1:] * (precision[1:] + precision[:-1])).sum()
@@ -43,7 +33,10 @@ def ap_trapezoid(ranking: Ranking) -> float:
 
 
 def fpr_interpolated(ranking: Ranking, recall: float) -> float:
-    """Return FPR at this recall (< 1) on ROC points joined by lines; the last on a level run."""
+    """Return FPR at this recall (< 1) on ROC points joined by lines; the last on a level run.
+
+    So it is in ood_metrics.
+    """
     tpr = ranking.tp / ranking.tp[-1]
     after = int(np.searchsorted(tpr, recall, side="right"))
     near = slice(max(after - 1, 0), after + 1)

@@ -18,14 +18,9 @@ from torch import Tensor, from_numpy
 from eomt_exp.evaluator import operating_points
 from eomt_exp.evaluator import ranking as rank
 from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, ZERO, to_score
+from eomt_exp.evaluator.metrics import of_pixels
 from eomt_exp.evaluator.pixel_arrays import KeyedPixels
 from eomt_exp.evaluator.ranking import Counts, Floats, Ints, PixelCurves, Ranking
-
-METRICS = (
-    *("ap", "ap_bound", "auroc", "fpr95", "tie_fraction", "f1_star", "f1_threshold"),
-    *("ap_trapezoid", "fpr95_interpolated", "fpr95_nearest"),
-    *("tpr_at_fpr05", "tpr_at_fpr01", "tnr_at_tpr95"),
-)
 
 
 class PixelCounts:
@@ -119,34 +114,22 @@ class PixelCounts:
         self._low, self._high = low, high
 
     def results(self) -> dict[str, float]:
-        """Return the metrics; all but the counts are NaN without a positive or without a negative.
+        """Return the metrics that metrics.py computes of pixels, and three that need more.
 
-        ap: sum (R_n - R_{n-1}) P_n, no interpolation (scikit-learn's average_precision_score)
         ap_bound: the AP of the unbinned float32 scores is no further than this from ap
-        auroc: ties count half
-        fpr95: FPR at the first threshold, from above, with TPR >= .95
-        tie_fraction: positives in the bin of that threshold, as a share of all; when it is
-            large, fpr95 tells more about ties (saturated or rounded scores) than about ranking
-        f1_star: highest F1 over all thresholds; reached by score >= f1_threshold
-        ap_trapezoid: area under straight lines between the points of the curve, from recall 0 and
-            precision 1 (scikit-learn's auc(recall, precision), which ood_metrics calls aupr)
-        fpr95_interpolated: at TPR .95 on straight lines between the points (ood_metrics)
-        fpr95_nearest: at the threshold whose TPR is nearest to .95, perhaps less (Hendrycks)
-        tpr_at_fpr05, tpr_at_fpr01: TPR at the last threshold with FPR <= .05, <= .01
-        tnr_at_tpr95: 1 - fpr95
-        positives, negatives: pixels of either kind
+        f1_threshold: score >= f1_threshold reaches f1_star
+        positives, negatives: pixels of either kind; without one of them all others are NaN
         """
         negatives, positives = self._used().sum(axis=1, dtype=np.int64).tolist()
-        metrics = dict.fromkeys(METRICS, float("nan"))
+        metrics = of_pixels(None) | dict.fromkeys(("ap_bound", "f1_threshold"), float("nan"))
         if positives and negatives:
             keys, ranking = self.ranking()
             # Scores saturated at either end share a bin with nothing else.
             top = keys + (1 << self.shift) - 1
             mixed = np.maximum(keys, self._low) < np.minimum(top, self._high)
             metrics["ap_bound"] = rank.ap_bound(ranking, mixed)
-            f1_star, best = rank.best_f1(ranking)
-            metrics |= {"f1_star": float(f1_star), "f1_threshold": to_score(int(keys[best]))}
-            metrics |= operating_points.summary(ranking)
+            metrics["f1_threshold"] = to_score(int(keys[rank.best_f1(ranking)[1]]))
+            metrics |= of_pixels(ranking)
         return metrics | {"positives": float(positives), "negatives": float(negatives)}
 
     def curves(self, points: int = 400) -> PixelCurves:

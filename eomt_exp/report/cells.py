@@ -15,9 +15,9 @@ from eomt_exp.engine.evaluation import Example
 from eomt_exp.evaluator.image_counts import ImageCounts
 from eomt_exp.evaluator.ranking import PixelCurves
 from eomt_exp.files import replacing
-from eomt_exp.report.leaderboard import Histogram, ImageRow, Result, SizeRow, TnrRow
+from eomt_exp.report.leaderboard import Histogram, Result, SizeRow, TnrRow, image_rows
 
-FORMAT = 1  # raise it when the files or the meaning of a number change
+FORMAT = 2  # raise it when the files or the meaning of a number change
 
 _log = logging.getLogger(__name__)
 
@@ -38,24 +38,21 @@ def save_cell(path: Path, cell: Cell) -> None:
     arrays: dict[str, np.ndarray] = {}
     results = []
     for i, result in enumerate(cell.results):
-        arrays |= {f"result{i}/curve/{k}": v for k, v in result.curves._asdict().items()}
-        arrays |= {f"result{i}/histogram/{k}": v for k, v in result.histogram._asdict().items()}
         state = cell.images[result.scorer].state_dict()
-        arrays |= {f"result{i}/images/{k}": v.numpy() for k, v in state.items()}
-        plain = {**vars(result), "curves": None, "histogram": None}
-        results.append({**plain, "images": [*map(list, result.images)]})
+        parts = {
+            "curve": result.curves._asdict(),
+            "histogram": result.histogram._asdict(),
+            "images": {key: value.numpy() for key, value in state.items()},
+        }
+        for part, values in parts.items():
+            arrays |= {f"result{i}/{part}/{key}": value for key, value in values.items()}
+        results.append({**vars(result), "curves": None, "histogram": None, "images": None})
     examples = []
     for i, example in enumerate(cell.examples):
         arrays |= {f"example{i}/{k}": getattr(example, k) for k in ("image", "anomaly", "score")}
         examples.append([example.kind, example.name, example.ap, example.scorer])
-    text = json.dumps(
-        {
-            "depends_on": cell.depends_on,
-            "facts": cell.facts,
-            "results": results,
-            "examples": examples,
-        }
-    )
+    facts = {"depends_on": cell.depends_on, "facts": cell.facts}
+    text = json.dumps({**facts, "results": results, "examples": examples})
     arrays["json"] = np.frombuffer(text.encode(), np.uint8)
     with replacing(path) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -79,24 +76,21 @@ def _from_arrays(arrays: dict[str, np.ndarray], depends_on: dict[str, Any]) -> C
         return None
     results, images = [], {}
     for i, plain in enumerate(content["results"]):
-        curves = {k: arrays[f"result{i}/curve/{k}"] for k in PixelCurves._fields}
-        bins = {k: arrays[f"result{i}/histogram/{k}"] for k in Histogram._fields}
-        plain["curves"], plain["histogram"] = PixelCurves(**curves), Histogram(**bins)
-        plain["images"] = [ImageRow(*row) for row in plain["images"]]
+        plain["curves"] = PixelCurves(**_part(arrays, f"result{i}/curve/"))
+        plain["histogram"] = Histogram(**_part(arrays, f"result{i}/histogram/"))
         plain["tnr"] = [TnrRow(*row) for row in plain["tnr"]]
         plain["sizes"] = [SizeRow(*row) for row in plain["sizes"]]
         plain["intervals"] = {k: tuple(pair) for k, pair in plain["intervals"].items()}
-        results.append(Result(**plain))
-        prefix = f"result{i}/images/"
-        state = {
-            k.removeprefix(prefix): torch.from_numpy(v)
-            for k, v in arrays.items()
-            if k.startswith(prefix)
-        }
-        images[results[-1].scorer] = ImageCounts()
-        images[results[-1].scorer].load_state_dict(state)
+        state = _part(arrays, f"result{i}/images/")
+        counts = images[plain["scorer"]] = ImageCounts()
+        counts.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+        results.append(Result(**{**plain, "images": image_rows(counts)}))
     examples = [
         Example(*facts, *(arrays[f"example{i}/{k}"] for k in ("image", "anomaly", "score")))
         for i, facts in enumerate(content["examples"])
     ]
     return Cell(depends_on, results, images, examples, content["facts"])
+
+
+def _part(arrays: dict[str, np.ndarray], start: str) -> dict[str, np.ndarray]:
+    return {key.removeprefix(start): a for key, a in arrays.items() if key.startswith(start)}

@@ -2,142 +2,166 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from eomt_exp.contracts import VOID
-from eomt_exp.evaluator.ranking import PixelCurves
+from eomt_exp.engine.evaluation import Example
 from eomt_exp.report.canvas import (
+    COLOURS,
     FAINT,
     HEAT,
     INK,
-    heat_range,
+    as_svg,
     line_style,
     new_figure,
     save_png,
-    thinned,
     tidy,
 )
-from eomt_exp.report.metric_names import RECALL
-from eomt_exp.report.training_figure import training_figure
+from eomt_exp.report.leaderboard import Histogram, Leaderboard, Result
+from eomt_exp.report.metric_names import metric, shown
+from eomt_exp.report.tables import size_range, size_ranges
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["HeatMapRow", "curves_figure", "heat_map_figure", "training_figure"]
-
-ANOMALY_COLOUR = (1.0, 0.24, 0.42)
-MAX_WIDTH = 800  # pixels of a panel before it is drawn: a column is about 380 wide
-MAX_POINTS = 2000  # of a curve
-
-
-class HeatMapRow(NamedTuple):
-    """Holds a picture with its truth and what a scorer made of it."""
-
-    image: np.ndarray  # (H, W, 3) uint8 RGB
-    anomaly: np.ndarray  # (H, W) uint8: 0 normal, 1 anomaly, VOID
-    score: np.ndarray  # (H, W) float, higher is more anomalous
-    title: str  # the picture's name
+ANOMALY, ANOMALY_COLOUR = "#ff3d6b", (255, 61, 107)
+RECALL = 0.95  # the level of FPR95
+QUALITY = 80  # of JPEG
+CHANCE: Any = {"color": FAINT, "linestyle": (0, (2, 2)), "linewidth": 1.2}
 
 
-def heat_map_figure(rows: Sequence[HeatMapRow], path: str | Path, title: str = "") -> Path:
-    """Draw image | truth | heat map, a row each, as a PNG 1200 px wide; `title` names the scorer.
+class HeatMaps(NamedTuple):
+    """Holds pictures to look at, with one colour scale for all: the ends of the scores' range."""
 
-    One colour scale for all rows, from the 1st to the 99.5th percentile of the pixels that count.
+    panels: list[list[np.ndarray]]  # of each row photo, truth, heat map: (h, w, 3) uint8
+    low: float
+    high: float
+
+
+def heat_maps(examples: Sequence[Example]) -> HeatMaps:
+    """Draw photo, truth and heat map of each example.
+
+    The scale goes from the 1st to the 99.5th percentile of the pixels that count.
     """
-    if not rows:
-        raise ValueError("heat_map_figure got no rows; give it at least one HeatMapRow.")
-    rows = [_block_averaged(HeatMapRow(*row)) for row in rows]
-    low, high = heat_range(_scores_that_count(rows))
-    heights = [row.image.shape[0] / row.image.shape[1] for row in rows]
-    figure = new_figure(12, 3.68 * sum(heights) + 0.26 * len(rows) + 0.8)
+    examples = [example._replace(score=_finite(example.score)) for example in examples]
+    low, high = _scale(examples)
+    panels = [
+        [e.image, _truth_panel(e), _heat_panel(e, (e.score - low) / (high - low))] for e in examples
+    ]
+    return HeatMaps([[panel.astype(np.uint8) for panel in row] for row in panels], low, high)
+
+
+def heat_map_figure(examples: Sequence[Example], path: str | Path, title: str = "") -> Path:
+    """Draw heat_maps, a row each, as a PNG 1200 px wide; `title` names the scorer."""
+    panels, low, high = heat_maps(examples)
+    heights = [photo.shape[0] / photo.shape[1] for photo, *_ in panels]
+    figure = new_figure(12, 3.68 * sum(heights) + 0.26 * len(panels) + 0.8)
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.04, wspace=0.0, hspace=0.0)
-    grid = figure.add_gridspec(len(rows), 4, width_ratios=(1, 1, 1, 0.035), height_ratios=heights)
-    for index, row in enumerate(rows):
-        heat = np.clip((row.score - low) / (high - low), 0, 1)
-        panels = (row.image / 255.0, _truth_panel(row), _heat_panel(row, heat))
-        names = (row.title, "truth", "score, truth outlined") if index == 0 else (row.title, "", "")
-        for column, (panel, name) in enumerate(zip(panels, names, strict=True)):
+    grid = figure.add_gridspec(len(panels), 4, width_ratios=(1, 1, 1, 0.035), height_ratios=heights)
+    for index, (e, drawn) in enumerate(zip(examples, panels, strict=True)):
+        others = ("truth", "score, truth outlined") if index == 0 else ("", "")
+        names = (f"{e.kind}, AP {e.ap:.3f}: {e.name}", *others)
+        for column, (panel, name) in enumerate(zip(drawn, names, strict=True)):
             axes = figure.add_subplot(grid[index, column])
             axes.imshow(panel, interpolation="antialiased")
             axes.set_title(name, loc="left", fontsize=10, color=INK)
             axes.set_axis_off()
-        if (row.anomaly == 1).any():
-            axes.contour(row.anomaly == 1, levels=[0.5], colors="white", linewidths=0.9)
     _colour_bar(figure, figure.add_subplot(grid[:, 3]), low, high)
     _truth_legend(figure)
     figure.suptitle(title, x=0.003, ha="left", fontsize=13, color=INK)
     return save_png(figure, path)
 
 
-def _block_averaged(row: HeatMapRow) -> HeatMapRow:
-    """Shrink a row by a whole number; a thin anomaly stays visible, void does not spread."""
-    step = -(-row.image.shape[1] // MAX_WIDTH)
-    height, width = (side // step * step for side in row.anomaly.shape)
+def as_jpeg(panel: np.ndarray) -> str:
+    """Encode a picture (h, w, 3) uint8 as a data: address, for the report."""
+    from PIL import Image
 
-    def blocks(array: np.ndarray) -> np.ndarray:  # (h, w, step * step, ...)
-        array = np.asarray(array)[:height, :width]
-        array = array.reshape(height // step, step, width // step, step, *array.shape[2:])
-        return array.swapaxes(1, 2).reshape(*array.shape[::2][:2], step * step, *array.shape[4:])
-
-    truth = blocks(row.anomaly)
-    anomaly = np.where((truth == VOID).all(axis=2), VOID, (truth == 1).any(axis=2))
-    score = np.nan_to_num(np.asarray(row.score, dtype=np.float32), nan=0.0)
-    return HeatMapRow(
-        blocks(row.image).mean(axis=2), anomaly, blocks(score).mean(axis=2), row.title
-    )
+    file = io.BytesIO()
+    Image.fromarray(panel).save(file, "JPEG", quality=QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
-def _scores_that_count(rows: Sequence[HeatMapRow]) -> np.ndarray:
-    """Return the scores outside void, or all of them where there is nothing else."""
-    scores = np.concatenate([row.score[row.anomaly != VOID] for row in rows])
-    return scores if scores.size else np.concatenate([row.score.ravel() for row in rows])
+def heat_colours() -> list[str]:
+    """Return nine colours of the heat map, from the lowest score to the highest."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps[HEAT](share)) for share in np.linspace(0, 1, 9)]
+
+
+def _finite(score: np.ndarray) -> np.ndarray:
+    """Put infinite scores at the ends of the finite ones, NaN at the lower end."""
+    score = np.asarray(score, dtype=np.float32)
+    inside = score[np.isfinite(score)]
+    low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
+    return np.nan_to_num(score, nan=low, posinf=high, neginf=low)
+
+
+def _scale(examples: Sequence[Example]) -> tuple[float, float]:
+    """Return the ends of the colours, percentiles so that one wild pixel cannot set them."""
+    scores = np.concatenate([e.score[e.anomaly != VOID] for e in examples])
+    if not scores.size:  # nothing but void
+        scores = np.concatenate([e.score.ravel() for e in examples])
+    low, high = np.percentile(scores, (1, 99.5)).tolist()
+    return low, high if high > low else low + 1.0
 
 
 def _dimmed(image: np.ndarray, brightness: float) -> np.ndarray:
-    """Return the picture in grey, (h, w, 3) in [0, 1], as background for colours."""
-    grey = image.mean(axis=2, keepdims=True) / 255.0
-    return np.repeat(grey * brightness, 3, axis=2)
+    """Return the picture in grey, (h, w, 3) in [0, 255], as background for colours."""
+    return np.repeat(image.mean(axis=2, keepdims=True) * brightness, 3, axis=2)
 
 
-def _with_void_striped(row: HeatMapRow, panel: np.ndarray) -> np.ndarray:
+def _with_void_striped(row: Example, panel: np.ndarray) -> np.ndarray:
     """Make void pixels pale and striped: they are not judged."""
     void = row.anomaly == VOID
     height, width = void.shape
     period = max(width // 60, 4)
     stripes = np.add.outer(np.arange(height), np.arange(width)) % period < period // 2
-    pale = np.where(stripes, 0.62, 0.54)[..., None] + 0.2 * _dimmed(row.image, 1.0)
+    pale = np.where(stripes, 158, 138)[..., None] + 0.2 * _dimmed(row.image, 1.0)
     return np.where(void[..., None], pale, panel)
 
 
-def _truth_panel(row: HeatMapRow) -> np.ndarray:
+def _truth_panel(row: Example) -> np.ndarray:
     """Draw the anomaly in one colour over the dimmed picture."""
-    panel = 0.05 + _dimmed(row.image, 0.6)
+    panel = 13 + _dimmed(row.image, 0.6)
     anomaly = row.anomaly == 1
     panel[anomaly] = 0.2 * panel[anomaly] + 0.8 * np.array(ANOMALY_COLOUR)
     return _with_void_striped(row, panel)
 
 
-def _heat_panel(row: HeatMapRow, heat: np.ndarray) -> np.ndarray:
-    """Draw heat over the grey picture, denser where it is hotter."""
+def _heat_panel(row: Example, heat: np.ndarray) -> np.ndarray:
+    """Draw heat over the grey picture, denser where it is hotter; the truth outlined in white."""
     from matplotlib import colormaps
 
-    colour = colormaps[HEAT](heat)[..., :3]
+    heat = np.clip(heat, 0, 1)
+    colour = 255 * colormaps[HEAT](heat)[..., :3]
     weight = 0.5 + 0.45 * heat[..., None]
-    return _with_void_striped(row, _dimmed(row.image, 0.9) * (1 - weight) + colour * weight)
+    panel = _with_void_striped(row, _dimmed(row.image, 0.9) * (1 - weight) + colour * weight)
+    return np.where(_outline(row.anomaly == 1)[..., None], 255, panel)
+
+
+def _outline(region: np.ndarray) -> np.ndarray:
+    """Return the pixels around a region (h, w), as many as show at this width."""
+    from PIL import Image, ImageFilter
+
+    size = 2 * max(region.shape[1] // 400, 1) + 1
+    grown = Image.fromarray(region.astype(np.uint8)).filter(ImageFilter.MaxFilter(size))
+    return (np.asarray(grown) > 0) & ~region
 
 
 def _colour_bar(figure: Figure, axes: Axes, low: float, high: float) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    bar = figure.colorbar(ScalarMappable(Normalize(low, high), HEAT), cax=axes, extend="both")
-    bar.set_label("anomaly score", fontsize=9, color=INK)
-    bar.ax.tick_params(labelsize=8, colors=INK)
+    scale = ScalarMappable(Normalize(low, high), HEAT)
+    bar = figure.colorbar(scale, cax=axes, extend="both", label="anomaly score")
     bar.outline.set_visible(False)
 
 
@@ -145,83 +169,127 @@ def _truth_legend(figure: Figure) -> None:
     from matplotlib.patches import Patch
 
     void = Patch(facecolor="#a0a0a0", edgecolor="#c4c4c4", hatch="////", label="void: not judged")
-    figure.legend(
-        handles=[Patch(color=ANOMALY_COLOUR, label="anomaly"), void],
-        loc="outside lower center",
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-    )
+    handles = [Patch(color=ANOMALY, label="anomaly"), void]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
 
 
-def curves_figure(
-    curves: Mapping[str, PixelCurves],
-    title: str,
-    path: str | Path,
-    results: Mapping[str, Mapping[str, float]] | None = None,
-) -> Path:
-    """Draw precision-recall and ROC of every scorer, the best average precision first.
-
-    `results` holds the exact {"ap", "auroc", "fpr95"} of scorers for the legend; without it they
-    are read off the curves, which may be thinned.
-    """
-    if not curves:
-        raise ValueError("curves_figure got no curves; give it at least one scorer's.")
-    figure = new_figure(12, 5.4 + 0.2 * max(len(curves) - 4, 0))
-    left, right = figure.subplots(1, 2)
-    exact = results or {}
-    found = {name: {**_areas(curve), **exact.get(name, {})} for name, curve in curves.items()}
-    order = sorted(curves, key=lambda name: -np.nan_to_num(found[name]["ap"], nan=-1.0))
-    for index, name in enumerate(order):
-        curve, style = curves[name], {**line_style(index), "linewidth": 1.8}
-        ap, auroc, fpr95 = (_three_digits(found[name][key]) for key in ("ap", "auroc", "fpr95"))
-        left.plot(*_drawn_points(curve.recall, curve.precision), label=f"{name}   AP {ap}", **style)
-        label = f"{name}   AUROC {auroc}   FPR95 {fpr95}"
-        right.plot(*_drawn_points(curve.fpr, curve.tpr), label=label, **style)
-        right.plot([found[name]["fpr95"]], [RECALL], "o", color=style["color"], markersize=5)
-    chance = max(_share_of_anomaly(curve) for curve in curves.values())
-    dashes = {"color": FAINT, "linestyle": (0, (2, 2)), "linewidth": 1.2}
-    left.axhline(chance, label=f"chance   AP {chance:.3f}", **dashes)
-    right.plot([0, 1], [0, 1], label="chance   AUROC 0.500", **dashes)
-    right.axhline(RECALL, color=FAINT, linewidth=0.6)
-    tidy(left, "Precision and recall", "recall", "precision")
-    tidy(right, "ROC, with FPR95 marked", "false positive rate", "true positive rate")
-    for axes in (left, right):
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+def curves_figure(board: Leaderboard, benchmark: str, path: str | Path) -> Path:
+    """Draw precision-recall and ROC of every method side by side, as a PNG."""
+    figure = new_figure(12, 5.4 + 0.2 * max(len(board.on(benchmark)) - 4, 0))
+    for axes, draw in zip(figure.subplots(1, 2), (_draw_precision, _draw_roc), strict=True):
+        draw(axes, board, benchmark)
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), frameon=False, fontsize=9)
-    figure.suptitle(title, x=0.003, ha="left", fontsize=13, color=INK)
+    figure.suptitle(benchmark, x=0.003, ha="left", fontsize=13, color=INK)
     return save_png(figure, path)
 
 
-def _three_digits(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "undefined"
+def curve_charts(board: Leaderboard, benchmark: str) -> list[str]:
+    """Draw the two parts of curves_figure for the report, one below the other on a phone."""
+    found = []
+    for name, draw in (("precision and recall", _draw_precision), ("ROC", _draw_roc)):
+        figure, axes = _chart(4.4, 3.3, 0.2 * (len(board.on(benchmark)) + 1))
+        draw(axes, board, benchmark)
+        _add_legend(axes)
+        found.append(as_svg(figure, f"{benchmark}: {name}"))
+    return found
 
 
-def _rising(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float64 with x rising, whichever way the thresholds go."""
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    return (x[::-1], y[::-1]) if x.size > 1 and x[0] > x[-1] else (x, y)
+def histogram_chart(histogram: Histogram, title: str) -> str:
+    """Draw normal and anomalous pixels over their score, by the square root of their density.
+
+    The root keeps the few anomalous pixels of a wide tail visible beside one tall bin.
+    """
+    figure, axes = _chart(2.6, 1.3)
+    edges = histogram.edges
+    for shares, colour in zip((histogram.normal, histogram.anomaly), COLOURS, strict=False):
+        heights = np.sqrt(shares / np.diff(edges))
+        axes.stairs(heights, edges, fill=True, color=colour, alpha=0.3)
+        axes.stairs(heights, edges, color=colour, linewidth=1.0)
+    axes.set_yticks([])
+    axes.set_xticks([edges[0], edges[-1]], [f"{edges[0]:.3g}", f"{edges[-1]:.3g}"])
+    axes.tick_params(labelsize=8, colors=INK, length=0)
+    axes.set_frame_on(False)
+    return as_svg(figure, title)
 
 
-def _areas(curve: PixelCurves) -> dict[str, float]:
-    """Compute "ap", "auroc" and "fpr95" of the points; NaN for the empty curve of no anomaly."""
-    recall, precision = _rising(curve.recall, curve.precision)
-    fpr, tpr = _rising(curve.fpr, curve.tpr)
-    if recall.size == 0:
-        return dict.fromkeys(("ap", "auroc", "fpr95"), float("nan"))
-    above = np.flatnonzero(tpr >= RECALL)
-    return {
-        "ap": float(np.sum(np.diff(recall, prepend=0.0) * precision)),
-        "auroc": float(np.sum(np.diff(fpr, prepend=0.0) * (tpr + np.append(0.0, tpr[:-1])) / 2)),
-        "fpr95": float(fpr[above[0]]) if above.size else float("nan"),
-    }
+def size_chart(board: Leaderboard, results: Sequence[Result]) -> str:
+    """Draw the shares of true components that each method found, by ranges of size, as bars."""
+    ranges = size_ranges(results)
+    figure, axes = _chart(4.4, 2.4, 0.2 * len(results))
+    width = 0.8 / len(results)
+    for place, result in enumerate(results):
+        found = {(row.low, row.high): row.found for row in result.sizes}
+        index = board.methods.index(board.name(result))
+        x = np.arange(len(ranges)) + (place + 0.5) * width - 0.4
+        shares = np.nan_to_num([found.get(ends, 0.0) for ends in ranges])
+        bars = axes.bar(x, shares, 0.9 * width, color=COLOURS[index % len(COLOURS)])
+        for bar in bars:
+            bar.set_gid(f"s{index}")
+        bars.set_label(board.name(result))
+    _add_legend(axes)
+    tidy(axes, "", "pixels of the component")
+    axes.grid(False, axis="x")
+    axes.set(ylim=(0, 1), xticks=range(len(ranges)))
+    axes.set_xticklabels([size_range(*ends) for ends in ranges])
+    axes.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
+    return as_svg(figure, "Share of true components found, by size")
 
 
-def _share_of_anomaly(curve: PixelCurves) -> float:
-    """Return the precision of chance: that of calling every pixel an anomaly."""
-    recall, precision = _rising(curve.recall, curve.precision)
-    return float(precision[-1]) if recall.size else 0.0
+def _chart(width: float, height: float, below: float = 0.0) -> tuple[Figure, Axes]:
+    """Make one plot for the report, of inches, with room below it; its place needs no search."""
+    whole = height + below
+    figure = new_figure(width, whole, layout=None)
+    left, bottom, top = (0.5, 0.45 + below, 0.25) if width > 4 else (0.05, 0.25, 0.05)
+    sides = (left / width, bottom / whole)
+    place = (*sides, 1 - sides[0] - 0.1 / width, 1 - sides[1] - top / whole)
+    return figure, figure.add_axes(place)
 
 
-def _drawn_points(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return thinned(*_rising(x, y), MAX_POINTS)
+def _add_legend(axes: Axes) -> None:
+    """Write the legend below the plot; its lines belong to the marks of their method."""
+    place: Any = {"loc": "upper left", "bbox_to_anchor": (-0.1, -0.16)}
+    legend = axes.legend(**place, frameon=False, fontsize=8, labelcolor=INK)
+    for handle, text in zip(legend.legend_handles, legend.texts, strict=True):
+        text.set_gid(handle.get_gid() if handle else None)
+
+
+def _draw_precision(axes: Axes, board: Leaderboard, benchmark: str) -> None:
+    _draw_curves(axes, board, benchmark, ("recall", "precision"), ("ap",))
+    defined = [r.curves.precision for r in board.on(benchmark) if r.curves.recall.size]
+    if defined:
+        chance = max(float(precision[-1]) for precision in defined)
+        axes.axhline(chance, label=f"chance   AP {chance:.3f}", **CHANCE)
+    tidy(axes, "Precision and recall", "recall", "precision")
+
+
+def _draw_roc(axes: Axes, board: Leaderboard, benchmark: str) -> None:
+    _draw_curves(axes, board, benchmark, ("fpr", "tpr"), ("auroc", "fpr95"))
+    axes.plot([0, 1], [0, 1], label="chance   AUROC 0.500", **CHANCE)
+    axes.axhline(RECALL, color=FAINT, linewidth=0.6)
+    tidy(axes, "ROC, with FPR95 marked", "false positive rate", "true positive rate")
+
+
+def _draw_curves(
+    axes: Axes, board: Leaderboard, benchmark: str, columns: tuple[str, str], keys: Sequence[str]
+) -> None:
+    """Draw two columns of each curve, the best AP first in the legend, a dot at RECALL.
+
+    A method has one style on all benchmarks.
+    """
+    for result in sorted(
+        board.on(benchmark), key=lambda r: -np.nan_to_num(r.metrics["ap"], nan=-1)
+    ):
+        name = board.name(result)
+        index = board.methods.index(name)
+        numbers = "   ".join(f"{metric(k).heading} {shown(k, result.metrics[k])}" for k in keys)
+        style = {**line_style(index), "gid": f"s{index}"}
+        x, y = (np.asarray(getattr(result.curves, column)) for column in columns)
+        label = f"{name}   {numbers}"
+        axes.plot(x, y, label=label, linewidth=1.6, **style)
+        for place in np.flatnonzero(np.asarray(result.curves.recall) >= RECALL)[:1]:
+            dot = (result.metrics["fpr95"], RECALL) if columns[0] == "fpr" else (x[place], y[place])
+            axes.plot(*dot, "o", markersize=5, **{**style, "linestyle": ""})
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+    if not any(result.curves.recall.size for result in board.on(benchmark)):
+        text = "undefined: no anomaly, or nothing else"
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", fontsize=9, color=INK)

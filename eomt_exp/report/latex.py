@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.report.leaderboard import Leaderboard, Result
-from eomt_exp.report.metric_names import HEADLINE, UNDEFINED, best, measured, metric
+from eomt_exp.report.metric_names import UNDEFINED, best, metric
 
-WHERE_MEASURED = ("siou", "ppv", "component_f1")
 SPECIAL = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -37,98 +37,65 @@ def as_latex(board: Leaderboard) -> str:
     Warnings stand under the table, marked in the caption, so that they are printed with it; notes
     follow them.
     """
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        *("<%", "%>", "<<", ">>", "<#", "#>"),  # braces are LaTeX's
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        loader=PackageLoader("eomt_exp.report"),
+    )
+    title = f"{board.title} (protocol: {board.protocol})" if board.protocol else board.title
     columns = [(name, key) for name in board.benchmarks for key in _keys(board, name)]
-    cells = {(r.model, r.scorer, r.benchmark): r for r in board.results}
-    methods = list(dict.fromkeys((r.model, r.scorer) for r in board.results))
-    rows = [
-        " & ".join(
+    cells = {(board.name(r), r.benchmark): r for r in board.results}
+    groups, start = [], 2  # column 1 is the method's
+    for name in board.benchmarks:
+        groups.append((escaped(name), len(_keys(board, name)), start))
+        start += len(_keys(board, name))
+    return environment.get_template("leaderboard.tex").render(
+        caption=escaped(title),
+        mark=r"$^{\dagger}$" if board.warnings else "",
+        groups=groups,
+        headings=[
+            f"{escaped(metric(key).heading)} {UP if metric(key).better > 0 else DOWN}"
+            for _, key in columns
+        ],
+        rows=[
             [
-                escaped(f"{model} {scorer}" if len(board.models) > 1 else scorer),
-                *(
-                    _percent_cell(board, cells.get((model, scorer, name)), key)
-                    for name, key in columns
-                ),
+                escaped(method),
+                *(_percent_cell(board, cells.get((method, n)), k) for n, k in columns),
             ]
-        )
-        for model, scorer in methods
-    ]
-    seeds = _seed_rows(board, columns)
-    mark = r"$^{\dagger}$" if board.warnings else ""
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escaped(_caption(board))}{mark}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
-        r"\toprule",
-        *_heading_lines(board, columns),
-        r"\midrule",
-        *(rf"{row} \\" for row in rows),
-        *([r"\midrule", *(rf"{row} \\" for row in seeds)] if seeds else []),
-        r"\bottomrule",
-        r"\end{tabular}",
-        *(_below(f"{mark} {escaped(warning)}") for warning in board.warnings),
-        *(_below(escaped(note)) for note in board.notes),
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+            for method in board.methods
+        ],
+        seeds=list(_seed_rows(board, columns)),
+        warnings=map(escaped, board.warnings),
+        notes=map(escaped, board.notes),
+    )
 
 
-def _below(text: str) -> str:
-    return rf"\par\smallskip{{\footnotesize {text}}}"
-
-
-def _seed_rows(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> list[str]:
+def _seed_rows(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
     """Write mean and sample standard deviation of experiments that have several seeds."""
     found = {(r.experiment, r.scorer, r.benchmark, r.metric): r for r in board.over_seeds}
-    rows = []
     for experiment, scorer in dict.fromkeys((r.experiment, r.scorer) for r in board.over_seeds):
         there = [found.get((experiment, scorer, name, key)) for name, key in columns]
-        if not any(there):
-            continue
-        cells = [
-            "--" if r is None else rf"{100 * r.mean:.1f} $\pm$ {100 * r.std:.1f}" for r in there
-        ]
-        count = max(len(r.seeds) for r in there if r is not None)
-        rows.append(" & ".join([escaped(f"{experiment} {scorer}, {count} seeds"), *cells]))
-    return rows
-
-
-def _caption(board: Leaderboard) -> str:
-    return f"{board.title} (protocol: {board.protocol})" if board.protocol else board.title
+        cells = [rf"{100 * r.mean:.1f} $\pm$ {100 * r.std:.1f}" if r else "--" for r in there]
+        if any(there):
+            count = max(len(r.seeds) for r in there if r)
+            yield [escaped(f"{experiment} {scorer}, {count} seeds"), *cells]
 
 
 def escaped(text: str) -> str:
     """Escape text so that LaTeX prints it as it is; letters outside Latin become question marks."""
-    return "".join(SPECIAL.get(mark) or _printable(mark) for mark in " ".join(text.split()))
-
-
-def _printable(mark: str) -> str:
-    """Keep what inputenc's utf8 knows without further packages."""
-    is_latin = mark.isalpha() and ord(mark) < 0x180
-    return mark if mark.isascii() or is_latin else "?"
+    text = " ".join(text.split())
+    latin = [mark for mark in text if mark.isascii() or (mark.isalpha() and ord(mark) < 0x180)]
+    marks = dict(zip(latin, latin, strict=True)) | SPECIAL  # known without further packages
+    return "".join(marks.get(mark, "?") for mark in text)
 
 
 def _keys(board: Leaderboard, benchmark: str) -> list[str]:
-    found = [r.metrics for r in board.results if r.benchmark == benchmark]
-    return [*HEADLINE, *measured(WHERE_MEASURED, found)]
-
-
-def _heading_lines(board: Leaderboard, columns: Sequence[tuple[str, str]]) -> list[str]:
-    """Write benchmarks over their metrics, with a rule below the columns of each."""
-    names, rules, start = [], [], 2  # column 1 is the method's
-    for benchmark in board.benchmarks:
-        width = len(_keys(board, benchmark))
-        names.append(rf"\multicolumn{{{width}}}{{c}}{{{escaped(benchmark)}}}")
-        rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
-        start += width
-    arrows = [
-        f"{metric(key).heading} {UP if metric(key).better > 0 else DOWN}" for _, key in columns
-    ]
-    return [
-        rf"{' & '.join(['', *names])} \\",
-        "".join(rules),
-        rf"{' & '.join(['method', *arrows])} \\",
-    ]
+    always = flagged("headline")
+    there = {key for result in board.on(benchmark) for key in result.metrics}
+    return [key for key in flagged("paper") if key in always or key in there]
 
 
 def _percent_cell(board: Leaderboard, result: Result | None, key: str) -> str:
@@ -138,8 +105,7 @@ def _percent_cell(board: Leaderboard, result: Result | None, key: str) -> str:
         return "--"
     if math.isnan(value):
         return UNDEFINED
-    rivals = [r.metrics.get(key) for r in board.results if r.benchmark == result.benchmark]
-    winner = best(key, rivals)
+    winner = best(key, [r.metrics.get(key) for r in board.on(result.benchmark)])
     text = _percent(value)
     return rf"\textbf{{{text}}}" if winner is not None and text == _percent(winner) else text
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eomt_exp.engine.evaluation import Example
+from eomt_exp.evaluator.image_counts import ImageCounts
 from eomt_exp.evaluator.ranking import PixelCurves
 
 
@@ -24,13 +25,20 @@ class Histogram(NamedTuple):
 
 
 class ImageRow(NamedTuple):
-    """Describes one image; metrics are NaN where it has no anomaly or nothing else."""
+    """Describes one image."""
 
     name: str
-    ap: float
-    fpr95: float
-    auroc: float
     anomaly_share: float  # of the pixels that count
+    metrics: dict[str, float]  # "ap", …; NaN where it has no anomaly or nothing else
+
+
+def image_rows(images: ImageCounts) -> list[ImageRow]:
+    """Describe every image that was counted."""
+    found = {key: values.tolist() for key, values in images.metrics().items()}
+    rows = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+    pixels = [(row.pop("positives"), row.pop("negatives")) for row in rows]
+    shares = [positives / max(positives + negatives, 1) for positives, negatives in pixels]
+    return [ImageRow(*row) for row in zip(images.names, shares, rows, strict=True)]
 
 
 class SizeRow(NamedTuple):
@@ -137,6 +145,19 @@ class Leaderboard:
     def models(self) -> list[str]:
         """List them in the order they were measured."""
         return list(dict.fromkeys(result.model for result in self.results))
+
+    @property
+    def methods(self) -> list[str]:
+        """List their names in the order they were measured."""
+        return list(dict.fromkeys(self.name(result) for result in self.results))
+
+    def name(self, result: Result) -> str:
+        """Return what tables call its method: the scorer alone where there is but one model."""
+        return result.method if len(self.models) > 1 else result.scorer
+
+    def on(self, benchmark: str) -> list[Result]:
+        """Return the results on one benchmark."""
+        return [result for result in self.results if result.benchmark == benchmark]
 
     def flat_metrics(self) -> dict[str, float]:
         """Key numbers by `<benchmark>/<scorer>/<metric>`.

@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 from eomt_exp.report.leaderboard import PublishedResult
 
@@ -29,23 +28,15 @@ def published_for(benchmarks: Sequence[str], kin: Collection[str] = ()) -> list[
 @cache
 def _all() -> tuple[PublishedResult, ...]:
     content = json.loads(files(__package__).joinpath("published.json").read_text(encoding="utf-8"))
-    return tuple(entry for table in content["tables"] for entry in _results_of(table))
-
-
-def _results_of(table: dict[str, Any]) -> list[PublishedResult]:
-    """Read one table: methods down, benchmarks across."""
-    return [
+    return tuple(
         PublishedResult(
             benchmark,
             method,
-            {
-                key: round(value / 100, 6)
-                for key, value in zip(table["metrics"], row, strict=True)
-                if value is not None
-            },
-            table["source"],
-            table["protocol"][benchmark],
+            {k: round(v / 100, 6) for k, v in zip(t["metrics"], row, strict=True) if v is not None},
+            t["source"],
+            t["protocol"][benchmark],
         )
-        for method, rows in table["methods"].items()
+        for t in content["tables"]  # methods down, benchmarks across
+        for method, rows in t["methods"].items()
         for benchmark, row in rows.items()
-    ]
+    )

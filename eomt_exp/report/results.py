@@ -11,22 +11,22 @@ from eomt_exp.engine.evaluation import Measured
 from eomt_exp.evaluator.bootstrap import intervals, over_seeds, paired
 from eomt_exp.evaluator.components import ComponentCounts
 from eomt_exp.evaluator.image_counts import ImageCounts
+from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.evaluator.pixel import PixelCounts
 from eomt_exp.report.cells import Cell
 from eomt_exp.report.leaderboard import (
     Comparison,
     Histogram,
-    ImageRow,
     OverSeeds,
     Result,
     SizeRow,
     TnrRow,
+    image_rows,
 )
 from eomt_exp.schema import Fpr95
 
 SIZES = (300, 1_000, 3_000, 10_000, 30_000, 100_000)  # pixels: ends of the slices by size
 COMPARED = "ap"
-SEED_METRICS = ("ap", "fpr95", "auroc", "siou", "ppv", "component_f1")
 
 
 class SeededRun(NamedTuple):
@@ -58,7 +58,7 @@ def results_of(
             intervals=_intervals(measured.images[scorer], fpr95, resamples),
             curves=counts.curves(),
             histogram=Histogram(*counts.histogram()),
-            images=_image_rows(measured.images[scorer]),
+            images=image_rows(measured.images[scorer]),
             sizes=_size_rows(measured.components.get(scorer)),
             tnr=[row for row in map(TnrRow._make, counts.tnr_table()) if row.tnr == row.tnr],
         )
@@ -98,7 +98,7 @@ def gathered_over_seeds(
         if run is None:
             continue
         names[run.group] = run.experiment
-        for metric in SEED_METRICS:
+        for metric in flagged("seeds"):
             value = result.metrics.get(metric, float("nan"))
             if value == value:
                 key = (run.group, result.scorer, result.benchmark, metric)
@@ -139,18 +139,10 @@ def _in_use(counts: PixelCounts, threshold: float | None) -> dict[str, float]:
 def _intervals(images: ImageCounts, fpr95: Fpr95, resamples: int) -> dict[str, tuple[float, float]]:
     if not resamples:
         return {}
-    found = intervals(images, ("ap", "auroc", "fpr95", "f1_star"), resamples=resamples)
+    found = intervals(images, resamples=resamples)
     if fpr95 is not Fpr95.first:
         del found["fpr95"]  # that of the other definition
     return {name: pair for name, pair in found.items() if pair[0] == pair[0]}
-
-
-def _image_rows(images: ImageCounts) -> list[ImageRow]:
-    found = images.metrics()
-    columns = [found[name].tolist() for name in ("ap", "fpr95", "auroc")]
-    positives, negatives = found["positives"], found["negatives"]
-    shares = (positives / np.maximum(positives + negatives, 1)).tolist()
-    return [ImageRow(*row) for row in zip(images.names, *columns, shares, strict=True)]
 
 
 def _same_pixels(a: ImageCounts, b: ImageCounts) -> bool:

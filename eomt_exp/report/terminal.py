@@ -8,32 +8,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.files import write_text
+from eomt_exp.report import tables
 from eomt_exp.report.leaderboard import OverSeeds, PublishedResult
-from eomt_exp.report.metric_names import (
-    MAIN,
-    UNDEFINED,
-    best_of_each,
-    is_best,
-    measured,
-    metric,
-    ordered,
-    shown,
-    shown_interval,
-)
+from eomt_exp.report.metric_names import best, ordered, shown
+from eomt_exp.report.tables import Entry, Heading
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-ALWAYS, WHERE_MEASURED = MAIN[:3], MAIN[3:]
 LOG_WIDTH = 300  # columns where there is no terminal: rich takes 80 and cuts numbers off
 NUM_PUBLISHED = 6  # shown of each benchmark: here our own numbers come first
 
 
 def results_table(
     metrics: Mapping[str, float | None],
-    title: str | None = None,
     intervals: Mapping[str, tuple[float, float]] | None = None,
 ) -> Table:
     """Tabulate benchmarks and scorers by metrics, as fractions; the best one has a star.
@@ -42,26 +33,19 @@ def results_table(
     NaN, and the None it becomes in metrics.json, read "undefined". `intervals` has the same keys;
     AP shows its own.
     """
-    from rich.markup import escape
-
     cells = _cells(metrics)
-    names = [*ALWAYS, *measured(WHERE_MEASURED, [*cells.values()])]
-    table = _empty_table(title, ["benchmark", "scorer"], names)
-    caption = escape(_semantic(metrics) or "") or None
-    table.caption, table.caption_justify, table.caption_style = caption, "left", ""
-    previous = None
+    always, rows = flagged("narrow"), [*cells.values()]
+    names = [key for key in flagged("main") if key in always or any(key in row for row in rows)]
+    table = []
     for (benchmark, scorer), row in cells.items():
-        if previous not in (None, benchmark):
-            table.add_section()
-        rivals = [other for (name, _), other in cells.items() if name == benchmark]
-        winners = best_of_each(names, rivals)
-        values = [_starred(key, row.get(key), winners[key]) for key in names]
-        interval = (intervals or {}).get(f"{benchmark}/{scorer}/ap")
-        if interval is not None and not math.isnan(row.get("ap", math.nan)):
-            values[0] += f" {escape(shown_interval('ap', *interval))}"
-        table.add_row("" if benchmark == previous else escape(benchmark), escape(scorer), *values)
-        previous = benchmark
-    return table
+        entries = [Entry(benchmark), Entry(scorer)]
+        for key in names:
+            rivals = [other.get(key) for (name, _), other in cells.items() if name == benchmark]
+            interval = (intervals or {}).get(f"{benchmark}/{scorer}/{key}") if key == "ap" else None
+            entries.append(tables.number(key, row.get(key), interval, best(key, rivals)))
+        table.append(entries)
+    headings = [Heading("benchmark"), Heading("scorer"), *map(tables.heading, names)]
+    return _rich_table(tables.Table(headings, table), None, _semantic(metrics) or "")
 
 
 def published_table(published: Sequence[PublishedResult]) -> Table:
@@ -69,49 +53,31 @@ def published_table(published: Sequence[PublishedResult]) -> Table:
 
     Notes below say the protocol and source of each; the last one counts what is left out.
     """
-    from rich.markup import escape
-
     groups: dict[str, list[PublishedResult]] = {}
     for entry in published:
         groups.setdefault(entry.benchmark, []).append(entry)
     chosen = [entry for group in groups.values() for entry in group[:NUM_PUBLISHED]]
-    remarks = list(dict.fromkeys(_protocol_and_source(entry) for entry in chosen))
+    remarks = list(dict.fromkeys(map(_protocol_and_source, chosen)))
     names = ordered(key for entry in chosen for key in entry.values)
-    table = _empty_table("published", ["benchmark", "method"], names)
-    table.add_column("note", justify="right", no_wrap=True)
-    previous = None
-    for entry in chosen:
-        if previous not in (None, entry.benchmark):
-            table.add_section()
-        values = [_starred(key, entry.values.get(key), None) for key in names]
-        name = "" if entry.benchmark == previous else escape(entry.benchmark)
-        number = remarks.index(_protocol_and_source(entry)) + 1
-        table.add_row(name, escape(entry.method), *values, str(number))
-        previous = entry.benchmark
-    notes = [f"{index}  {escape(remark)}" for index, remark in enumerate(remarks, 1)]
+    rows = [
+        [
+            *(Entry(entry.benchmark), Entry(entry.method)),
+            *(tables.number(key, entry.values.get(key)) for key in names),
+            Entry(str(remarks.index(_protocol_and_source(entry)) + 1), look="number"),
+        ]
+        for entry in chosen
+    ]
+    notes = [f"{index}  {remark}" for index, remark in enumerate(remarks, 1)]
     if more := len(published) - len(chosen):
         notes.append(f"and {more} more in report.html")
-    table.caption, table.caption_justify, table.caption_style = "\n".join(notes), "left", ""
-    return table
+    first, last = [Heading("benchmark"), Heading("method")], Heading("note")
+    headings = [*first, *map(tables.heading, names), last]
+    return _rich_table(tables.Table(headings, rows), "published", "\n".join(notes))
 
 
 def seeds_table(seeds: Sequence[OverSeeds]) -> Table:
     """Tabulate mean and sample standard deviation of experiments that have several seeds."""
-    from rich.markup import escape
-
-    names = ordered(row.metric for row in seeds)
-    table = _empty_table("over seeds", ["benchmark", "method", "seeds"], names)
-    rows: dict[tuple[str, str], dict[str, OverSeeds]] = {}
-    for row in seeds:
-        rows.setdefault((row.benchmark, f"{row.experiment} {row.scorer}"), {})[row.metric] = row
-    for (benchmark, method), found in rows.items():
-        values = [
-            f"{shown(key, found[key].mean)} ± {shown(key, found[key].std)}" if key in found else "-"
-            for key in names
-        ]
-        counts = str(max(len(row.seeds) for row in found.values()))
-        table.add_row(escape(benchmark), escape(method), counts, *values)
-    return table
+    return _rich_table(tables.over_seeds(seeds), "over seeds")
 
 
 def print_report(
@@ -119,7 +85,6 @@ def print_report(
     run_dir: str | Path,
     figures: Sequence[Path] = (),
     console: Console | None = None,
-    checkpoint: str | Path | None = None,
     *,
     intervals: Mapping[str, tuple[float, float]] | None = None,
     warnings: Sequence[str] = (),
@@ -144,7 +109,7 @@ def print_report(
         console.print(seeds_table(seeds))
     if published:
         console.print(published_table(published))
-    _print_files(console, Path(run_dir), figures, checkpoint)
+    _print_files(console, Path(run_dir), figures)
 
 
 def make_console() -> Console:
@@ -165,10 +130,10 @@ def _print_table(
     """Print intervals and all metrics where they fit, on a narrow screen AP, FPR95 and AUROC."""
     from rich.measure import Measurement
 
-    few = {k: value for k, value in metrics.items() if k.rpartition("/")[2] not in WHERE_MEASURED}
-    tables = [results_table(metrics, intervals=intervals), results_table(metrics)]
+    extra = {key for key in flagged("main") if key not in flagged("narrow")}
+    few = {k: value for k, value in metrics.items() if k.rpartition("/")[2] not in extra}
     wide = console.options.update(width=LOG_WIDTH)
-    for table in tables:
+    for table in (results_table(metrics, intervals=intervals), results_table(metrics)):
         if Measurement.get(console, wide, table).maximum <= console.width:
             console.print(table)
             return
@@ -177,17 +142,15 @@ def _print_table(
         console.print("more metrics on a wider terminal, and in metrics.json", soft_wrap=True)
 
 
-def _print_files(
-    console: Console, run_dir: Path, figures: Sequence[Path], checkpoint: str | Path | None
-) -> None:
+def _print_files(console: Console, run_dir: Path, figures: Sequence[Path]) -> None:
     files = {
         "metrics": run_dir / "metrics.json",
         "report": run_dir / "report.html",
         "exports": run_dir / "exports",
-        "checkpoint": checkpoint or run_dir / "model.safetensors",
+        "checkpoint": run_dir / "model.safetensors",
     }
-    lines = [(label, Path(path)) for label, path in files.items() if Path(path).exists()]
-    lines += [("figure", Path(path)) for path in figures]
+    lines = [(label, path) for label, path in files.items() if path.exists()]
+    lines += [("figure", path) for path in figures]
     for label, path in [("run", run_dir), *lines]:
         console.print(f"{label:<11}{path}", markup=False, soft_wrap=True)
     console.print("compare with other runs: make ui", markup=False, soft_wrap=True)
@@ -219,46 +182,56 @@ def _cells(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[st
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for key, value in metrics.items():
         parts = key.split("/")
-        if len(parts) == 3 and parts[2] in MAIN:
-            rows.setdefault((parts[0], parts[1]), {})[parts[2]] = _nan_for_none(value)
+        if len(parts) == 3 and parts[2] in flagged("main"):
+            rows.setdefault((parts[0], parts[1]), {})[parts[2]] = (
+                math.nan if value is None else value
+            )
     order = list(dict.fromkeys(benchmark for benchmark, _ in rows))
     return dict(sorted(rows.items(), key=lambda item: order.index(item[0][0])))
 
 
-def _empty_table(title: str | None, labels: Sequence[str], keys: Sequence[str]) -> Table:
-    """Make columns without rows; thin rules and stars need no colour, so that logs have them too.
+def _rich_table(table: tables.Table, title: str | None, caption: str = "") -> Table:
+    """Draw a table; thin rules and stars need no colour, so that logs have them too.
 
-    Where columns do not fit, names are folded: a number is never cut off for them.
+    A first column that repeats is written once, with a gap above. Where columns do not fit, names
+    are folded: a number is never cut off for them.
     """
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for label in labels:
-        table.add_column(label, overflow="fold")
-    for key in keys:
-        table.add_column(metric(key).heading, justify="right", no_wrap=True)
-    return table
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    drawn.caption, drawn.caption_justify, drawn.caption_style = escape(caption) or None, "left", ""
+    looks = [entry.look for entry in (table.rows or [[]])[0]]
+    for heading, look in zip(table.headings, looks, strict=False):
+        if look in ("number", "quiet"):
+            drawn.add_column(heading.text, justify="right", no_wrap=True)
+        else:
+            drawn.add_column(heading.text, overflow="fold")
+    previous = None
+    for first, *others in table.rows:
+        if previous not in (None, first.text):
+            drawn.add_section()
+        name = "" if first.text == previous else escape(first.text)
+        drawn.add_row(name, *map(_rich_text, others))
+        previous = first.text
+    return drawn
+
+
+def _rich_text(entry: Entry) -> str:
+    from rich.markup import escape
+
+    text = f"[bold]{escape(entry.text)}*[/bold]" if entry.is_best else escape(entry.text)
+    if entry.look in ("number", "quiet") and not entry.is_best:
+        text += " "  # below the others' star
+    return f"{text} {escape(entry.below)}" if entry.below else text
 
 
 def _protocol_and_source(entry: PublishedResult) -> str:
     return "; ".join(part for part in (entry.protocol, entry.source) if part)
 
 
-def _starred(key: str, value: float | None, winner: float | None) -> str:
-    if value is None:
-        return "- "
-    text = shown(key, value)
-    return f"[bold]{text}*[/bold]" if is_best(key, value, winner) else f"{text} "
-
-
-def _nan_for_none(value: float | None) -> float:
-    """Return NaN for the null that it becomes in a metrics.json."""
-    return math.nan if value is None else float(value)
-
-
 def _semantic(metrics: Mapping[str, float | None]) -> str | None:
     """Write "semantic: val/miou 0.712" of every "<set>/miou", or None."""
-    found = {key: _nan_for_none(value) for key, value in metrics.items() if key.endswith("/miou")}
-    texts = [f"{key} {UNDEFINED if math.isnan(v) else f'{v:.3f}'}" for key, v in found.items()]
+    texts = [f"{key} {shown('miou', v)}" for key, v in metrics.items() if key.endswith("/miou")]
     return f"semantic: {', '.join(texts)}" if texts else None

@@ -1,31 +1,14 @@
-"""Writes a leaderboard as text: CSV for programs, Markdown for notes, LaTeX for papers."""
+"""Writes a leaderboard as text: CSV for programs, Markdown for notes."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
-from eomt_exp.report.latex import as_latex
+from eomt_exp.evaluator.metrics import flagged
+from eomt_exp.report import tables
 from eomt_exp.report.leaderboard import Leaderboard, Result
-from eomt_exp.report.metric_names import (
-    KNOWN,
-    MAIN,
-    NOT_MEASURED,
-    SEMANTIC,
-    UNDEFINED,
-    best_of_each,
-    each_iou,
-    is_best,
-    measured,
-    metric,
-    ordered,
-    shown,
-    shown_interval,
-)
-
-__all__ = ["as_csv", "as_latex", "as_markdown"]
+from eomt_exp.report.metric_names import ordered
+from eomt_exp.report.tables import Entry, Table
 
 WARNING = "Not to be trusted"
 KNOWN_SET = "data.val"  # where known classes are measured
@@ -38,42 +21,34 @@ def as_csv(board: Leaderboard) -> str:
     `<metric>_low` and `<metric>_high` follow a metric that has intervals. An empty cell was not
     measured, `nan` is undefined. A last column repeats the warnings, if any, in every row.
     """
+    from pandas import DataFrame
+
+    known = {  # single classes are in metrics.json
+        model: {key: found[key] for key in flagged("known") if key in found}
+        for model, found in board.known_classes.items()
+    }
     rows = [_result_row(result) for result in board.results]
-    rows += [_known_classes_row(*entry) for entry in board.known_classes.items()]
-    warnings = {"warnings": "; ".join(board.warnings)} if board.warnings else {}
-    text = io.StringIO()
-    fields = ["benchmark", "protocol", "model", "scorer", *_columns(board), *warnings]
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({**row, "protocol": board.protocol, **warnings})
-    return text.getvalue()
+    rows += [{"benchmark": KNOWN_SET, "model": model, **row} for model, row in known.items()]
+    measured = [*(result.metrics for result in board.results), *known.values()]
+    keys = ordered(key for row in measured for key in row)
+    spread = {key for result in board.results for key in result.intervals}
+    ends = [[key, f"{key}_low", f"{key}_high"] if key in spread else [key] for key in keys]
+    columns = ["benchmark", "protocol", "model", "scorer", *chain(*ends)]
+    shared = {"protocol": board.protocol}
+    if board.warnings:
+        columns, shared["warnings"] = [*columns, "warnings"], "; ".join(board.warnings)
+    cells = [{name: {**row, **shared}.get(name, "") for name in columns} for row in rows]
+    return DataFrame(cells, columns=columns, dtype=object).to_csv(index=False, na_rep="nan")
 
 
 def _result_row(result: Result) -> dict[str, object]:
     bounds = {
         f"{key}_{end}": value
         for key, interval in result.intervals.items()
-        if key in result.metrics
         for end, value in zip(("low", "high"), interval, strict=True)
     }
     named = {"benchmark": result.benchmark, "model": result.model, "scorer": result.scorer}
     return {**named, **result.metrics, **bounds}
-
-
-def _known_classes_row(model: str, found: Mapping[str, float]) -> dict[str, object]:
-    """Make the row of one model; single classes are in metrics.json."""
-    named = {"benchmark": KNOWN_SET, "model": model, "scorer": ""}
-    return {**named, **{key: value for key, value in found.items() if key in SEMANTIC}}
-
-
-def _columns(board: Leaderboard) -> list[str]:
-    """List metrics, each before the ends of its intervals where it has any."""
-    known = (key for found in board.known_classes.values() for key in found if key in SEMANTIC)
-    keys = ordered([*(key for result in board.results for key in result.metrics), *known])
-    spread = {key for result in board.results for key in result.intervals}
-    columns = ([key, f"{key}_low", f"{key}_high"] if key in spread else [key] for key in keys)
-    return [name for group in columns for name in group]
 
 
 def as_markdown(board: Leaderboard) -> str:
@@ -83,98 +58,36 @@ def as_markdown(board: Leaderboard) -> str:
     if board.protocol:
         blocks.append(f"Protocol: {_literal(board.protocol)}.")
     blocks += [f"Note: {_literal(note)}" for note in board.notes]
-    for benchmark in board.benchmarks:
-        results = [result for result in board.results if result.benchmark == benchmark]
-        blocks += [f"## {_literal(benchmark)}", _results_markdown(results, len(board.models) > 1)]
+    for name in board.benchmarks:
+        table = tables.of_methods(board, board.on(name), flagged("main"))
+        blocks += [f"## {_literal(name)}", _markdown(table)]
     if board.over_seeds:
-        blocks += ["## Over seeds", _seeds_markdown(board)]
+        blocks += ["## Over seeds", _markdown(tables.over_seeds(board.over_seeds))]
     if board.known_classes:
-        blocks += ["## Known classes", _known_classes_markdown(board), *_iou_markdown(board)]
+        blocks += ["## Known classes", _markdown(tables.known_classes(board))]
+        blocks += [
+            f"### IoU of each {kind}\n\n{_markdown(table)}"
+            for kind, table in tables.ious(board).items()
+        ]
     if board.published:
-        remark = "Other protocols, other images: see the last column before comparing."
-        blocks += ["## Published", remark, _published_markdown(board)]
+        blocks += ["## Published", "Other protocols, other images: see the last column first."]
+    for name in board.benchmarks:
+        if (table := tables.published(board, name)).rows:
+            blocks += [f"### {_literal(name)}", _markdown(table)]
     return "\n\n".join(blocks) + "\n"
 
 
-def _results_markdown(results: Sequence[Result], named: bool) -> str:
-    """List methods down, metrics across; the best in bold, intervals beside their value."""
-    keys = measured(MAIN, [result.metrics for result in results])
-    winners = best_of_each(keys, [result.metrics for result in results])
-    rows = []
-    for result in results:
-        cells = [_literal(result.method if named else result.scorer)]
-        for key in keys:
-            value = result.metrics.get(key)
-            text = NOT_MEASURED if key not in result.metrics else shown(key, value)
-            text = f"**{text}**" if is_best(key, value, winners[key]) else text
-            if key in result.intervals and text.strip("*") != UNDEFINED:
-                text += f" {shown_interval(key, *result.intervals[key])}"
-            cells.append(text)
-        rows.append(cells)
-    return _markdown_table(["method", *(_literal(metric(key).heading) for key in keys)], rows)
-
-
-def _seeds_markdown(board: Leaderboard) -> str:
-    rows = [
-        [
-            *(_literal(name) for name in (row.benchmark, row.experiment, row.scorer)),
-            _literal(metric(row.metric).heading),
-            f"{shown(row.metric, row.mean)} ± {shown(row.metric, row.std)}",
-            ", ".join(str(seed) for seed in row.seeds),
-        ]
-        for row in board.over_seeds
-    ]
-    return _markdown_table(
-        ["benchmark", "experiment", "scorer", "metric", "mean ± std", "seeds"], rows
-    )
-
-
-def _known_classes_markdown(board: Leaderboard) -> str:
-    keys = measured(SEMANTIC, [*board.known_classes.values()])
-    rows = [
-        [_literal(model), *(shown(key, found.get(key, math.nan)) for key in keys)]
-        for model, found in board.known_classes.items()
-    ]
-    return _markdown_table(["model", *(metric(key).heading for key in keys)], rows)
-
-
-def _iou_markdown(board: Leaderboard) -> list[str]:
-    """List classes down, models across; then the same of categories."""
-    models = [_literal(model) for model in board.known_classes]
-    return [
-        _markdown_table(
-            [f"IoU of each {kind}", *models],
-            [
-                [_literal(name), *(NOT_MEASURED if v is None else shown("miou", v) for v in values)]
-                for name, values in rows.items()
-            ],
-        )
-        for kind, rows in each_iou(board.known_classes).items()
-    ]
-
-
-def _published_markdown(board: Leaderboard) -> str:
-    keys = measured(KNOWN, [entry.values for entry in board.published])
-    rows = [
-        [
-            _literal(entry.benchmark),
-            _literal(entry.method),
-            *(
-                shown(key, entry.values[key]) if key in entry.values else NOT_MEASURED
-                for key in keys
-            ),
-            _literal(entry.source),
-            _literal(entry.protocol),
-        ]
-        for entry in board.published
-    ]
-    headings = [_literal(metric(key).heading) for key in keys]
-    return _markdown_table(["benchmark", "method", *headings, "source", "protocol"], rows)
-
-
-def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
+def _markdown(table: Table) -> str:
+    headings = [_literal(heading.text) for heading in table.headings]
+    lines = [headings, ["---"] * len(headings), *(map(_cell, row) for row in table.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(entry: Entry) -> str:
+    if entry.look not in ("number", "quiet"):
+        return _literal(f"{entry.text} {entry.below}")
+    text = f"**{entry.text}**" if entry.is_best else entry.text
+    return f"{text} {entry.below}" if entry.below else text
 
 
 def _literal(text: str) -> str:

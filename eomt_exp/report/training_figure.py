@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eomt_exp.evaluator.metrics import METRICS
 from eomt_exp.report.canvas import FAINT, INK, line_style, new_figure, save_png, tidy
 from eomt_exp.tracking.metrics_file import read_journal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCORES = ("ap", "fpr95", "auroc", "miou", "siou", "ppv", "f1_star")  # in the order of panels
 RATE = "learning rate"
 COLUMNS, MAX_PANELS, MAX_LINES = 3, 15, 8
 MIN_SMOOTHED = 30  # points below which a curve is shown as it is
@@ -69,7 +69,8 @@ def _rank(key: str) -> int:
         return 2
     if _is_training(key):
         return 0 if last in ("loss", "total") else 1
-    return 3 + SCORES.index(last) if last in SCORES else 3 + len(SCORES)
+    scores = list(METRICS)
+    return 3 + (scores.index(last) if last in scores else len(scores))
 
 
 def _panel_and_line(key: str) -> tuple[str, str]:
@@ -137,10 +138,8 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
     NaN is stepped over and stays NaN, so that a diverged stretch shows as a gap.
     """
+    from pandas import Series
+
     width = max(len(values) / 80, 1.0)
-    reach = min(int(3 * width) + 1, (len(values) - 1) // 2)
-    bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
-    known = np.isfinite(values)
-    total = np.convolve(np.where(known, values, 0.0), bell, mode="same")
-    weight = np.convolve(known.astype(float), bell, mode="same")
-    return np.where(known, total / np.where(known, weight, 1.0), np.nan)
+    bell = Series(values).rolling(6 * int(width) + 3, 1, center=True, win_type="gaussian")
+    return np.where(np.isfinite(values), bell.mean(std=width), np.nan)

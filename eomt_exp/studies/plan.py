@@ -16,13 +16,13 @@ from eomt_exp import runs
 from eomt_exp.build import build
 from eomt_exp.config_keys import OF_A_TRY, Role, of_roles
 from eomt_exp.contracts import UserError
+from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.schema import StudyConfig, typed
 from eomt_exp.studies.ledger import Ledger
 from eomt_exp.studies.rules import parse_constraint, quoted
 from eomt_exp.studies.samplers import GRID, check_sampler, make_sampler
 from eomt_exp.studies.space import read_space
 from eomt_exp.studies.storage import JOURNAL
-from eomt_exp.studies.trial import TUNING_METRICS
 
 
 class Plan:
@@ -155,7 +155,7 @@ def _check_task(settings: StudyConfig, cfg: DictConfig) -> None:
             "trainer.validate_every=1."
         )
     groups = [*(f"val/{name}" for name in cfg.tuning), *(["val"] if cfg.tuning else [])]
-    there = ["val/miou", *(f"{group}/{name}" for group in groups for name in TUNING_METRICS)]
+    there = ["val/miou", *(f"{group}/{name}" for group in groups for name in flagged("headline"))]
     for name in (*settings.directions, *settings.constraints):
         if name not in there:
             raise UserError(

@@ -15,13 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from eomt_exp.engine.progress import clock
+from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.report.terminal import make_console
 from eomt_exp.studies.rules import text_of
 from eomt_exp.studies.trials import Row
 
 NUM_EARLIER = 5  # lines of trials from before; the first line counts the others
 NUM_BEST = 5  # trials of the closing table
-SPREAD = ("ap", "fpr95", "auroc", "f1_star", "miou")  # metrics that a study over seeds shows
 
 
 @dataclass
@@ -106,7 +106,7 @@ def print_spread(metrics: Sequence[Mapping[str, float]], console: Console) -> No
     table = Table("metric", "mean ± std", "runs", title="over seeds")
     for name in dict.fromkeys(name for found in metrics for name in found):
         values = [found[name] for found in metrics if name in found]
-        if name.rpartition("/")[2] in SPREAD and len(values) > 1:
+        if name.rpartition("/")[2] in flagged("study") and len(values) > 1:
             table.add_row(name, f"{mean(values):.3f} ± {stdev(values):.3f}", str(len(values)))
     console.print(table)
 

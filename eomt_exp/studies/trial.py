@@ -25,7 +25,6 @@ from eomt_exp.studies.storage import open_storage
 from eomt_exp.tracking.provenance import without_passwords as hidden
 
 PRUNED = "pruned.json"  # in the folder of a run that a pruner ended; gone once it goes on
-TUNING_METRICS = ("ap", "fpr95")  # of each tuning set, val/<set>/ap, and their means, val/ap
 _log = logging.getLogger(__name__)
 
 

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from eomt_exp import runs
+from eomt_exp.evaluator.metrics import METRICS
 from eomt_exp.report.cells import Cell
 from eomt_exp.report.leaderboard import Leaderboard
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
@@ -15,15 +16,6 @@ from eomt_exp.tracking.provenance import git_facts
 
 FEW = 10  # images
 DEFINITIONS = {
-    "ap": "sum of (R_n - R_(n-1)) * P_n over the pooled pixels of all images",
-    "ap_trapezoid": "area under the same points by trapezoids",
-    "ap_bound": "the AP of the scores before binning is no further away than this",
-    "auroc": "ties count half",
-    "fpr95_first": "false positive rate at the first threshold with recall >= 0.95",
-    "fpr95_interpolated": "np.interp(0.95, tpr, fpr) on the ROC curve",
-    "f1_star": "highest F1 over thresholds, an oracle's choice",
-    "siou, ppv, component_f1": "SMIYC, 8-connected components of score > the threshold of f1_star",
-    "id_*": "at the threshold that evaluator.operating_fpr of the pixels of data.val reach",
     "intervals": "95 %, percentile bootstrap over images; sIoU, PPV and F1 of components have none",
     "fpr95 of single images": "first threshold, whatever the protocol",
     "seen images": "the same decoded pixels; a resized or newly compressed copy is not noticed",
@@ -47,7 +39,7 @@ def manifest_of(
         "content_key": runs.content_key(cfg),
         "protocol": runs.plain(cfg)["protocol"],
         "evaluator": runs.plain(cfg)["evaluator"],
-        "definitions": DEFINITIONS,
+        "definitions": {k: m.meaning for k, m in METRICS.items() if m.meaning} | DEFINITIONS,
         "models": {
             m.label: {**m.facts, "thresholds": k.thresholds} for m, (k, _) in measured.items()
         },

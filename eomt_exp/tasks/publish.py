@@ -12,13 +12,15 @@ from omegaconf import DictConfig
 from eomt_exp import runs
 from eomt_exp.files import write_text
 from eomt_exp.report.cells import Cell
-from eomt_exp.report.figures import HeatMapRow, curves_figure, heat_map_figure, training_figure
-from eomt_exp.report.html.document import write_report
+from eomt_exp.report.figures import curves_figure, heat_map_figure
+from eomt_exp.report.html_report import write_report
+from eomt_exp.report.latex import as_latex
 from eomt_exp.report.leaderboard import Leaderboard
 from eomt_exp.report.published import published_for
 from eomt_exp.report.results import compared, gathered_over_seeds
 from eomt_exp.report.terminal import print_report, write_metrics
-from eomt_exp.report.text_tables import as_csv, as_latex, as_markdown
+from eomt_exp.report.text_tables import as_csv, as_markdown
+from eomt_exp.report.training_figure import training_figure
 from eomt_exp.studies.trial import Trial
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
 from eomt_exp.tasks.image_sets import ImageSets
@@ -267,19 +269,12 @@ def _draw(board: Leaderboard, models: Sequence[Candidate], folder: Path) -> list
     alone = len(models) == 1
     for model in models:
         for name in board.benchmarks:
-            rows = [
-                HeatMapRow(e.image, e.anomaly, e.score, f"{e.kind}, AP {e.ap:.3f}: {e.name}")
-                for e in board.examples.get((model.label, name), [])
-            ]
-            if rows:
+            if examples := board.examples.get((model.label, name)):
                 score = str(model.cfg.score) if alone else f"{model.label}_{model.cfg.score}"
                 path = folder / f"{name}_{score}.png"
-                drawn.append(heat_map_figure(rows, path, f"{name} · {score.replace('_', ' ')}"))
+                drawn.append(heat_map_figure(examples, path, f"{name} · {score.replace('_', ' ')}"))
     for name in board.benchmarks:
-        here = {r.scorer if alone else r.method: r for r in board.results if r.benchmark == name}
-        curves: dict[str, Any] = {method: result.curves for method, result in here.items()}
-        exact = {method: result.metrics for method, result in here.items()}
-        drawn.append(curves_figure(curves, name, folder / f"{name}_curves.png", exact))
+        drawn.append(curves_figure(board, name, folder / f"{name}_curves.png"))
     return drawn
 
 

@@ -16,8 +16,8 @@ from eomt_exp.contracts import ImageSet
 from eomt_exp.data.resized import Resized
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.evaluation import Settings, measure_benchmark, measure_known_classes, shard
+from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.schema import Fpr95, ProtocolConfig, ScoreType
-from eomt_exp.studies.trial import TUNING_METRICS
 from eomt_exp.tasks.image_sets import ImageSets
 from eomt_exp.tasks.measure import reader
 from eomt_exp.tracking.metrics_file import FILE_NAME as JOURNAL
@@ -55,9 +55,9 @@ class Validation:
         found = {} if self.images.validation is None else {"val/miou": self._miou()}
         sets = {name: self._anomalies(images) for name, images in self.images.tuning.items()}
         for name, metrics in sets.items():
-            found |= {f"val/{name}/{metric}": metrics[metric] for metric in TUNING_METRICS}
+            found |= {f"val/{name}/{metric}": metrics[metric] for metric in flagged("headline")}
         if sets:
-            for metric in TUNING_METRICS:
+            for metric in flagged("headline"):
                 found[f"val/{metric}"] = sum(each[metric] for each in sets.values()) / len(sets)
         return found
 

@@ -1,4 +1,4 @@
-// Sorting, and a method's lines alone while its legend is pointed at. The page reads without it.
+// Sorting, and a method's lines alone while one of them is pointed at. The page reads without it.
 document.documentElement.classList.add("js");
 
 function sort(table, column, head) {
@@ -33,7 +33,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-for (const item of document.querySelectorAll(".legend [data-s]")) {
+for (const item of document.querySelectorAll(".chart [data-s]")) {
   const marks = item.closest("section").querySelectorAll(".chart [data-s]");
   const dim = (on) => marks.forEach((mark) => mark.classList.toggle("dim", on && mark.dataset.s !== item.dataset.s));
   item.addEventListener("pointerenter", () => dim(true));

@@ -1,1 +1,0 @@
-"""Writes a leaderboard as one HTML file that needs nothing else."""
