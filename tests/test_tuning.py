@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from eomt_exp import cli, runs
@@ -30,6 +29,7 @@ from eomt_exp.paths import asset_dir
 from eomt_exp.studies.trial import PRUNED
 from eomt_exp.tasks.image_sets import ImageSets
 from eomt_exp.tasks.measure import Measurement
+from eomt_exp.tasks.start import checked_settings
 from eomt_exp.tasks.train import train
 from eomt_exp.tasks.validation import Validation, last_validation
 from eomt_exp.tracking.metrics_file import read_journal
@@ -137,10 +137,9 @@ def validated(tmp_path: Path, scorer: Any, *overrides: str, **tuning: Any) -> di
         model=BrightnessNet(as_masks=False), scorers={"own": scorer, "other": None},  # type: ignore[dict-item]
         score="own", image_size=(16, 32),
     )  # fmt: skip
-    cfg = load(*overrides)
-    protocol: Any = OmegaConf.to_object(cfg.protocol)
+    settings = checked_settings(load("trainer.num_workers=0", *overrides))
     alone: Any = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
-    measurement = Measurement(protocol, cfg.evaluator.bits, 0, alone, tmp_path)
+    measurement = Measurement(settings, alone, tmp_path)
     return Validation(measurement, detector, ImageSets({}, DarkScenes(), tuning, {}))(1)
 
 

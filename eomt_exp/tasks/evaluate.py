@@ -21,7 +21,7 @@ from eomt_exp.tasks.evaluate_models import evaluate_models
 from eomt_exp.tasks.image_sets import build_image_sets, seen_image_warnings
 from eomt_exp.tasks.measure import Cells, Measurement
 from eomt_exp.tasks.publish import open_tracker
-from eomt_exp.tasks.start import checked, fill, seen_by
+from eomt_exp.tasks.start import checked_settings, fill, seen_by
 from eomt_exp.tasks.train import start_of
 from eomt_exp.weights.weight_files import HUB
 
@@ -37,7 +37,7 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
     if any(one.startswith("protocol=[") for one in _typed()):
         raise UserError("one protocol at a time; -m protocol=default,smiyc runs one after another.")
     configs = _configs(cfg)
-    settings = checked(*configs)
+    settings = checked_settings(*configs)
     if not cfg.checkpoint and cfg.start_from is None:
         raise UserError(
             "task=evaluate needs a trained model: add checkpoint=<run folder, file or hf://…>, or "
@@ -50,9 +50,8 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
     warnings = [seen_image_warnings(one, images, allowed) for one in seen]
     accelerator = make_accelerator(settings.trainer)
     try:
-        bits, workers = settings.evaluator.bits, settings.trainer.num_workers
-        measurement = Measurement(settings.protocol, bits, workers, accelerator, run_dir)
-        cells = Cells(measurement, settings.evaluator, run_dir)
+        measurement = Measurement(settings, accelerator, run_dir)
+        cells = Cells(measurement)
         models: list[Candidate] = []
         for facts in zip(configs, sources, seen, warnings, strict=True):
             models.append(_candidate(*facts, measurement, {model.label for model in models}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,10 +25,11 @@ from eomt_exp.evaluator.pixel import PixelCounts
 from eomt_exp.files import write_text
 from eomt_exp.report.cells import FORMAT, Cell, load_cell, save_cell
 from eomt_exp.report.results import operating_thresholds, results_of
-from eomt_exp.schema import EvaluatorConfig, ProtocolConfig, ScoreType
+from eomt_exp.schema import ScoreType
 from eomt_exp.tasks.benchmark_exports import exports_of
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
 from eomt_exp.tasks.image_sets import VALIDATION, ImageSets, component_sizes
+from eomt_exp.tasks.start import TaskSettings
 from eomt_exp.tracking.provenance import git_facts
 
 CELLS = "cells"
@@ -36,21 +37,20 @@ CELLS = "cells"
 
 @dataclass
 class Measurement:
-    """Measures image sets as a protocol says, in all processes together.
+    """Measures image sets as the protocol says, in all processes together.
 
     Without a `label` no progress is shown.
     """
 
-    protocol: ProtocolConfig
-    bits: int  # of the evaluator's bins of scores
-    num_workers: int
+    settings: TaskSettings
     accelerator: Accelerator
-    scratch: Path  # folder of the score maps that lie between two passes
+    folder: Path  # of the run; score maps lie there between two passes
 
     @property
     def precision(self) -> str:
         """Return the autocast type of the protocol on this device."""
-        return resolve_precision(self.protocol.precision, self.accelerator.device.type == "cpu")
+        cpu = self.accelerator.device.type == "cpu"
+        return resolve_precision(self.settings.protocol.precision, cpu)
 
     def known_classes(
         self, detector: Detector, images: ImageSet, label: str = "", with_counts: bool = False
@@ -63,8 +63,8 @@ class Measurement:
                 read(range(count)),
                 images.num_classes,
                 getattr(images, "class_categories", None),
-                self.bits if with_counts else None,
-                self.protocol.scores is ScoreType.float16,
+                self.settings.evaluator.bits if with_counts else None,
+                self.settings.protocol.scores is ScoreType.float16,
                 bar.advance,
             )
 
@@ -73,26 +73,30 @@ class Measurement:
         detector: Detector,
         images: ImageSet,
         label: str = "",
-        *,
-        components: tuple[int, int] | None = None,
-        scratch_gb: float = 0.0,  # none: no map is read twice without components and examples
-        num_examples: int = 0,
-        exports: Mapping[str, Sequence[evaluation.Write]] | None = None,
+        exports: dict[str, Sequence[evaluation.Write]] | None = None,
     ) -> evaluation.Measured:
-        """Count every scorer of the detector on a benchmark."""
+        """Count every scorer of the detector on a benchmark.
+
+        Without `exports`, as during a training, only its pixels: no components, no examples.
+        """
+        protocol, evaluator = self.settings.protocol, self.settings.evaluator
         settings = evaluation.Settings(
-            scratch=self.scratch,
-            scratch_bytes=int(scratch_gb * 1e9 / self.accelerator.num_processes),
-            bits=self.bits,
-            half=self.protocol.scores is ScoreType.float16,
-            skip_empty=self.protocol.skip_images_without_anomaly,
-            components=components,
-            num_examples=num_examples,
+            scratch=self.folder,
+            scratch_bytes=0,  # no map is read twice
+            bits=evaluator.bits,
+            half=protocol.scores is ScoreType.float16,
+            skip_empty=protocol.skip_images_without_anomaly,
         )
+        if exports is not None:
+            settings = settings._replace(
+                scratch_bytes=int(evaluator.scratch_gb * 1e9 / self.accelerator.num_processes),
+                components=component_sizes(images) if protocol.components else None,
+                num_examples=evaluator.figures,
+            )
         read, count = self._share(detector, images)
         with self._bar(count, label) as bar:
             return evaluation.measure_benchmark(
-                detector, read, count, settings, bar.advance, dict(exports or {})
+                detector, read, count, settings, bar.advance, exports
             )
 
     def _share(self, detector: Detector, images: ImageSet) -> tuple[evaluation.Read, int]:
@@ -100,14 +104,14 @@ class Measurement:
 
         The next ones are decoded meanwhile.
         """
-        view = Resized(images, detector.image_size) if self.protocol.resize else images
+        view = Resized(images, detector.image_size) if self.settings.protocol.resize else images
         mine = evaluation.shard(
             view, self.accelerator.process_index, self.accelerator.num_processes
         )
 
         def read(positions: Sequence[int]) -> Iterator[LabelledImage]:
             chosen: Any = Subset(cast(Any, view), [mine[position] for position in positions])
-            return image_loader(chosen, self.num_workers)
+            return image_loader(chosen, self.settings.trainer.num_workers)
 
         return read, len(mine)
 
@@ -118,12 +122,14 @@ class Measurement:
 class Cells:
     """Gives the cells of one evaluation: from the folder of its run, else measured and kept."""
 
-    def __init__(self, measurement: Measurement, evaluator: EvaluatorConfig, folder: Path) -> None:
-        self.measurement, self.evaluator, self.folder = measurement, evaluator, folder
-        self.protocol, self.is_main = measurement.protocol, measurement.accelerator.is_main_process
+    def __init__(self, measurement: Measurement) -> None:
+        self.measurement, self.folder = measurement, measurement.folder
+        self.is_main = measurement.accelerator.is_main_process
+        self.evaluator = measurement.settings.evaluator
+        self.protocol = measurement.settings.protocol
         self.code = git_facts()  # asks git: once, not for every cell
         if self.is_main:
-            remove_left_over(folder)
+            remove_left_over(self.folder)
         measurement.accelerator.wait_for_everyone()
 
     def known_classes(self, model: Candidate, images: ImageSets) -> KnownClasses:
@@ -151,15 +157,11 @@ class Cells:
             return saved
         benchmark, given, protocol = images.benchmarks[name], self.evaluator, self.protocol
         scorers, thresholds = tuple(model.detector.scorers), known.thresholds
-        sizes = component_sizes(benchmark) if protocol.components else None
         measured = self.measurement.benchmark(
             model.detector,
             benchmark,
             f"{model.label} on {name}",
-            components=sizes,
-            scratch_gb=given.scratch_gb,
-            num_examples=given.figures,
-            exports=exports_of(given.exports, self.folder, model.label, name, scorers, thresholds),
+            exports_of(given.exports, self.folder, model.label, name, scorers, thresholds),
         )
         results = results_of(
             measured,
@@ -176,7 +178,7 @@ class Cells:
             "measured": len(benchmark) - len(measured.left_out),
             "without_anomaly_left_out": measured.left_out,
             "broken_left_out": list(getattr(benchmark, "skipped", [])),
-            "component_sizes": sizes,
+            "component_sizes": component_sizes(benchmark) if protocol.components else None,
             "sha256": images.contents[name].sha256,
         }
         needs = self._needs(model, images, name, known)

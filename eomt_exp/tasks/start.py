@@ -17,7 +17,7 @@ from eomt_exp.weights.loading import Report
 from eomt_exp.weights.weight_files import HUB, weight_files
 
 
-class Checked(NamedTuple):
+class TaskSettings(NamedTuple):
     """Holds the typed parts of a configuration, whose values are in range and fit together."""
 
     trainer: TrainerConfig
@@ -26,13 +26,13 @@ class Checked(NamedTuple):
     protocol: ProtocolConfig
 
 
-def checked(*configs: DictConfig) -> Checked:
+def checked_settings(*configs: DictConfig) -> TaskSettings:
     """Refuse wrong settings before anything long, and download hub ids.
 
     There is a configuration for each model; what all are trained or measured by is the first one's.
     """
     first = configs[0]
-    found = Checked(*(OmegaConf.to_object(first[name]) for name in Checked._fields))  # type: ignore[arg-type]
+    found = TaskSettings(*(OmegaConf.to_object(first[name]) for name in TaskSettings._fields))  # type: ignore[arg-type]
     benchmarks = [str(name) for name in first.benchmark]
     check_exports(found.evaluator, found.protocol, benchmarks, first.data.val is not None)
     for cfg in configs:

@@ -46,7 +46,7 @@ from eomt_exp.tasks.image_sets import (
 from eomt_exp.tasks.measure import Cells, Measurement
 from eomt_exp.tasks.publish import open_tracker, show_again
 from eomt_exp.tasks.semantic_model import semantic_run
-from eomt_exp.tasks.start import Checked, checked, fill, seen_by
+from eomt_exp.tasks.start import TaskSettings, checked_settings, fill, seen_by
 from eomt_exp.tasks.validation import Validation, last_validation
 from eomt_exp.tracking.run import Tracker
 from eomt_exp.weights.weight_files import WEIGHTS, save_weights
@@ -58,7 +58,7 @@ class Parts(NamedTuple):
     name: str
     seed: int
     folder: Path
-    settings: Checked
+    settings: TaskSettings
     model: Model
     losses: dict[str, Loss]
     images: ImageSets
@@ -139,7 +139,7 @@ def start_of(cfg: DictConfig) -> str | Path | None:
 def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     """Build, check and try everything a user can get wrong: first what costs nothing."""
     _check_model(cfg)
-    settings = checked(cfg)
+    settings = checked_settings(cfg)
     losses = build_all(cfg.loss, "loss")
     augmentation = build(cfg.augmentation, "augmentation")
     exposure = build(cfg.outlier_exposure, "outlier_exposure")
@@ -160,9 +160,8 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
         seen.include(SeenImages.load(run_dir))
     seen_image_warnings(seen, images, settings.evaluator.allow_seen_images)
     training = TrainingSet(pictures, augmentation, exposure, cfg.data.num_classes, cfg.seed)
-    training_loader(
-        training, settings.trainer.batch_size, 0, cfg.seed
-    )  # enough images for a batch?
+    batch_size = settings.trainer.batch_size
+    training_loader(training, batch_size, 0, cfg.seed)  # enough images for a batch?
     return Parts(
         cfg.name, cfg.seed, run_dir, settings, model, losses, images, training, seen, trial
     )
@@ -200,8 +199,7 @@ def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, st
     settings, model, folder, trial = parts.settings, parts.model, parts.folder, parts.trial
     seed_everything(parts.seed)  # what was built or trained before must not shift the draws
     accelerator = make_accelerator(settings.trainer)
-    bits, workers = settings.evaluator.bits, settings.trainer.num_workers
-    measurement = Measurement(settings.protocol, bits, workers, accelerator, folder)
+    measurement = Measurement(settings, accelerator, folder)
     try:
         with open_tracker(cfg, folder, accelerator.is_main_process, trial) as tracker:
             if accelerator.is_main_process and forget_pruning(folder):
@@ -229,7 +227,7 @@ def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, st
             images = parts.images
             if not settings.evaluator.known_classes:  # data.val was for the validation
                 images = images._replace(validation=None)
-            cells = Cells(measurement, settings.evaluator, folder)
+            cells = Cells(measurement)
             evaluate_models(cfg, cells, [candidate], images, tracker, shown=not trial)
             if trial:
                 tracker.set_tags({"optuna.state": "COMPLETE"})

@@ -45,7 +45,7 @@ class Validation:
     def _anomalies(self, images: ImageSet) -> dict[str, float]:
         measured = self.measurement.benchmark(self.detector, images)
         found = measured.counts[self.detector.score].results()
-        if self.measurement.protocol.fpr95 is Fpr95.interpolated:
+        if self.measurement.settings.protocol.fpr95 is Fpr95.interpolated:
             found["fpr95"] = found["fpr95_interpolated"]
         return found
 
