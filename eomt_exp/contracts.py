@@ -173,6 +173,36 @@ class Part(NamedTuple):
     parameters: tuple[nn.Parameter, ...]
 
 
+class Model(nn.Module):
+    """Turns an image into masks and classes, or into logits per pixel.
+
+    What engine and tasks ask of any model. A class, since no Protocol can say that it is a Module
+    too; a model inherits from it, and one without queries is as it is here.
+    """
+
+    encoder: Any  # a Backbone, a SpatialBackbone or another Module
+    num_classes: int  # K
+    num_queries: int = 0  # Q; 0 for a model without masks
+    num_blocks: int = 0  # joint ones, that the queries pass
+    masked_attention: bool = False  # whether queries attend to their own masks in them
+    anneals: bool = False  # whether training opens these masks, by set_mask_probs
+
+    def forward(self, images: Tensor) -> MaskOutput | PixelOutput:
+        """(B, 3, H, W) RGB in [0, 1] -> the output of all B images."""
+        raise NotImplementedError
+
+    def parts(self) -> list[Part]:
+        """List all parameters, each in exactly one part."""
+        raise NotImplementedError
+
+    def set_trainable(self, which: str) -> None:
+        """Freeze all but `which`: head, heads, last_blocks or all. Raises UserError."""
+        raise NotImplementedError
+
+    def set_mask_probs(self, probs: Sequence[float]) -> None:
+        """Set, per joint block, the probability that a query attends only to its own mask."""
+
+
 class AnomalyHead(Protocol):
     """Classifies queries into three states: normal, anomaly, no-object."""
 

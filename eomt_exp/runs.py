@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from eomt_exp.build import build, build_all
 from eomt_exp.config_keys import NEUTRAL, SETTINGS, Role, of_roles
-from eomt_exp.contracts import CheckpointError, UserError
+from eomt_exp.contracts import CheckpointError, Model, UserError
 from eomt_exp.engine.detector import Detector
 from eomt_exp.files import write_text
 from eomt_exp.paths import asset_dir
@@ -159,7 +159,7 @@ def trained_size(where: str | Path) -> tuple[int, int] | None:
     return height, width
 
 
-def load_model(run_dir: Path) -> tuple[DictConfig, Any]:
+def load_model(run_dir: Path) -> tuple[DictConfig, Model]:
     """Load a finished run's configuration and its model, with its weights, in eval mode."""
     cfg = load_config(run_dir)
     model = build_model(cfg, pretrained=False)
@@ -168,7 +168,7 @@ def load_model(run_dir: Path) -> tuple[DictConfig, Any]:
 
 
 def fill(
-    model: Any,
+    model: Model,
     where: str | Path,
     *,
     strict: bool = True,
@@ -189,7 +189,7 @@ def fill(
     )
 
 
-def build_model(cfg: DictConfig, pretrained: bool = True) -> Any:
+def build_model(cfg: DictConfig, pretrained: bool = True) -> Model:
     """Build cfg.model; with `pretrained=False` without the backbone's own weights.
 
     A model that is a whole by itself, such as ERFNet, has no encoder among its keys.
@@ -201,11 +201,12 @@ def build_model(cfg: DictConfig, pretrained: bool = True) -> Any:
         encoder |= {k: v for k, v in unset.items() if k in encoder}
     if str(encoder.get("weights")).startswith(HUB):
         encoder["weights"] = str(local_path(encoder["weights"]))
-    return build(node, "model")
+    model: Model = build(node, "model")
+    return model
 
 
 def make_detector(
-    cfg: DictConfig, model: Any, precision: str, score: str | None = None
+    cfg: DictConfig, model: Model, precision: str, score: str | None = None
 ) -> Detector:
     """Make the detector of a configuration around a model."""
     return Detector(

@@ -26,6 +26,7 @@ from eomt_exp import runs
 from eomt_exp.contracts import CheckpointError
 from eomt_exp.heads.query_head import QueryHead
 from eomt_exp.models.eomt import EoMT
+from eomt_exp.models.erfnet import ERFNet
 from eomt_exp.weights import weight_files
 from eomt_exp.weights.formats import (
     HF_EOMT,
@@ -323,7 +324,7 @@ def test_missing_and_unexpected_names_are_errors_unless_allowed(tmp_path) -> Non
     assert report.unused == ("extra",)
     assert report.fresh == tuple(k for k in model.state_dict() if k.startswith("upscale.1.conv"))
     assert torch.equal(other.q.weight, model.q.weight)
-    refused(torch.nn.Linear(2, 2), path, "of another model", strict=False)  # nothing fits
+    refused(ERFNet(num_classes=2), path, "of another model", strict=False)  # nothing fits
 
 
 @pytest.mark.parametrize("convert", [dict, around_dinov3])

@@ -36,8 +36,8 @@ ALLOWED = {
     },
     "tasks": {
         *PARTS,
-        *("studies", "engine", "tracking", "weights", "report", "files", "contracts", "schema"),
-        *("build", "runs", "run_folders", "config_keys", "evaluator"),
+        *("studies", "engine", "evaluator", "tracking", "weights", "report", "files"),
+        *("contracts", "schema", "build", "runs", "run_folders", "config_keys"),
     },
     "cli": {
         *("paths", "schema", "config_keys", "run_folders", "jobs", "signals", "files"),

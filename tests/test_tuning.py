@@ -35,6 +35,8 @@ from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.paths import asset_dir
 from eomt_exp.studies.trial import PRUNED
 from eomt_exp.tasks.image_sets import ImageSets
+from eomt_exp.tasks.measure import Measurement
+from eomt_exp.tasks.start import checked_settings
 from eomt_exp.tasks.train import train
 from eomt_exp.tasks.validation import Validation, last_validation
 from eomt_exp.tracking.metrics_file import read_journal
@@ -142,10 +144,10 @@ def validated(tmp_path: Path, scorer: Any, *overrides: str, **tuning: Any) -> di
         model=BrightnessNet(as_masks=False), scorers={"own": scorer, "other": None},  # type: ignore[dict-item]
         score="own", image_size=(16, 32),
     )  # fmt: skip
-    cfg = load("data.image_size=[16,32]", "trainer.num_workers=0", *overrides)
-    processes = SimpleNamespace(process_index=0, num_processes=1)
-    images = ImageSets({}, DarkScenes(), tuning, {})
-    return Validation(cfg, tmp_path, detector, images, processes)(1)
+    settings = checked_settings(load("trainer.num_workers=0", *overrides))
+    alone: Any = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
+    measurement = Measurement(settings, alone, tmp_path)
+    return Validation(measurement, detector, ImageSets({}, DarkScenes(), tuning, {}))(1)
 
 
 def test_who_knows_the_pasted_pixels_gets_1_and_the_blind_the_base_rate(tmp_path: Path) -> None:

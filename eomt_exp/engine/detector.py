@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from eomt_exp.contracts import MaskOutput, PixelOutput, Scorer, UserError
+from eomt_exp.contracts import MaskOutput, Model, PixelOutput, Scorer, UserError
 
 Resolution = Literal["input", "mask"]
 
@@ -42,7 +42,7 @@ class Detector:
     def __init__(
         self,
         *,
-        model: nn.Module,
+        model: Model,
         scorers: dict[str, Scorer],
         score: str,
         image_size: tuple[int, int],

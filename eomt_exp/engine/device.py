@@ -12,6 +12,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 
+from eomt_exp.contracts import Model
 from eomt_exp.schema import Precision, TrainerConfig
 
 T = TypeVar("T")
@@ -41,9 +42,10 @@ def resolve_precision(precision: Precision, cpu: bool) -> str:
     return "bf16" if any(getattr(torch.cpu, p, bool)() for p in probes) else "no"
 
 
-def in_full_precision(accelerator: Accelerator, model: torch.nn.Module) -> torch.nn.Module:
+def in_full_precision(accelerator: Accelerator, model: Model) -> Model:
     """Return the model without the autocast that Accelerate wraps its forward in for training."""
-    return accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    bare: Model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    return bare
 
 
 def forget_accelerator(accelerator: Accelerator) -> None:

@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping
 from copy import deepcopy
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from eomt_exp.contracts import Backbone, MaskOutput, Part, SpatialBackbone
+from eomt_exp.contracts import Backbone, MaskOutput, Model, Part, SpatialBackbone
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,7 +53,7 @@ class Description(NamedTuple):
         return sum(part.trained for part in self.parts)
 
 
-def describe(model: Any, image_size: tuple[int, int]) -> Description:
+def describe(model: Model, image_size: tuple[int, int]) -> Description:
     """Count a model that was built on the meta device, for one image of (H, W) pixels.
 
     Work is counted as in evaluation: without the predictions that only training supervises.
@@ -85,7 +85,7 @@ def part_sums(parts: list[Part]) -> list[PartSum]:
     return sums
 
 
-def multiply_accumulates(model: Any, images: Tensor) -> int:
+def multiply_accumulates(model: Model, images: Tensor) -> int:
     """Count those of one forward pass; torch counts two operations for each."""
     with FlopCounterMode(display=False) as counter:
         model(images)
@@ -138,17 +138,17 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.2f} M"
 
 
-def _sizes(model: Any, images: Tensor) -> dict[str, str]:
+def _sizes(model: Model, images: Tensor) -> dict[str, str]:
     """Say what lies between image and masks, in terms of the model's kind of encoder."""
     sizes = {"image": _by(images)}
-    encoder, queries = getattr(model, "encoder", None), getattr(model, "q", None)
+    encoder, num_queries = model.encoder, model.num_queries
     if isinstance(encoder, Backbone):
-        sizes |= _token_sizes(encoder, images, 0 if queries is None else queries.num_embeddings)
+        sizes |= _token_sizes(encoder, images, num_queries)
     elif isinstance(encoder, SpatialBackbone):
         maps = encoder.pyramid(images)
         sizes |= {f"map of stage {stage}": _by(cells) for stage, cells in enumerate(maps, 1)}
-    if queries is not None:
-        sizes["queries"] = str(queries.num_embeddings)
+    if num_queries:
+        sizes["queries"] = str(num_queries)
         sizes["blocks with queries"] = str(model.num_blocks)
     output = model(images)
     if isinstance(output, MaskOutput):
@@ -171,8 +171,8 @@ def _by(images: Tensor) -> str:
     return " x ".join(str(side) for side in images.shape[-2:])
 
 
-def _work(model: Any, images: Tensor) -> dict[str, int]:
-    if not hasattr(model, "masked_attention"):
+def _work(model: Model, images: Tensor) -> dict[str, int]:
+    if not model.num_queries:
         return {"": multiply_accumulates(model, images)}
     work = {}
     for how, masked in {"": False, ", masked attention": True}.items():

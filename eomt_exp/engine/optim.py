@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from eomt_exp.contracts import UserError
+from eomt_exp.contracts import Model, UserError
 from eomt_exp.schema import OptimConfig
 
 
-def parameter_groups(model: Any, optim: OptimConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: Model, optim: OptimConfig) -> list[dict[str, Any]]:
     """Group parameters by learning rate; the groups hold every trainable one exactly once.
 
     Backbone block i of n has lr * backbone_lr_factor * layer_decay ** (n - 1 - i); embeddings count
@@ -44,7 +44,7 @@ def parameter_groups(model: Any, optim: OptimConfig) -> list[dict[str, Any]]:
     ]
 
 
-def make_optimizer(model: Any, optim: OptimConfig) -> torch.optim.AdamW:
+def make_optimizer(model: Model, optim: OptimConfig) -> torch.optim.AdamW:
     """Make an AdamW over `parameter_groups`; fused, which is about three times as fast."""
     return torch.optim.AdamW(
         parameter_groups(model, optim), weight_decay=optim.weight_decay, fused=True

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from eomt_exp.contracts import Batch, CheckpointError, Loss, TrainingError
+from eomt_exp.contracts import Batch, CheckpointError, Loss, Model, TrainingError
 from eomt_exp.engine import checkpoint
 from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
 from eomt_exp.schema import OptimConfig, TrainerConfig
@@ -66,7 +66,7 @@ class Trainer:
         self,
         *,
         accelerator: Accelerator,
-        model: Any,  # one of eomt_exp.models
+        model: Model,
         losses: dict[str, Loss],
         loader: DataLoader[Batch],
         optim: OptimConfig,
@@ -174,7 +174,7 @@ class Trainer:
                 break
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
-        model = self.accelerator.unwrap_model(self.model)
+        model: Model = self.accelerator.unwrap_model(self.model)
         if model.anneals:
             model.set_mask_probs(mask_probs(self.progress.step, self.annealing))
         output = self.model(batch.images)

@@ -27,7 +27,7 @@ class EoMT(MaskTransformer):
     annealing, random numbers drawn for masks that are all open.
     """
 
-    encoder: Any  # a Backbone; torch types attributes of modules too loosely to say so
+    encoder: Backbone
     upscale: Any  # an nn.Sequential of ScaleBlocks
 
     def __init__(

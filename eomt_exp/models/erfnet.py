@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import Part, PixelOutput, UserError
+from eomt_exp.contracts import Model, Part, PixelOutput, UserError
 
 STRIDE = 8  # of the encoder; sides that it does not divide would come back in another size
 _EPS = 1e-3  # of every BatchNorm, in training as in the published weights
 
 
-class ERFNet(nn.Module):
+class ERFNet(Model):
     """Computes logits of the known classes at every pixel of an image.
 
     With `void_output` there is one output more, the last, for pixels without a label; so it is in

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import AnomalyHead, MaskOutput, Part, UserError
+from eomt_exp.contracts import AnomalyHead, MaskOutput, Model, Part, UserError
 
 # What each setting trains, by kind of part; each trains what those before it train.
 TRAINABLE = {
@@ -23,7 +23,7 @@ TRAINABLE = {
 }
 
 
-class MaskTransformer(nn.Module):
+class MaskTransformer(Model):
     """Holds learnable queries, each of which ends up with one mask and one class.
 
     A sub-class brings the network between image and queries (`forward`) and lists its `parts`.
@@ -46,7 +46,7 @@ class MaskTransformer(nn.Module):
         official_quirks: bool,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.num_queries = num_classes, num_queries
         self.num_blocks = num_blocks
         self.masked_attention = masked_attention
         self.official_quirks = official_quirks
@@ -62,12 +62,8 @@ class MaskTransformer(nn.Module):
         self._frozen: tuple[str, ...] = ()
         self._trains = TRAINABLE["all"]
 
-    def parts(self) -> list[Part]:
-        """List all parameters, each in exactly one part."""
-        raise NotImplementedError
-
     @property
-    def anneals(self) -> bool:
+    def anneals(self) -> bool:  # type: ignore[override]
         """Return whether training opens the masks: not where the blocks behind them are frozen."""
         return self.masked_attention and "joint" in self._trains
 
@@ -201,7 +197,7 @@ def with_front(inside: Tensor, count: int) -> Tensor:
     return torch.cat([always, inside], dim=2)[:, None]
 
 
-def _read_probs(model: Any, _: Any) -> None:
+def _read_probs(model: MaskTransformer, _: object) -> None:
     """Read the buffer's numbers once after loading."""
     if not model.attn_mask_probs.is_meta:
         model._probs = model.attn_mask_probs.tolist()

@@ -19,8 +19,6 @@ almost what it would be alone.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -37,7 +35,7 @@ class SpatialEoMT(MaskTransformer):
     last blocks the queries meet; None: all of them. `head_dim` is the width of one attention head.
     """
 
-    encoder: Any  # a SpatialBackbone
+    encoder: SpatialBackbone
 
     def __init__(
         self,
@@ -97,7 +95,8 @@ class SpatialEoMT(MaskTransformer):
             inside = None
             if prob is not None:
                 between = self._output(queries, cells, finer)
-                inside = self._inside(between.mask_logits, cells.shape[-2:], prob)
+                grid = (cells.shape[-2], cells.shape[-1])
+                inside = self._inside(between.mask_logits, grid, prob)
                 aux += [between] if self._supervises else []
             queries, cells = self.meetings[index](queries, cells, inside)
             cells = self.encoder.block(self._num_alone + index, cells)

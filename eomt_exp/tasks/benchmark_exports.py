@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
 
 from eomt_exp.contracts import UserError
 from eomt_exp.engine.evaluation import Write
 from eomt_exp.engine.exports import OodisExport, ScoreExport, SmiycExport
+from eomt_exp.schema import EvaluatorConfig, ProtocolConfig
 
 FOLDER = "exports"
 SMIYC_NAMES = {
@@ -26,16 +26,21 @@ OODIS_PARTS = {
 OODIS_SMALLEST = 10  # pixels; its evaluation leaves out what is smaller
 
 
-def check_exports(cfg: DictConfig) -> None:
+def check_exports(
+    evaluator: EvaluatorConfig,
+    protocol: ProtocolConfig,
+    benchmarks: Sequence[str],
+    has_validation: bool,
+) -> None:
     """Raise UserError before anything long begins for files that could not be written."""
-    kinds, benchmarks = cfg.evaluator.exports, [str(name) for name in cfg.benchmark]
-    if kinds and (cfg.protocol.resize or cfg.protocol.skip_images_without_anomaly):
+    kinds = evaluator.exports
+    if kinds and (protocol.resize or protocol.skip_images_without_anomaly):
         raise UserError(
             "evaluator.exports wants every image at its own size, and "
-            f"protocol={cfg.protocol.name} squeezes or leaves out some; type protocol=default."
+            f"protocol={protocol.name} squeezes or leaves out some; type protocol=default."
         )
     if "smiyc" in kinds:
-        SmiycExport(cfg.paths.outputs, "probe", "probe")  # is h5py there?
+        SmiycExport(Path(FOLDER), "probe", "probe")  # is h5py there?
     if "oodis" not in kinds:
         return
     if others := [name for name in benchmarks if name not in OODIS_PARTS]:
@@ -43,7 +48,7 @@ def check_exports(cfg: DictConfig) -> None:
             f"evaluator.exports=[oodis] has no part for {', '.join(others)}; it takes "
             f"benchmark=[{','.join(OODIS_PARTS)}]."
         )
-    if not cfg.evaluator.known_classes or cfg.data.val is None:
+    if not evaluator.known_classes or not has_validation:
         raise UserError(
             "evaluator.exports=[oodis] cuts instances at the threshold that data.val sets; leave "
             "evaluator.known_classes=true and give the path of its images."

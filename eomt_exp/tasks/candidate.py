@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ class Candidate:
     trained: DictConfig | None  # the configuration of its training; None of weights from elsewhere
     source: str | Path  # run folder, file or hub id of its weights
     seen: SeenImages
+    warnings: Mapping[str, str]  # by image set, of what it has seen before
     load: Callable[[], Detector]
     precision: str
 

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, open_dict
 
 from eomt_exp import runs
 from eomt_exp.config_keys import OF_A_RUN, OF_A_RUN_UNLESS_TYPED
-from eomt_exp.contracts import UserError
+from eomt_exp.contracts import Model, UserError
 from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.device import (
-    agreed,
-    forget_accelerator,
-    is_first_process,
-    make_accelerator,
-)
+from eomt_exp.engine.device import agreed, forget_accelerator, is_first_process, make_accelerator
 from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.run_folders import working_in
-from eomt_exp.tasks.benchmark_exports import check_exports
 from eomt_exp.tasks.candidate import Candidate, as_label
-from eomt_exp.tasks.image_sets import ImageSets, build_image_sets, seen_image_warnings
-from eomt_exp.tasks.measure import Measurement
-from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish
-from eomt_exp.tasks.start import check_start, fill, seen_by, start_of
-from eomt_exp.tasks.train import train
+from eomt_exp.tasks.evaluate_models import evaluate_models
+from eomt_exp.tasks.image_sets import build_image_sets, seen_image_warnings
+from eomt_exp.tasks.measure import Cells, Measurement
+from eomt_exp.tasks.publish import open_tracker
+from eomt_exp.tasks.start import checked_settings, fill, seen_by
+from eomt_exp.tasks.train import start_of
 from eomt_exp.weights.weight_files import HUB
-
-NO_MODEL = (
-    "task=evaluate needs a trained model: add checkpoint=<run folder, file or hf://…>, or several "
-    "as checkpoint=[…,…]."
-)
 
 
 def run(cfg: DictConfig) -> None:
@@ -46,26 +34,29 @@ def run(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig, run_dir: Path) -> None:
-    settings: Any = OmegaConf.to_object(cfg.trainer)
     if any(one.startswith("protocol=[") for one in _typed()):
         raise UserError("one protocol at a time; -m protocol=default,smiyc runs one after another.")
     configs = _configs(cfg)
-    OmegaConf.to_object(cfg.evaluator)  # ranges, before anything long
-    check_exports(configs[0])
-    for one in configs:
-        check_start(one)
+    settings = checked_settings(*configs)
     if not cfg.checkpoint and cfg.start_from is None:
-        raise UserError(NO_MODEL)
+        raise UserError(
+            "task=evaluate needs a trained model: add checkpoint=<run folder, file or hf://…>, or "
+            "several as checkpoint=[…,…]."
+        )
     images = build_image_sets(configs[0])
-    sources = [_source(one) for one in configs]
+    sources = [source for one in configs if (source := start_of(one)) is not None]
     seen = [seen_by(source) for source in sources]
-    warnings = [seen_image_warnings(cfg, one, images) for one in seen]
-    accelerator = make_accelerator(settings)
+    allowed = settings.evaluator.allow_seen_images
+    warnings = [seen_image_warnings(one, images, allowed) for one in seen]
+    accelerator = make_accelerator(settings.trainer)
     try:
-        measurement = Measurement(cfg, run_dir, accelerator)
-        models = _candidates(configs, sources, seen, measurement)
+        measurement = Measurement(settings, accelerator, run_dir)
+        cells = Cells(measurement)
+        models: list[Candidate] = []
+        for facts in zip(configs, sources, seen, warnings, strict=True):
+            models.append(_candidate(*facts, measurement, {model.label for model in models}))
         for model in models:  # what does not fit says so before anything is written
-            if not agreed(measurement.is_complete(model, images)):
+            if not agreed(cells.is_complete(model, images)):
                 _ = model.detector
             if len(models) > 1:
                 model.let_go()
@@ -73,40 +64,9 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
         runs.begin(kept, run_dir)
         with open_tracker(cfg, run_dir, accelerator.is_main_process) as tracker:
             tracker.log_params(runs.flat(runs.plain(kept)))
-            found = _measure(measurement, models, images)
-            if accelerator.is_main_process:
-                by_model = {m.label: one for m, one in zip(models, warnings, strict=True)}
-                publish(cfg, leaderboard_of(cfg, found, images, by_model), models, tracker, run_dir)
+            evaluate_models(cfg, cells, models, images, tracker)
     finally:
         forget_accelerator(accelerator)
-
-
-def _candidates(
-    configs: Sequence[DictConfig],
-    sources: Sequence[str | Path],
-    seen: Sequence[SeenImages],
-    measurement: Measurement,
-) -> list[Candidate]:
-    device, precision = measurement.accelerator.device, measurement.precision
-    models: list[Candidate] = []
-    for cfg, source, known in zip(configs, sources, seen, strict=True):
-        trained = runs.load_config(Path(source)) if runs.is_run(source) else None
-        label = as_label(_name(source, trained), [model.label for model in models])
-        load = _loader(cfg, source, device, precision)
-        models.append(Candidate(label, cfg, trained, source, known, load, precision))
-    return models
-
-
-def _measure(measurement: Measurement, models: Sequence[Candidate], images: ImageSets) -> Any:
-    """Measure cell after cell; a model is loaded where one is missing."""
-    found = {}
-    for model in models:
-        known = measurement.known_classes(model, images)
-        cells = {name: measurement.cell(model, images, name, known) for name in images.benchmarks}
-        found[model] = (known, cells)
-        if len(models) > 1:
-            model.let_go()  # one model in memory at a time
-    return found
 
 
 def _configs(cfg: DictConfig) -> list[DictConfig]:
@@ -132,29 +92,30 @@ def _configs(cfg: DictConfig) -> list[DictConfig]:
     return configs
 
 
-def _source(cfg: DictConfig) -> str | Path:
-    source = start_of(cfg, train)
-    assert source is not None
-    return source
-
-
-def _name(source: str | Path, trained: DictConfig | None) -> str:
-    """Return `<experiment>-<seed>` of a run, or the file's name of weights from elsewhere."""
+def _candidate(
+    cfg: DictConfig,
+    source: str | Path,
+    seen: SeenImages,
+    warnings: Mapping[str, str],
+    measurement: Measurement,
+    taken: Collection[str],
+) -> Candidate:
+    """Name it `<experiment>-<seed>` of its run, or as the file of weights from elsewhere."""
+    device, precision = measurement.accelerator.device, measurement.precision
+    trained = runs.load_config(Path(source)) if runs.is_run(source) else None
     if trained is not None:
-        return f"{trained.name}-{trained.seed}"
-    return Path(str(source).partition("@")[0] if str(source).startswith(HUB) else source).stem
+        name = f"{trained.name}-{trained.seed}"
+    else:
+        name = Path(str(source).partition("@")[0] if str(source).startswith(HUB) else source).stem
 
-
-def _loader(
-    cfg: DictConfig, source: str | Path, device: torch.device, precision: str
-) -> Callable[[], Detector]:
     def load() -> Detector:
         return runs.make_detector(cfg, _trained_model(cfg, source).to(device), precision)
 
-    return load
+    label = as_label(name, taken)
+    return Candidate(label, cfg, trained, source, seen, warnings, load, precision)
 
 
-def _trained_model(cfg: DictConfig, source: str | Path) -> Any:
+def _trained_model(cfg: DictConfig, source: str | Path) -> Model:
     """Return a run's model as configured there, or this configuration's with public weights."""
     if runs.is_run(source):
         return runs.load_model(Path(source))[1]

@@ -152,8 +152,8 @@ def contents_cached(images: SharedCache, name: str, num_workers: int) -> Content
     return contents_of(found)
 
 
-def seen_image_warnings(cfg: DictConfig, seen: SeenImages, images: ImageSets) -> dict[str, str]:
-    """Return a warning for each set with seen images; UserError unless that is forced."""
+def seen_image_warnings(seen: SeenImages, images: ImageSets, allowed: bool) -> dict[str, str]:
+    """Return a warning for each set with seen images; UserError where that is not allowed."""
     found: dict[str, str] = {}
     now = SeenImages()  # what this evaluation sets its thresholds by
     if VALIDATION in images.contents:
@@ -163,7 +163,7 @@ def seen_image_warnings(cfg: DictConfig, seen: SeenImages, images: ImageSets) ->
         overlaps = seen.overlap(contents, besides) + now.overlap(contents, besides)
         if overlaps := list({overlap.name: overlap for overlap in overlaps}.values()):
             found[name] = in_words(overlaps, name)
-    if found and not cfg.evaluator.allow_seen_images:
+    if found and not allowed:
         raise UserError(
             f"{'; '.join(found.values())}. A result on them would not be one: take other images, "
             "or force it with evaluator.allow_seen_images=true, which adds a warning to it."

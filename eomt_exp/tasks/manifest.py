@@ -26,7 +26,6 @@ DEFINITIONS = {
 def manifest_of(
     cfg: DictConfig,
     measured: Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]],
-    warnings: Mapping[str, Mapping[str, str]],
 ) -> dict[str, object]:
     """Return what the numbers depend on."""
     facts = {
@@ -44,7 +43,7 @@ def manifest_of(
             m.label: {**m.facts, "thresholds": k.thresholds} for m, (k, _) in measured.items()
         },
         "benchmarks": facts[next(iter(facts))] if len(facts) == 1 else facts,
-        "seen_images": {model: dict(found) for model, found in warnings.items() if found},
+        "seen_images": {m.label: dict(m.warnings) for m in measured if m.warnings},
         "code": {**git_facts(), "torch": torch.__version__},
     }
 

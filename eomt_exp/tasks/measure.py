@@ -1,14 +1,14 @@
-"""Measures models on benchmarks and known classes, cell by cell, and keeps each finished cell."""
+"""Measures models under a protocol, and keeps each finished cell (model × benchmark) on disk."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch.utils.data import Subset
 
 from eomt_exp import runs
@@ -16,62 +16,184 @@ from eomt_exp.config_keys import Role, of_roles
 from eomt_exp.contracts import ImageSet, LabelledImage
 from eomt_exp.data.loader import image_loader
 from eomt_exp.data.resized import Resized
-from eomt_exp.engine.device import agreed, resolve_precision
-from eomt_exp.engine.evaluation import Settings, measure_benchmark, measure_known_classes, shard
-from eomt_exp.engine.progress import progress
+from eomt_exp.engine import evaluation
+from eomt_exp.engine.detector import Detector
+from eomt_exp.engine.device import Accelerator, agreed, resolve_precision
+from eomt_exp.engine.progress import Progress, progress
 from eomt_exp.engine.score_store import remove_left_over
+from eomt_exp.evaluator.pixel import PixelCounts
 from eomt_exp.files import write_text
 from eomt_exp.report.cells import FORMAT, Cell, load_cell, save_cell
 from eomt_exp.report.results import operating_thresholds, results_of
-from eomt_exp.schema import EvaluatorConfig, ProtocolConfig, ScoreType
+from eomt_exp.schema import ScoreType
 from eomt_exp.tasks.benchmark_exports import exports_of
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
 from eomt_exp.tasks.image_sets import VALIDATION, ImageSets
+from eomt_exp.tasks.start import TaskSettings
 from eomt_exp.tracking.provenance import git_facts
 
 CELLS = "cells"
 
 
+@dataclass
 class Measurement:
-    """Measures the cells of one evaluation, under one protocol, in the folder of its run."""
+    """Measures image sets as the protocol says, in all processes together.
 
-    def __init__(self, cfg: DictConfig, run_dir: Path, accelerator: Any) -> None:
-        self.protocol: ProtocolConfig = OmegaConf.to_object(cfg.protocol)  # type: ignore[assignment]
-        self.evaluator: EvaluatorConfig = OmegaConf.to_object(cfg.evaluator)  # type: ignore[assignment]
-        self.run_dir, self.accelerator = run_dir, accelerator
-        cpu = accelerator.device.type == "cpu"
-        self.precision = resolve_precision(self.protocol.precision, cpu)
-        self.num_workers = cfg.trainer.num_workers
+    Without a `label` no progress is shown.
+    """
+
+    settings: TaskSettings
+    accelerator: Accelerator
+    folder: Path  # of the run; score maps lie there between two passes
+
+    @property
+    def precision(self) -> str:
+        """Return the autocast type of the protocol on this device."""
+        cpu = self.accelerator.device.type == "cpu"
+        return resolve_precision(self.settings.protocol.precision, cpu)
+
+    def known_classes(
+        self, detector: Detector, images: ImageSet, label: str = "", with_counts: bool = False
+    ) -> tuple[dict[str, float], dict[str, PixelCounts]]:
+        """Measure mIoU and its like; `with_counts` also the scores of all labelled pixels."""
+        read, count = self._share(detector, images)
+        with self._bar(count, label) as bar:
+            return evaluation.measure_known_classes(
+                detector,
+                read(range(count)),
+                images.num_classes,
+                images.class_categories,
+                self.settings.evaluator.bits if with_counts else None,
+                self.settings.protocol.scores is ScoreType.float16,
+                bar.advance,
+            )
+
+    def benchmark(
+        self,
+        detector: Detector,
+        images: ImageSet,
+        label: str = "",
+        exports: dict[str, Sequence[evaluation.Write]] | None = None,
+    ) -> evaluation.Measured:
+        """Count every scorer of the detector on a benchmark.
+
+        Without `exports`, as during a training, only its pixels: no components, no examples.
+        """
+        protocol, evaluator = self.settings.protocol, self.settings.evaluator
+        settings = evaluation.Settings(
+            scratch=self.folder,
+            scratch_bytes=0,  # no map is read twice
+            bits=evaluator.bits,
+            half=protocol.scores is ScoreType.float16,
+            skip_empty=protocol.skip_images_without_anomaly,
+        )
+        if exports is not None:
+            settings = settings._replace(
+                scratch_bytes=int(evaluator.scratch_gb * 1e9 / self.accelerator.num_processes),
+                components=images.component_sizes if protocol.components else None,
+                num_examples=evaluator.figures,
+            )
+        read, count = self._share(detector, images)
+        with self._bar(count, label) as bar:
+            return evaluation.measure_benchmark(
+                detector, read, count, settings, bar.advance, exports
+            )
+
+    def _share(self, detector: Detector, images: ImageSet) -> tuple[evaluation.Read, int]:
+        """Return what reads this process's images, as the protocol shows them, and their number.
+
+        The next ones are decoded meanwhile.
+        """
+        view = Resized(images, detector.image_size) if self.settings.protocol.resize else images
+        mine = evaluation.shard(
+            view, self.accelerator.process_index, self.accelerator.num_processes
+        )
+
+        def read(positions: Sequence[int]) -> Iterator[LabelledImage]:
+            chosen: Any = Subset(cast(Any, view), [mine[position] for position in positions])
+            return image_loader(chosen, self.settings.trainer.num_workers)
+
+        return read, len(mine)
+
+    def _bar(self, total: int, label: str) -> Progress:
+        return progress(total, label, enabled=bool(label) and self.accelerator.is_main_process)
+
+
+class Cells:
+    """Gives the cells of one evaluation: from the folder of its run, else measured and kept."""
+
+    def __init__(self, measurement: Measurement) -> None:
+        self.measurement, self.folder = measurement, measurement.folder
+        self.is_main = measurement.accelerator.is_main_process
+        self.evaluator = measurement.settings.evaluator
+        self.protocol = measurement.settings.protocol
         self.code = git_facts()  # asks git: once, not for every cell
-        if accelerator.is_main_process:
-            remove_left_over(run_dir)
-        accelerator.wait_for_everyone()
+        if self.is_main:
+            remove_left_over(self.folder)
+        measurement.accelerator.wait_for_everyone()
 
     def known_classes(self, model: Candidate, images: ImageSets) -> KnownClasses:
-        """Measure them or read the finished cell; empty where evaluator.known_classes is false."""
+        """Return what data.val says of a model; nothing where evaluator.known_classes is false."""
         if images.validation is None:
             return KnownClasses({}, {})
         if (saved := agreed(self._saved_known(model, images))) is not None:
             return saved
-        view = self._view(model, images.validation)
-        mine = shard(view, self.accelerator.process_index, self.accelerator.num_processes)
-        with self._bar(len(mine), f"known classes of {model.label}") as bar:
-            metrics, counts = measure_known_classes(
-                model.detector,
-                reader(view, mine, self.num_workers)(range(len(mine))),
-                view.num_classes,
-                images.validation.class_categories,
-                self.evaluator.bits,
-                self.protocol.scores is ScoreType.float16,
-                bar.advance,
-            )
+        metrics, counts = self.measurement.known_classes(
+            model.detector, images.validation, f"known classes of {model.label}", with_counts=True
+        )
         thresholds = operating_thresholds(counts, self.evaluator.operating_fpr)
-        found = KnownClasses(_named(metrics, view.class_names), thresholds)
-        if self.accelerator.is_main_process:
+        found = KnownClasses(_named(metrics, images.validation.class_names), thresholds)
+        if self.is_main:
             needs = self._needs(model, images, VALIDATION)
             path = self._path(model, f"{VALIDATION}.json")
             write_text(path, json.dumps({"depends_on": needs, **vars(found)}))
         return found
+
+    def cell(self, model: Candidate, images: ImageSets, name: str, known: KnownClasses) -> Cell:
+        """Return what one benchmark came to under a model."""
+        saved = self._saved_cell(model, images, name, known)
+        if agreed(saved is not None):
+            assert saved is not None
+            return saved
+        benchmark, given, protocol = images.benchmarks[name], self.evaluator, self.protocol
+        scorers, thresholds = tuple(model.detector.scorers), known.thresholds
+        measured = self.measurement.benchmark(
+            model.detector,
+            benchmark,
+            f"{model.label} on {name}",
+            exports_of(given.exports, self.folder, model.label, name, scorers, thresholds),
+        )
+        results = results_of(
+            measured,
+            model.label,
+            name,
+            fpr95=protocol.fpr95,
+            thresholds=thresholds,
+            resamples=given.resamples,
+        )
+        facts = {
+            "images": len(benchmark),
+            "published_images": benchmark.expected_images,
+            "doubled_images": len(benchmark) - len(images.contents[name].images),
+            "measured": len(benchmark) - len(measured.left_out),
+            "without_anomaly_left_out": measured.left_out,
+            "broken_left_out": list(benchmark.skipped),
+            "component_sizes": benchmark.component_sizes if protocol.components else None,
+            "sha256": images.contents[name].sha256,
+        }
+        needs = self._needs(model, images, name, known)
+        cell = Cell(needs, results, measured.images, measured.examples, facts)
+        if self.is_main:
+            save_cell(self._path(model, f"{name}.npz"), cell)
+        return cell
+
+    def is_complete(self, model: Candidate, images: ImageSets) -> bool:
+        """Return whether all cells of a model are there, so that it need not be loaded."""
+        is_asked = images.validation is not None
+        known = self._saved_known(model, images) if is_asked else KnownClasses({}, {})
+        return known is not None and all(
+            self._saved_cell(model, images, name, known) for name in images.benchmarks
+        )
 
     def _saved_known(self, model: Candidate, images: ImageSets) -> KnownClasses | None:
         path = self._path(model, f"{VALIDATION}.json")
@@ -80,84 +202,15 @@ class Measurement:
             return None
         return KnownClasses(saved["metrics"], saved["thresholds"])
 
-    def cell(self, model: Candidate, images: ImageSets, name: str, known: KnownClasses) -> Cell:
-        """Measure one benchmark, or read its finished cell."""
-        needs = self._needs(model, images, name) | {"thresholds": known.thresholds}
-        path = self._path(model, f"{name}.npz")
-        saved = load_cell(path, needs)
-        if agreed(saved is not None):
-            assert saved is not None
-            return saved
-        view = self._view(model, images.benchmarks[name])
-        mine = shard(view, self.accelerator.process_index, self.accelerator.num_processes)
-        settings = self._settings(images.benchmarks[name])
-        with self._bar(len(mine), f"{model.label} on {name}") as bar:
-            measured = measure_benchmark(
-                model.detector,
-                reader(view, mine, self.num_workers),
-                len(mine),
-                settings,
-                bar.advance,
-                exports_of(
-                    self.evaluator.exports,
-                    self.run_dir,
-                    model.label,
-                    name,
-                    tuple(model.detector.scorers),
-                    known.thresholds,
-                ),
-            )
-        results = results_of(
-            measured,
-            model.label,
-            name,
-            fpr95=self.protocol.fpr95,
-            thresholds=known.thresholds,
-            resamples=self.evaluator.resamples,
-        )
-        facts = {
-            "images": len(images.benchmarks[name]),
-            "published_images": images.benchmarks[name].expected_images,
-            "doubled_images": len(images.benchmarks[name]) - len(images.contents[name].images),
-            "measured": len(images.benchmarks[name]) - len(measured.left_out),
-            "without_anomaly_left_out": measured.left_out,
-            "broken_left_out": list(images.benchmarks[name].skipped),
-            "component_sizes": settings.components,
-            "sha256": images.contents[name].sha256,
-        }
-        cell = Cell(needs, results, measured.images, measured.examples, facts)
-        if self.accelerator.is_main_process:
-            save_cell(path, cell)
-        return cell
+    def _saved_cell(
+        self, model: Candidate, images: ImageSets, name: str, known: KnownClasses
+    ) -> Cell | None:
+        needs = self._needs(model, images, name, known)
+        return load_cell(self._path(model, f"{name}.npz"), needs)
 
-    def is_complete(self, model: Candidate, images: ImageSets) -> bool:
-        """Return whether all cells of a model are there, so that it need not be loaded."""
-        known = KnownClasses({}, {})
-        if images.validation is not None:
-            saved = self._saved_known(model, images)
-            if saved is None:
-                return False
-            known = saved
-        return all(
-            load_cell(
-                self._path(model, f"{name}.npz"),
-                self._needs(model, images, name) | {"thresholds": known.thresholds},
-            )
-            for name in images.benchmarks
-        )
-
-    def _settings(self, images: ImageSet) -> Settings:
-        return Settings(
-            scratch=self.run_dir,
-            scratch_bytes=int(self.evaluator.scratch_gb * 1e9 / self.accelerator.num_processes),
-            bits=self.evaluator.bits,
-            half=self.protocol.scores is ScoreType.float16,
-            skip_empty=self.protocol.skip_images_without_anomaly,
-            components=images.component_sizes if self.protocol.components else None,
-            num_examples=self.evaluator.figures,
-        )
-
-    def _needs(self, model: Candidate, images: ImageSets, name: str) -> dict[str, Any]:
+    def _needs(
+        self, model: Candidate, images: ImageSets, name: str, known: KnownClasses | None = None
+    ) -> dict[str, Any]:
         """Return all that could change a cell, as JSON gives it back."""
         facts = {key: value for key, value in model.facts.items() if key != "weights"}
         benchmark = images.benchmarks.get(name)
@@ -170,32 +223,11 @@ class Measurement:
             "images": images.contents[name].sha256,
             "component_sizes": benchmark.component_sizes if benchmark else None,
         }
-        return dict(json.loads(json.dumps(needs)))
+        found = dict(json.loads(json.dumps(needs)))
+        return found if known is None else found | {"thresholds": known.thresholds}
 
     def _path(self, model: Candidate, file: str) -> Path:
-        return self.run_dir / CELLS / model.label / file
-
-    def _view(self, model: Candidate, images: ImageSet) -> ImageSet:
-        """Return the images as the protocol shows them."""
-        if not self.protocol.resize:
-            return images
-        height, width = model.cfg.data.image_size
-        return Resized(images, (height, width))
-
-    def _bar(self, total: int, text: str) -> Any:
-        return progress(total, text, enabled=self.accelerator.is_main_process)
-
-
-def reader(
-    images: ImageSet, mine: Sequence[int], num_workers: int
-) -> Callable[[Sequence[int]], Iterator[LabelledImage]]:
-    """Read images by positions in this process's share; the next ones are decoded meanwhile."""
-
-    def read(positions: Sequence[int]) -> Iterator[LabelledImage]:
-        chosen: Any = Subset(cast(Any, images), [mine[position] for position in positions])
-        return image_loader(chosen, num_workers)
-
-    return read
+        return self.folder / CELLS / model.label / file
 
 
 def _named(metrics: dict[str, float], class_names: Sequence[str]) -> dict[str, float]:

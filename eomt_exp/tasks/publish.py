@@ -61,9 +61,8 @@ def leaderboard_of(
     cfg: DictConfig,
     measured: Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]],
     images: ImageSets,
-    warnings: Mapping[str, Mapping[str, str]],
 ) -> Leaderboard:
-    """Collect all cells of an evaluation; `warnings`: model -> set -> what it had seen of it."""
+    """Collect all cells of an evaluation."""
     models = list(measured)
     cells = [cell for _, found in measured.values() for cell in found.values()]
     results = [result for cell in cells for result in cell.results]
@@ -89,10 +88,8 @@ def leaderboard_of(
         published=published_for(
             list(images.benchmarks), {str(m.cfg.model._target_).rpartition(".")[2] for m in models}
         ),
-        manifest=manifest_of(cfg, measured, warnings),
-        warnings=[
-            f"{model}: {text}" for model, found in warnings.items() for text in found.values()
-        ],
+        manifest=manifest_of(cfg, measured),
+        warnings=[f"{m.label}: {text}" for m in models for text in m.warnings.values()],
         notes=notes_on(measured),
     )
 

@@ -1,8 +1,8 @@
-"""Finds the semantic EoMT that fine-tuning begins with by its content, or trains it once."""
+"""Finds the semantic EoMT that fine-tuning begins with by its content; it is trained once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -17,26 +17,27 @@ from eomt_exp.schema import DataConfig
 from eomt_exp.weights.weight_files import WEIGHTS
 
 
-def find_or_train(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) -> Path:
-    """Return the run folder of the semantic EoMT with this configuration's model, data and seed.
+@contextmanager
+def semantic_run(cfg: DictConfig) -> Iterator[tuple[Path, DictConfig | None]]:
+    """Give the run folder of the semantic EoMT with this configuration's model, data and seed.
 
-    `train` makes one, in the folder it is given.
+    And, where none has been trained, the configuration to train there. A second job that needs the
+    same model waits here, and then finds it.
     """
     semantic = semantic_config(cfg)
     folder = Path(cfg.paths.outputs) / "semantic" / f"by-content-{runs.content_key(semantic)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # A second job that needs the same model waits here, and then finds it. One process of a job
-    # takes the lock for all: the others must be free to train with it.
+    # One process of a job takes the lock for all: the others must be free to train with it.
     first = is_first_process()
     with _locked(f"{folder}.lock") if first else nullcontext():
         found = agreed(_find(folder, semantic) if first else None)
         if found is not None:
             _say(f"semantic EoMT: found {found}")
-            return found
-        _say(f"semantic EoMT: none for this model, data and seed; training it in {folder}")
-        folder.mkdir(exist_ok=True)
-        train(semantic, folder)
-    return folder
+            yield found, None
+        else:
+            _say(f"semantic EoMT: none for this model, data and seed; training it in {folder}")
+            folder.mkdir(exist_ok=True)
+            yield folder, semantic
 
 
 def semantic_config(cfg: DictConfig) -> DictConfig:

@@ -1,42 +1,43 @@
-"""Loads what a model begins with: a run, public weights, the semantic EoMT, or nothing."""
+"""Checks a configuration, and loads what a model begins with: a run or public weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from eomt_exp import runs
-from eomt_exp.contracts import UserError
+from eomt_exp.contracts import Model, UserError
 from eomt_exp.engine.device import is_first_process
 from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.tasks.semantic_model import find_or_train
+from eomt_exp.schema import EvaluatorConfig, OptimConfig, ProtocolConfig, TrainerConfig
+from eomt_exp.tasks.benchmark_exports import check_exports
 from eomt_exp.weights.loading import Report
 from eomt_exp.weights.weight_files import HUB, weight_files
 
 
-def check_start(cfg: DictConfig) -> None:
-    """Refuse a wrong checkpoint= and its like before anything long; download hub ids."""
-    if cfg.start_from not in (None, "semantic"):
-        raise UserError(f"start_from must be semantic or null, got {cfg.start_from!r}.")
-    if cfg.checkpoint is not None and not isinstance(cfg.checkpoint, str):
-        raise UserError(
-            f"checkpoint={cfg.checkpoint} is not one model to begin with; several are for "
-            "task=evaluate, and a number as a name wants quotes."
-        )
-    if cfg.delta_weights:
-        _check_base(cfg)
-    if cfg.checkpoint:
-        weight_files(runs.weights_of(cfg.checkpoint))
+class TaskSettings(NamedTuple):
+    """Holds the typed parts of a configuration, whose values are in range and fit together."""
+
+    trainer: TrainerConfig
+    optim: OptimConfig
+    evaluator: EvaluatorConfig
+    protocol: ProtocolConfig
 
 
-def start_of(cfg: DictConfig, train: Callable[[DictConfig, Path], None]) -> str | Path | None:
-    """Return checkpoint=, or the run of start_from=semantic, which `train` makes if need be."""
-    if cfg.checkpoint:
-        return str(cfg.checkpoint)
-    return None if cfg.start_from is None else find_or_train(cfg, train)
+def checked_settings(*configs: DictConfig) -> TaskSettings:
+    """Refuse wrong settings before anything long, and download hub ids.
+
+    There is a configuration for each model; what all are trained or measured by is the first one's.
+    """
+    first = configs[0]
+    found = TaskSettings(*(OmegaConf.to_object(first[name]) for name in TaskSettings._fields))  # type: ignore[arg-type]
+    benchmarks = [str(name) for name in first.benchmark]
+    check_exports(found.evaluator, found.protocol, benchmarks, first.data.val is not None)
+    for cfg in configs:
+        _check_start(cfg)
+    return found
 
 
 def seen_by(start: str | Path) -> SeenImages:
@@ -52,7 +53,7 @@ def seen_by(start: str | Path) -> SeenImages:
     return SeenImages(unknown=[str(start)])
 
 
-def fill(cfg: DictConfig, model: Any, start: str | Path, tell: bool = True) -> Report:
+def fill(cfg: DictConfig, model: Model, start: str | Path, tell: bool = True) -> Report:
     """Load the weights of a run folder, file or hub id into `model`; print what became of them."""
     report = runs.fill(
         model,
@@ -64,6 +65,21 @@ def fill(cfg: DictConfig, model: Any, start: str | Path, tell: bool = True) -> R
     if tell and is_first_process():
         print(report, flush=True)
     return report
+
+
+def _check_start(cfg: DictConfig) -> None:
+    """Refuse a wrong checkpoint= and its like."""
+    if cfg.start_from not in (None, "semantic"):
+        raise UserError(f"start_from must be semantic or null, got {cfg.start_from!r}.")
+    if cfg.checkpoint is not None and not isinstance(cfg.checkpoint, str):
+        raise UserError(
+            f"checkpoint={cfg.checkpoint} is not one model to begin with; several are for "
+            "task=evaluate, and a number as a name wants quotes."
+        )
+    if cfg.delta_weights:
+        _check_base(cfg)
+    if cfg.checkpoint:
+        weight_files(runs.weights_of(cfg.checkpoint))
 
 
 def _check_base(cfg: DictConfig) -> None:

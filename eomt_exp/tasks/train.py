@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from eomt_exp import runs
 from eomt_exp.build import build, build_all
-from eomt_exp.contracts import Exposure, Loss, Target, UserError
+from eomt_exp.contracts import Exposure, Loss, Model, Target, UserError
 from eomt_exp.data.loader import training_loader
 from eomt_exp.data.training_set import TrainingSet
 from eomt_exp.engine.checkpoint import states
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import (
+    Accelerator,
     agreed,
     forget_accelerator,
     in_full_precision,
@@ -26,15 +28,15 @@ from eomt_exp.engine.device import (
     seed_everything,
 )
 from eomt_exp.engine.optim import annealing_steps
-from eomt_exp.engine.progress import progress
+from eomt_exp.engine.progress import Progress, progress
 from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import SeenImages, verify
 from eomt_exp.engine.trainer import Trainer
 from eomt_exp.run_folders import working_in
-from eomt_exp.schema import OptimConfig, Trainable, TrainerConfig
+from eomt_exp.schema import Trainable
 from eomt_exp.studies.trial import Trial, current_trial, forget_pruning
-from eomt_exp.tasks.benchmark_exports import check_exports
 from eomt_exp.tasks.candidate import Candidate, as_label
+from eomt_exp.tasks.evaluate_models import evaluate_models
 from eomt_exp.tasks.image_sets import (
     ImageSets,
     build_image_sets,
@@ -42,24 +44,28 @@ from eomt_exp.tasks.image_sets import (
     record,
     seen_image_warnings,
 )
-from eomt_exp.tasks.measure import Measurement
-from eomt_exp.tasks.publish import leaderboard_of, open_tracker, publish, show_again
-from eomt_exp.tasks.start import check_start, fill, seen_by, start_of
+from eomt_exp.tasks.measure import Cells, Measurement
+from eomt_exp.tasks.publish import open_tracker, show_again
+from eomt_exp.tasks.semantic_model import semantic_run
+from eomt_exp.tasks.start import TaskSettings, checked_settings, fill, seen_by
 from eomt_exp.tasks.validation import Validation, last_validation
+from eomt_exp.tracking.run import Tracker
 from eomt_exp.weights.weight_files import WEIGHTS, save_weights
 
 
 class Parts(NamedTuple):
     """Holds all that a run is made of, built before anything is written or trained."""
 
-    model: Any
+    name: str
+    seed: int
+    folder: Path
+    settings: TaskSettings
+    model: Model
     losses: dict[str, Loss]
     images: ImageSets
     training: TrainingSet
     seen: SeenImages  # in training; what it begins with may add to it
     trial: Trial | None
-    trainer: TrainerConfig
-    optim: OptimConfig
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -103,25 +109,38 @@ def train(cfg: DictConfig, run_dir: Path, trial: Trial | None = None) -> None:
     if trial:
         trial.stay_pruned(run_dir)
     parts = _parts(cfg, run_dir, trial)
-    start = start_of(cfg, train)
+    start = start_of(cfg)
     if start is not None:
         parts.seen.include(seen_by(start))
-        seen_image_warnings(cfg, parts.seen, parts.images)
+    allowed = parts.settings.evaluator.allow_seen_images
+    warnings = seen_image_warnings(parts.seen, parts.images, allowed)
+    if start is not None:
         fill(cfg, parts.model, start, tell=not trial)
     runs.begin(cfg, run_dir)
     if is_first_process():
         parts.seen.save(run_dir)
-    _train_and_evaluate(cfg, run_dir, parts)
+    _train_and_evaluate(cfg, parts, warnings)
+
+
+def start_of(cfg: DictConfig) -> str | Path | None:
+    """Return what a model begins with: checkpoint=, the run of start_from=semantic, or nothing.
+
+    That run is trained now where there is none yet.
+    """
+    if cfg.checkpoint:
+        return str(cfg.checkpoint)
+    if cfg.start_from is None:
+        return None
+    with semantic_run(cfg) as (folder, missing):
+        if missing is not None:
+            train(missing, folder)
+        return folder
 
 
 def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     """Build, check and try everything a user can get wrong: first what costs nothing."""
     _check_model(cfg)
-    check_start(cfg)
-    trainer: Any = OmegaConf.to_object(cfg.trainer)
-    optim: Any = OmegaConf.to_object(cfg.optim)
-    OmegaConf.to_object(cfg.evaluator)  # its ranges
-    check_exports(cfg)
+    settings = checked_settings(cfg)
     losses = build_all(cfg.loss, "loss")
     augmentation = build(cfg.augmentation, "augmentation")
     exposure = build(cfg.outlier_exposure, "outlier_exposure")
@@ -134,7 +153,7 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     pretrained = starts_bare or bool(cfg.delta_weights) or (bool(cfg.checkpoint) and not cfg.strict)
     model = runs.build_model(cfg, pretrained=pretrained)
     model.set_trainable(cfg.trainable.value)
-    annealing_steps(optim.mask_annealing, 1, model.num_blocks)  # a pair for every block?
+    annealing_steps(settings.optim.mask_annealing, 1, model.num_blocks)  # a pair for every block?
     _rehearse(cfg, model, losses)
     images = build_image_sets(cfg, training=True)
     pictures, contents = read_sets.training(cfg)
@@ -149,10 +168,13 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     seen = record(contents, images, cfg.tuned_on)
     if (run_dir / SEEN).is_file():  # of an earlier try, which may have seen others
         seen.include(SeenImages.load(run_dir))
-    seen_image_warnings(cfg, seen, images)
+    seen_image_warnings(seen, images, settings.evaluator.allow_seen_images)
     training = TrainingSet(pictures, augmentation, exposure, cfg.data.num_classes, cfg.seed)
-    training_loader(training, trainer.batch_size, 0, cfg.seed)  # enough images for a batch?
-    return Parts(model, losses, images, training, seen, trial, trainer, optim)
+    batch_size = settings.trainer.batch_size
+    training_loader(training, batch_size, 0, cfg.seed)  # enough images for a batch?
+    return Parts(
+        cfg.name, cfg.seed, run_dir, settings, model, losses, images, training, seen, trial
+    )
 
 
 def _check_model(cfg: DictConfig) -> None:
@@ -175,7 +197,7 @@ def _check_anomalies(cfg: DictConfig, losses: dict[str, Loss], exposure: Exposur
         )
 
 
-def _rehearse(cfg: DictConfig, model: Any, losses: dict[str, Loss]) -> None:
+def _rehearse(cfg: DictConfig, model: Model, losses: dict[str, Loss]) -> None:
     """Pass one black image through model, losses and scores: parts that do not fit say so now."""
     height, width = cfg.data.image_size
     size = (height, width)
@@ -198,78 +220,75 @@ def _rehearse(cfg: DictConfig, model: Any, losses: dict[str, Loss]) -> None:
         )
 
 
-def _train_and_evaluate(cfg: DictConfig, run_dir: Path, parts: Parts) -> None:
-    seed_everything(cfg.seed)  # what was built or trained before must not shift the draws
-    accelerator = make_accelerator(parts.trainer)
+def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, str]) -> None:
+    settings, model, folder, trial = parts.settings, parts.model, parts.folder, parts.trial
+    seed_everything(parts.seed)  # what was built or trained before must not shift the draws
+    accelerator = make_accelerator(settings.trainer)
+    measurement = Measurement(settings, accelerator, folder)
     try:
-        with open_tracker(cfg, run_dir, accelerator.is_main_process, parts.trial) as tracker:
-            if accelerator.is_main_process and forget_pruning(run_dir):
+        with open_tracker(cfg, folder, accelerator.is_main_process, trial) as tracker:
+            if accelerator.is_main_process and forget_pruning(folder):
                 tracker.set_tags({"optuna.state": "CONTINUED"})
             tracker.log_params(runs.flat(runs.training_settings(cfg)))
-            detector = runs.make_detector(cfg, parts.model, accelerator.mixed_precision)
-            if not agreed((run_dir / WEIGHTS).is_file()):
-                trainer = _trainer(cfg, run_dir, accelerator, parts, tracker, detector)
-                trainer.fit()
+            if not agreed((folder / WEIGHTS).is_file()):
+                detector = runs.make_detector(cfg, model, accelerator.mixed_precision)
+                validate = Validation(measurement, detector, parts.images)
+                trained = _fit(parts, accelerator, tracker, validate)
                 if accelerator.is_main_process:
-                    save_weights(accelerator.unwrap_model(trainer.model), run_dir / WEIGHTS)
-                accelerator.wait_for_everyone()
+                    save_weights(trained, folder / WEIGHTS)
             else:  # killed between training and the last number
-                runs.fill(parts.model, run_dir)
-                parts.model.to(accelerator.device)
-            _evaluate(cfg, run_dir, parts, accelerator, tracker)
-            if parts.trial:
+                runs.fill(model, folder)
+                model.to(accelerator.device)
+            accelerator.wait_for_everyone()  # the weights are the first process's
+
+            def load() -> Detector:
+                bare = in_full_precision(accelerator, model)
+                return runs.make_detector(cfg, bare, measurement.precision)
+
+            label = as_label(f"{parts.name}-{parts.seed}")
+            candidate = Candidate(
+                label, cfg, cfg, folder, parts.seen, warnings, load, measurement.precision
+            )
+            images = parts.images
+            if not settings.evaluator.known_classes:  # data.val was for the validation
+                images = images._replace(validation=None)
+            cells = Cells(measurement)
+            evaluate_models(cfg, cells, [candidate], images, tracker, shown=not trial)
+            if trial:
                 tracker.set_tags({"optuna.state": "COMPLETE"})
     finally:
         forget_accelerator(accelerator)
 
 
-def _evaluate(cfg: DictConfig, run_dir: Path, parts: Parts, accelerator: Any, tracker: Any) -> None:
-    accelerator.wait_for_everyone()  # images.json and the weights are the first process's
-    seen, images = SeenImages.load(run_dir), parts.images
-    if not cfg.evaluator.known_classes:  # data.val was for the validation during training
-        images = images._replace(validation=None)
-    measurement = Measurement(cfg, run_dir, accelerator)
+def _fit(parts: Parts, accelerator: Accelerator, tracker: Tracker, validate: Validation) -> Model:
+    """Train to the end; return the model without what Accelerate wraps around it."""
 
-    def load() -> Detector:
-        bare = in_full_precision(accelerator, parts.model)
-        return runs.make_detector(cfg, bare, measurement.precision)
-
-    label = as_label(f"{cfg.name}-{cfg.seed}")
-    model = Candidate(label, cfg, cfg, run_dir, seen, load, measurement.precision)
-    known = measurement.known_classes(model, images)
-    cells = {name: measurement.cell(model, images, name, known) for name in images.benchmarks}
-    if accelerator.is_main_process:
-        warnings = {label: seen_image_warnings(cfg, seen, images)}
-        board = leaderboard_of(cfg, {model: (known, cells)}, images, warnings)
-        publish(cfg, board, [model], tracker, run_dir, shown=not parts.trial)
-
-
-def _trainer(
-    cfg: DictConfig, run_dir: Path, accelerator: Any, parts: Parts, tracker: Any, detector: Detector
-) -> Trainer:
-    def make_bar(total: int, start: int) -> AbstractContextManager[Any]:
-        return progress(total, f"train {cfg.name}", start, enabled=accelerator.is_main_process)
+    def make_bar(total: int, start: int) -> Progress:
+        return progress(total, f"train {parts.name}", start, enabled=accelerator.is_main_process)
 
     def after_validation(metrics: dict[str, float], epoch: int) -> None:
         if parts.trial:
             step = trainer.progress.step
-            parts.trial.report(metrics, run_dir, epoch, settings.epochs, step)
+            parts.trial.report(metrics, parts.folder, epoch, settings.epochs, step)
 
-    settings, folder = parts.trainer, run_dir / runs.STATES
+    settings, folder = parts.settings.trainer, parts.folder / runs.STATES
     if states(folder) and accelerator.is_main_process:
-        print(f"going on with {run_dir} from {states(folder)[-1].name}", flush=True)
+        print(f"going on with {parts.folder} from {states(folder)[-1].name}", flush=True)
+    batch, workers = settings.batch_size, settings.num_workers
     trainer = Trainer(
         accelerator=accelerator,
         model=parts.model,
         losses=parts.losses,
-        loader=training_loader(parts.training, settings.batch_size, settings.num_workers, cfg.seed),
-        optim=parts.optim,
+        loader=training_loader(parts.training, batch, workers, parts.seed),
+        optim=parts.settings.optim,
         settings=settings,
         folder=folder,
         tracker=tracker,
         make_bar=make_bar,
-        validate=Validation(cfg, run_dir, detector, parts.images, accelerator),
+        validate=validate,
         after_validation=after_validation,
-        last_validation=lambda: agreed(last_validation(run_dir)),
+        last_validation=lambda: agreed(last_validation(parts.folder)),
     )
-    return trainer
+    trainer.fit()
+    trained: Model = accelerator.unwrap_model(trainer.model)
+    return trained

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from eomt_exp.contracts import CheckpointError
+from eomt_exp.contracts import CheckpointError, Model
 from eomt_exp.weights.formats import BACKBONE_ONLY, to_official
 from eomt_exp.weights.hugging_face import BACKBONE, State
 from eomt_exp.weights.weight_files import read_weights
@@ -45,7 +46,7 @@ class Report(NamedTuple):
 
 
 def load_checkpoint(
-    model: Any,
+    model: Model,
     where: str | Path,
     *,
     strict: bool = True,
@@ -70,7 +71,7 @@ def load_checkpoint(
     state = {k: v for k, v in state.items() if k in own or not k.startswith(_PIXELS)}
     left_out = [] if load_class_head else [k for k in state if k.startswith(_CLASS_HEAD)]
     state = {name: value for name, value in state.items() if name not in left_out}
-    widened = _widen_class_head(state, own, getattr(model, "num_classes", None))
+    widened = _widen_class_head(state, own, model.num_classes)
     _check_sizes({k: v for k, v in state.items() if k not in _RESAMPLED}, own, where)
     _check_delta(state, where, delta_weights)
     state, resampled = _resampled(model, state, where, trained_size)
@@ -119,10 +120,10 @@ def _may_be_missing(layout: str, load_class_head: bool) -> tuple[str, ...]:
 
 
 def _resampled(
-    model: Any, state: State, where: str | Path, trained_size: tuple[int, int] | None
+    model: Model, state: State, where: str | Path, trained_size: tuple[int, int] | None
 ) -> tuple[State, list[str]]:
     """Resample the backbone to the model's image and patch size, where the encoder can."""
-    adapted = getattr(getattr(model, "encoder", None), "adapted", None)
+    adapted = getattr(model.encoder, "adapted", None)
     trunk = {k.removeprefix(BACKBONE): v for k, v in state.items() if k.startswith(BACKBONE)}
     if adapted is None or not trunk:
         return state, []
@@ -210,13 +211,13 @@ def _same_width(state: State, own: State) -> bool:
     return name in state and name in own and state[name].shape[1:] == own[name].shape[1:]
 
 
-def _widen_class_head(state: State, own: State, num_classes: int | None) -> list[str]:
+def _widen_class_head(state: State, own: State, num_classes: int) -> list[str]:
     """Insert an outlier class before no-object, where the model has one and the file has not."""
     names = [k for k in (f"{_CLASS_HEAD}weight", f"{_CLASS_HEAD}bias") if k in state and k in own]
     widened = []
     for name in names:
         rows = (state[name].shape[0], own[name].shape[0])
-        if num_classes is None or rows != (num_classes + 1, num_classes + 2):
+        if rows != (num_classes + 1, num_classes + 2):
             continue
         state[name] = _with_outlier_class(state[name], name)
         widened.append(f"{name}[outlier]")
@@ -234,6 +235,6 @@ def _listed(title: str, names: list[str]) -> str:
     return f"{title}: {_few(names, 3)}. " if names else ""
 
 
-def _few(names: Any, count: int) -> str:
+def _few(names: Sequence[str], count: int) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return f"{', '.join(names[:count])}{more}"
