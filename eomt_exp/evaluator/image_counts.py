@@ -203,9 +203,7 @@ def _coarse(image: _Image, by: int) -> _Image:
 
 def _metrics(counts: Ints) -> Floats:
     """(2, G) -> PER_IMAGE (3,); NaN without a positive or without a negative."""
-    # Floats, which are exact here, save the conversions in each formula.
-    negatives, positives = counts[:, ::-1].astype(np.float64, order="C")
-    if not (positives.any() and negatives.any()):
+    if not counts.any(axis=1).all():
         return np.full(len(PER_IMAGE), np.nan)
-    ranking = Ranking.of(positives, negatives)
+    ranking = Ranking.of_floats(counts[:, ::-1])
     return np.array([POOLED[metric](ranking) for metric in PER_IMAGE])
