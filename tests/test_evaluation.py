@@ -90,10 +90,13 @@ def test_images_without_anomaly_are_left_out_by_choice_and_named(
     assert fewer["ap"] > all_images["ap"]
 
 
-def test_components_do_not_depend_on_what_fitted_on_the_disk(tmp_path: Path) -> None:
+def test_components_do_not_depend_on_where_maps_were_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     noiseless = BrightAnomalies(noise=10)
-    whole = measured(tmp_path, noiseless, components=(4, 2))
-    for room in (0, 8000):  # nothing, and some of the images, are kept between the passes
+    whole = measured(tmp_path, noiseless, components=(4, 2))  # in memory
+    monkeypatch.setattr("eomt_exp.engine.score_store.MEMORY", 8000)  # the rest is on disk
+    for room in (0, 15000, 2**20):  # nothing, some and all of the images, kept between the passes
         again = measured(tmp_path, noiseless, components=(4, 2), scratch_bytes=room)
         assert again.components["s"].results() == whole.components["s"].results()
     assert whole.components["s"].results()["siou"] > 0.9

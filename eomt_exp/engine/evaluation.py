@@ -1,7 +1,7 @@
 """Runs images through a detector into the evaluator's counts, shared among processes.
 
 A benchmark's scores are passed over twice: all pixels first, since SMIYC cuts components at a
-threshold that is computed from them. The second pass reads the maps that the first left on disk.
+threshold that is computed from them. The second pass takes the maps that the first one kept.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EXAMPLE_WIDTH = 640  # pixels
 class Settings(NamedTuple):
     """Says how a benchmark is measured."""
 
-    scratch: Path  # where score maps lie between the passes
+    scratch: Path  # where score maps lie between the passes that do not stay in memory
     scratch_bytes: int = 8 << 30
     bits: int = 22
     half: bool = False  # scores rounded to float16

@@ -1,4 +1,4 @@
-"""Keeps score maps on disk between two passes: components need a threshold over all pixels."""
+"""Keeps score maps between two passes: components need a threshold over all pixels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 PREFIX = ".scores-"
+MEMORY = 1 << 30  # bytes that stay in memory; what comes later goes to disk
 
 
 def remove_left_over(parent: Path) -> None:
@@ -27,6 +28,7 @@ class ScoreStore:
 
     def __init__(self, parent: Path, limit: int) -> None:
         self._parent, self._left = parent, limit
+        self._memory, self._held = MEMORY, dict[int, tuple[Sequence[np.ndarray], np.ndarray]]()
         self._shapes: dict[int, tuple[int, int, int]] = {}  # (maps, H, W) by position
 
     def __enter__(self) -> ScoreStore:
@@ -45,6 +47,10 @@ class ScoreStore:
             self._left = 0  # what comes later would fit by chance only
             return
         self._left -= size
+        if size <= self._memory:
+            self._memory -= size
+            self._held[position] = maps, anomaly
+            return
         path = self._folder / str(position)
         try:
             with path.open("wb") as file:
@@ -58,11 +64,13 @@ class ScoreStore:
 
     def has(self, position: int) -> bool:
         """Return whether this image was kept."""
-        return position in self._shapes
+        return position in self._held or position in self._shapes
 
-    def get(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the maps (S, H, W) float32 and the truth (H, W) of an image that was kept."""
+    def get(self, position: int) -> tuple[Sequence[np.ndarray], np.ndarray]:
+        """Return the maps, (H, W) float32 each, and the truth (H, W) of an image that was kept."""
+        if position in self._held:
+            return self._held[position]
         shape = self._shapes[position]
         content = np.asarray(np.memmap(self._folder / str(position), np.uint8, "r"))
         end = 4 * math.prod(shape)
-        return content[:end].view(np.float32).reshape(shape), content[end:].reshape(shape[1:])
+        return [*content[:end].view(np.float32).reshape(shape)], content[end:].reshape(shape[1:])

@@ -199,11 +199,9 @@ def _coarse(image: _Image, by: int) -> _Image:
     return image._replace(bins=bins[starts], counts=counts)
 
 
-def _metrics(counts: Ints) -> Floats:
+def _metrics(counts: Floats) -> Floats:
     """(2, G) -> (M,) those with the flag `image`; NaN without a positive or without a negative."""
-    # Floats, which are exact here, save the conversions in each formula.
-    negatives, positives = counts[:, ::-1].astype(np.float64, order="C")
-    if not (positives.any() and negatives.any()):
+    if not counts.any(axis=1).all():
         return np.full(len(flagged("image")), np.nan)
-    ranking = Ranking.of(positives, negatives)
+    ranking = Ranking.of_floats(counts[:, ::-1])
     return np.array([METRICS[name].pixels(ranking) for name in flagged("image")])  # type: ignore[misc]

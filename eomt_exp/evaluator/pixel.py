@@ -175,8 +175,8 @@ class PixelCounts:
 
     def ranking(self) -> tuple[Ints, Ranking]:
         """Return the lowest key (G,) of each bin with a pixel, and those bins, highest first."""
-        bins, (negatives, positives) = self.filled()
-        return bins[::-1] << self.shift, Ranking.of(positives[::-1], negatives[::-1])
+        bins, counts = self.filled()
+        return bins[::-1] << self.shift, Ranking.of_floats(counts[:, ::-1])
 
     def filled(self) -> tuple[Ints, Ints]:
         """Return key >> shift (G,) of the bins with a pixel, rising; (2, G) normal, anomalous."""

@@ -37,6 +37,13 @@ class Ranking(NamedTuple):
         """Build it from the counts of each group."""
         return cls(positives, negatives, positives.cumsum(-1), negatives.cumsum(-1))
 
+    @classmethod
+    def of_floats(cls, counts: Ints) -> Ranking:
+        """Build it from (2, G) negatives and positives, as floats, which save each formula a
+        conversion and are exact up to 2**53 pixels."""
+        negatives, positives = counts.astype(np.float64, order="C")
+        return cls.of(positives, negatives)
+
 
 def average_precision(ranking: Ranking) -> Floats:
     """AP = sum (R_n - R_{n-1}) P_n, no interpolation, as scikit-learn defines it; (…)."""
