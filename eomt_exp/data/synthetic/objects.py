@@ -56,19 +56,20 @@ class Cutout:
         cv2.fillPoly(self.alpha, [points], 0)
         self.rgb[self.alpha == 0] = 0
 
-    def finished(self, roundness: float, light: float) -> Bytes:
+    def finished(self, rng: Generator, roundness: float, mirrored: bool = False) -> Bytes:
         """Return (h, w, 4) RGBA, cropped to the object, edges darker by roundness, lit from a side.
 
-        light: -1 from the left .. 1 from the right.
+        mirrored: half of them are turned to look the other way.
         """
         depth = cv2.distanceTransform(self.alpha, cv2.DIST_L2, 3) / (0.14 * self.size)
-        across = np.linspace(-1, 1, self.size, dtype=np.float32)
-        down = across[:, None]
+        across, light = np.linspace(-1, 1, self.size, dtype=np.float32), rng.uniform(-1, 1)
         shade = 1 - roundness * (1 - np.clip(depth, 0, 1)) ** 2
-        shade = shade * (1 + 0.16 * light * across - 0.12 * down)
+        shade = shade * (1 + 0.16 * light * across - 0.12 * across[:, None])
         rgba = np.dstack([np.clip(self.rgb * shade[..., None], 0, 255), self.alpha])
         rows, columns = np.flatnonzero(self.alpha.any(1)), np.flatnonzero(self.alpha.any(0))
-        return rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.uint8)
+        rgba = rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.uint8)
+        mirror = mirrored and rng.random() < 0.5
+        return np.ascontiguousarray(rgba[:, ::-1]) if mirror else rgba
 
     def _lay(self, mask: Bytes, paint: Floats, shade: float) -> None:
         inside = mask > 0
@@ -155,4 +156,4 @@ def draw_blob(rng: Generator, size: int) -> Bytes:
         whole = canvas.alpha.copy()
         canvas.part(inner, paint)
         canvas.alpha = whole
-    return canvas.finished(rng.uniform(0, 0.6), rng.uniform(-1, 1))
+    return canvas.finished(rng, rng.uniform(0, 0.6))
