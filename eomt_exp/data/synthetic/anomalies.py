@@ -132,9 +132,10 @@ def draw_cone(rng: Generator, size: int) -> Bytes:
     edges = np.linspace(0.03, 0.92, bands + 1)
     for k, (top, bottom) in enumerate(pairwise(edges)):
         narrow, broad = (0.04 + (half - 0.04) * (y - 0.03) / 0.89 for y in (top, bottom))
+        tone = white if k % 2 else orange
         for left, shade in ((-1, 1.0), (0.35, 0.78)):
             canvas.part([(0.5 + narrow * left, top), (0.5 + narrow, top), (0.5 + broad, bottom),
-                         (0.5 + broad * left, bottom)], white if k % 2 else orange, shade)  # fmt: skip
+                         (0.5 + broad * left, bottom)], tone, shade)  # fmt: skip
     picture = canvas.finished(rng, 0.2)
     return np.ascontiguousarray(np.rot90(picture)) if rng.random() < 0.2 else picture
 
