@@ -97,6 +97,7 @@ def any_colour(rng: Generator) -> Floats:
 def _pattern(rng: Generator, size: int) -> Floats:
     """Draw (size, size, 3) RGB in 0..255: one of seven patterns, in two colours or three."""
     kind, first, second = rng.integers(7), any_colour(rng), any_colour(rng)
+    share: Floats  # of the second colour
     if kind == 0:  # plain
         share = np.zeros((size, size), np.float32)
     elif kind == 1:  # a gradient

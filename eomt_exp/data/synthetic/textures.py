@@ -19,6 +19,7 @@ TILE = 512
 
 Floats = NDArray[Any]  # float32, mostly
 Bytes = NDArray[np.uint8]
+Span = tuple[float, float]  # (low, high)
 
 
 @lru_cache(maxsize=16)
@@ -73,7 +74,7 @@ def lookup(tile: Floats, across: Floats, along: Floats, per_metre: float) -> Flo
     return cv2.remap(tile, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
-def colour(rng: Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Floats:
+def colour(rng: Generator, saturation: Span, value: Span) -> Floats:
     """Draw (3,) RGB in 0..255 of any hue, saturation and value from the ranges given."""
     hue, s, v = rng.random() * 6, rng.uniform(*saturation), rng.uniform(*value)
     channel = np.clip(np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
