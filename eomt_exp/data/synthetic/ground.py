@@ -55,7 +55,10 @@ def paint_ground(scene: Scene, rng: Generator) -> None:
     coarse = lookup(noise_tile(1.3), x + 90 * rng.random(), z + 90 * rng.random(), 5.0) * fade**0.3
     distance = np.abs(x)
     edge = street.half + np.where(x > 0, street.pavements[1], street.pavements[0])
-    ground = _verge(fine, coarse, rng)
+    lush = rng.random()  # grass, lush or dry, with patches
+    base = jitter(rng, (92, 118, 58), 12) * lush + jitter(rng, (136, 128, 76), 12) * (1 - lush)
+    ground = base * (1 + 0.16 * fine + 0.1 * coarse)[..., None]
+    ground = ground + coarse[..., None] * np.array([7, 3, -2], np.float32)
     paving = _paving(x, z, fade, fine, coarse, rng)
     on_pavement, on_road = distance < edge, distance < street.half
     np.copyto(ground, paving, where=on_pavement[..., None])
@@ -68,14 +71,6 @@ def paint_ground(scene: Scene, rng: Generator) -> None:
     scene.image[first:] = np.clip(ground, 0, 255)
     scene.labels[first:] = np.where(on_road, ROAD, np.where(on_pavement, PAVEMENT, VEGETATION))
     scene.depth[first:] = z
-
-
-def _verge(fine: Floats, coarse: Floats, rng: Generator) -> Floats:
-    """Return (h, W, 3) of grass, lush or dry, with patches."""
-    lush = rng.random()
-    base = jitter(rng, (92, 118, 58), 12) * lush + jitter(rng, (136, 128, 76), 12) * (1 - lush)
-    shade = (1 + 0.16 * fine + 0.1 * coarse)[..., None]
-    return base * shade + (coarse[..., None] * np.array([7, 3, -2], np.float32))
 
 
 def _paving(

@@ -89,7 +89,13 @@ def _facade(
     grid[:] = wall
     top, bottom, left, right = WINDOWS[rng.integers(len(WINDOWS))]
     rows, across = _texels(top, bottom, cell), _texels(left, right, cell)
-    glass = _glass(rng, storeys, columns, night)
+    dark, sky = np.array([44, 52, 64]), np.array([124, 146, 168])  # what panes show by day
+    mirrored = rng.random((storeys, columns, 1)) ** 1.6
+    panes = dark + (sky - dark) * mirrored * (1 - 0.7 * night)
+    lit = rng.random((storeys, columns, 1)) < 0.04 + 0.45 * night
+    # Above 255 on purpose: the night's tint, well under 1, comes after.
+    lamp = np.array([250, 206, 128]) * (0.8 + 0.6 * night)
+    glass = np.where(lit, lamp, panes).astype(np.float32)
     trim = np.clip(wall * rng.choice([0.7, 1.25]), 0, 255)
     grow = max(1, cell // 16)
     outer = slice(max(rows.start - grow, 0), rows.stop + grow)
@@ -110,17 +116,6 @@ def _facade(
 
 def _texels(low: float, high: float, cell: int) -> slice:
     return slice(round(low * cell), max(round(high * cell), round(low * cell) + 1))
-
-
-def _glass(rng: Generator, storeys: int, columns: int, night: float) -> Floats:
-    """Return (storeys, columns, 3): panes dark, mirroring the sky, curtained, or lit inside."""
-    dark, sky = np.array([44, 52, 64]), np.array([124, 146, 168])
-    mix = rng.random((storeys, columns, 1)) ** 1.6
-    panes = dark + (sky - dark) * mix * (1 - 0.7 * night)
-    lit = rng.random((storeys, columns, 1)) < 0.04 + 0.45 * night
-    # Above 255 on purpose: the night's tint, well under 1, comes after.
-    lamp = np.array([250, 206, 128]) * (0.8 + 0.6 * night)
-    return np.where(lit, lamp, panes).astype(np.float32)
 
 
 def _ground_floor(grid: Floats, rng: Generator, wall: Floats, night: float) -> None:
