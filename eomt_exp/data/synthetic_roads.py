@@ -10,54 +10,83 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.random import Generator
 
 from eomt_exp.contracts import VOID, ImageSet, LabelledImage, UserError
 from eomt_exp.data.files.file_set import checked_component_sizes
 from eomt_exp.data.synthetic.anomalies import ANOMALY_FAMILIES, draw_anomaly
-from eomt_exp.data.synthetic.ground import Street, draw_camera, draw_street
 from eomt_exp.data.synthetic.layout import PlacedAnomaly, compose
-from eomt_exp.data.synthetic.light import draw_weather, finish
-from eomt_exp.data.synthetic.scene import CLASS_NAMES, FOREIGN, ROAD, Camera
+from eomt_exp.data.synthetic.light import finish
+from eomt_exp.data.synthetic.scene import CLASS_NAMES, FOREIGN, ROAD, Scene
+from eomt_exp.data.synthetic.setting import Camera, Street, draw_camera, draw_street, draw_weather
 
 SPLITS = ("train", "val", "test")
 KINDS = ("anomaly", "obstacle")
 
 
-class SyntheticRoads(ImageSet):
-    """Draws street scenes with exact labels of nine classes and nothing anomalous in them."""
+class _Rendered(ImageSet):
+    """Draws images one by one, each from its own stream of random numbers."""
 
     num_classes = len(CLASS_NAMES)
     class_names = CLASS_NAMES
+
+    def __init__(self, length: int, height: int, width: int, seed: int) -> None:
+        if length < 1 or seed < 0:
+            raise UserError(
+                f"Got length={length}, seed={seed}; allowed are length >= 1, seed >= 0."
+            )
+        if min(height, width) < 32 or max(height, width) > 4096 or height > width:
+            raise UserError(
+                f"Got height={height}, width={width}; allowed are 32 to 4096 pixels, not taller "
+                "than wide. Scenes are composed for height=128 width=256 and the like."
+            )
+        self.length, self.height, self.width, self.seed = length, height, width, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _stream(self, name: str, index: int) -> Generator:
+        """Seed the random numbers of one scene, shared with no other split, benchmark or index."""
+        if not 0 <= index < self.length:
+            raise IndexError(f"Got image {index} of {self.length}; 0 to {self.length - 1} exist.")
+        return np.random.default_rng([self.seed, zlib.crc32(name.encode()), index])
+
+    def _render(self, rng: Generator, kind: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return (H, W, 3) RGB, and labels (H, W) with FOREIGN where anomalies of the kind are."""
+        street, weather = draw_street(rng), draw_weather(rng)
+        camera = draw_camera(rng, street, self.height, self.width)
+        draw = {"anomaly": _large_anomalies, "obstacle": _small_anomalies}.get(kind or "")
+        anomalies = draw(camera, street, rng) if draw else []
+        scene = Scene(camera, street, weather)
+        compose(scene, rng, anomalies)
+        return finish(scene, rng), scene.labels
+
+
+class SyntheticRoads(_Rendered):
+    """Draws street scenes with exact labels of nine classes and nothing anomalous in them."""
 
     def __init__(
         self, split: str, length: int, height: int = 128, width: int = 256, seed: int = 0
     ) -> None:
         if split not in SPLITS:
             raise UserError(f"Got split={split!r}; allowed are {', '.join(SPLITS)}.")
-        _check(length, height, width, seed)
-        self.split, self.length, self.seed = split, length, seed
-        self.height, self.width = height, width
-
-    def __len__(self) -> int:
-        return self.length
+        super().__init__(length, height, width, seed)
+        self.split = split
 
     def __getitem__(self, index: int) -> LabelledImage:
         """Return (H, W, 3) RGB, (H, W) labels 0..8 and anomaly 0; both VOID on one's own bonnet."""
-        rng = _stream(self.seed, self.split, index, self.length)
-        image, labels = _render(rng, self.height, self.width)
+        image, labels = self._render(self._stream(self.split, index))
         anomaly = np.where(labels == VOID, VOID, 0).astype(np.uint8)
         return LabelledImage(image, labels, anomaly, f"synthetic_roads/{self.split}/{index:06d}")
 
 
-class SyntheticBenchmark(ImageSet):
+class SyntheticBenchmark(_Rendered):
     """Draws scenes that nobody trains on, most with objects that belong to no known class.
 
     Kind "anomaly": one or two large ones anywhere on the ground, every pixel counts. Kind
     "obstacle": one to three small ones on the road, and only road and obstacles count.
     """
 
-    num_classes = len(CLASS_NAMES)
-    class_names = CLASS_NAMES
     labels_anomalies = True
     families = ANOMALY_FAMILIES
 
@@ -76,78 +105,39 @@ class SyntheticBenchmark(ImageSet):
             raise UserError(f"Got kind={kind!r}; allowed are {', '.join(KINDS)}.")
         if not 0 <= empty_fraction <= 1:
             raise UserError(f"Got empty_fraction={empty_fraction}; allowed are 0 to 1.")
-        _check(length, height, width, seed)
-        self.kind, self.length, self.seed = kind, length, seed
-        self.height, self.width, self.empty_fraction = height, width, empty_fraction
+        super().__init__(length, height, width, seed)
+        self.kind, self.empty_fraction = kind, empty_fraction
         self.component_sizes = checked_component_sizes(component_sizes)
-
-    def __len__(self) -> int:
-        return self.length
 
     def __getitem__(self, index: int) -> LabelledImage:
         """Return (H, W, 3) RGB, (H, W) labels, VOID on anomalies, and anomaly 0, 1 or VOID."""
-        rng = _stream(self.seed, f"synth_{self.kind}", index, self.length)
+        rng = self._stream(f"synth_{self.kind}", index)
         empty = rng.random() < self.empty_fraction
-        image, labels = _render(rng, self.height, self.width, None if empty else self.kind)
+        image, labels = self._render(rng, None if empty else self.kind)
         counted = labels == ROAD if self.kind == "obstacle" else labels != VOID
         anomaly = np.where(labels == FOREIGN, 1, np.where(counted, 0, VOID)).astype(np.uint8)
         labels = np.where(labels == FOREIGN, VOID, labels).astype(np.uint8)
         return LabelledImage(image, labels, anomaly, f"synth_{self.kind}/{index:06d}")
 
 
-def _check(length: int, height: int, width: int, seed: int) -> None:
-    if length < 1 or seed < 0:
-        raise UserError(f"Got length={length}, seed={seed}; allowed are length >= 1, seed >= 0.")
-    if min(height, width) < 32 or max(height, width) > 4096 or height > width:
-        raise UserError(
-            f"Got height={height}, width={width}; allowed are 32 to 4096 pixels, not taller than "
-            "wide. Scenes are composed for height=128 width=256 and the like."
-        )
-
-
-def _stream(seed: int, name: str, index: int, length: int) -> np.random.Generator:
-    """Seed the random numbers of one scene, shared with no other split, benchmark or index."""
-    if not 0 <= index < length:
-        raise IndexError(f"Got image {index} of {length}; 0 to {length - 1} exist.")
-    return np.random.default_rng([seed, zlib.crc32(name.encode()), index])
-
-
-def _render(
-    rng: np.random.Generator, height: int, width: int, kind: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return picture (H, W, 3), and labels (H, W) with FOREIGN where anomalies of the kind are."""
-    street, weather = draw_street(rng), draw_weather(rng)
-    camera = draw_camera(rng, street, height, width)
-    draw = {None: lambda *_: [], "anomaly": _large_anomalies, "obstacle": _small_anomalies}[kind]
-    anomalies = draw(camera, street, rng)
-    scene = compose(camera, street, weather, rng, anomalies)
-    return finish(scene, weather, rng), scene.labels
-
-
-def _large_anomalies(
-    camera: Camera, street: Street, rng: np.random.Generator
-) -> list[PlacedAnomaly]:
+def _large_anomalies(camera: Camera, street: Street, rng: Generator) -> list[PlacedAnomaly]:
     """Draw one or two, 25 to 60 % of the image's height, beside each other on any ground."""
     count = int(rng.choice([1, 2], p=[0.7, 0.3]))
     anomalies = []
     for k in range(count):
         z, share = rng.uniform(3.6, 7.0), rng.uniform(0.25, 0.6 if count == 1 else 0.45)
         low, high = (0.12, 0.88) if count == 1 else ((0.1, 0.42), (0.58, 0.9))[k]
-        column = camera.width * rng.uniform(low, high)
-        x = _x_of(camera, column, z)
+        x = _x_of(camera, camera.width * rng.uniform(low, high), z)
         x = float(np.clip(x, street.front(-1) + 0.7, street.front(1) - 0.7))
         anomalies.append(_placed_anomaly(camera, x, z, share, rng))
     return anomalies
 
 
-def _small_anomalies(
-    camera: Camera, street: Street, rng: np.random.Generator
-) -> list[PlacedAnomaly]:
+def _small_anomalies(camera: Camera, street: Street, rng: Generator) -> list[PlacedAnomaly]:
     """Draw one to three, 5 to 15 % of the image's height, on the road, far ones looking smaller."""
     kept: list[PlacedAnomaly] = []
     for _ in range(int(rng.choice([1, 2, 3], p=[0.5, 0.3, 0.2]))):
-        z = rng.uniform(4.5, 13.0)
-        metres = rng.uniform(0.35, 1.0)
+        z, metres = rng.uniform(4.5, 13.0), rng.uniform(0.35, 1.0)
         share = float(np.clip(metres * camera.focal / camera.height / z, 0.05, 0.15))
         drawn = _placed_anomaly(camera, 0.0, z, share, rng)
         sides = [_x_of(camera, column, z) for column in (0.06 * camera.width, 0.94 * camera.width)]
@@ -167,7 +157,7 @@ def _x_of(camera: Camera, column: float, z: float) -> float:
 
 
 def _placed_anomaly(
-    camera: Camera, x: float, z: float, share: float, rng: np.random.Generator
+    camera: Camera, x: float, z: float, share: float, rng: Generator
 ) -> PlacedAnomaly:
     """Draw an object of any family whose height fills that share of the image's."""
     family = ANOMALY_FAMILIES[rng.integers(len(ANOMALY_FAMILIES))]

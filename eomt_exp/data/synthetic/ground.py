@@ -2,61 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import cv2
 import numpy as np
+from numpy.random import Generator
 
-from eomt_exp.data.synthetic.light import Weather
-from eomt_exp.data.synthetic.scene import BUILDING, PAVEMENT, ROAD, VEGETATION, Camera, Scene
+from eomt_exp.data.synthetic.scene import BUILDING, PAVEMENT, ROAD, VEGETATION, Scene
+from eomt_exp.data.synthetic.setting import Street
 from eomt_exp.data.synthetic.textures import Floats, cut, jitter, lookup, noise_tile
 
 
-class Street(NamedTuple):
-    """Describes the cross-section of a street; widths in metres, pairs are (left, right)."""
-
-    style: str  # city, suburb or country
-    half: float  # half the width of the road
-    lanes: int
-    pavements: tuple[float, float]
-    setbacks: tuple[float, float]  # from the back of the pavement to the houses
-    parking: tuple[bool, bool]  # cars stand half on the pavement
-
-    def edge(self, side: int) -> float:
-        """Return X where the pavement of a side (-1 left, 1 right) ends."""
-        return side * (self.half + self.pavements[side > 0])
-
-    def posts(self, side: int) -> float:
-        """Return metres from the kerb where lamps and signs stand, clear of parked cars."""
-        return 1.2 if self.parking[side > 0] else 0.4
-
-    def front(self, side: int) -> float:
-        """Return X of the houses of a side."""
-        return self.edge(side) + side * self.setbacks[side > 0]
-
-
-def draw_street(rng: np.random.Generator) -> Street:
-    """Draw a street of a random style."""
-    style = str(rng.choice(["city", "suburb", "country"], p=[0.5, 0.3, 0.2]))
-    lanes = int(rng.choice([2, 2, 3, 4])) if style == "city" else 2
-    low, high = {"city": (1.8, 4.5), "suburb": (1.3, 2.6), "country": (0.0, 1.6)}[style]
-    pavements = rng.uniform(low, high, 2) * (rng.random(2) > (0.5 if style == "country" else 0.0))
-    setbacks = {"city": (0.0, 0.8), "suburb": (2.5, 7.0), "country": (8.0, 22.0)}[style]
-    pavements = np.where(pavements > 0.4, pavements, 0.0)
-    parking = (pavements > 2.2) & (rng.random(2) < 0.65)
-    return Street(
-        style=style,
-        half=lanes * rng.uniform(2.9, 3.5) / 2 + rng.uniform(0.2, 0.9),
-        lanes=lanes,
-        pavements=tuple(pavements.tolist()),
-        setbacks=tuple(rng.uniform(*setbacks, 2).tolist()),
-        parking=tuple(parking.tolist()),
-    )
-
-
-def paint_sky(scene: Scene, weather: Weather, rng: np.random.Generator) -> None:
+def paint_sky(scene: Scene, rng: Generator) -> None:
     """Paint a gradient from zenith to haze, with clouds that lie flatter towards the horizon."""
-    camera = scene.camera
+    camera, weather = scene.camera, scene.weather
     rows = min(camera.height, int(camera.horizon) + 2)
     climb = np.linspace(0, 1, rows, dtype=np.float32)[:, None, None] ** rng.uniform(0.6, 1.2)
     sky = weather.zenith + (weather.haze - weather.zenith) * climb
@@ -69,40 +26,39 @@ def paint_sky(scene: Scene, weather: Weather, rng: np.random.Generator) -> None:
     scene.image[:rows] = np.clip(sky + (cloud - sky) * 0.92 * cover, 0, 255)
 
 
-def paint_distance(
-    scene: Scene, street: Street, weather: Weather, rng: np.random.Generator
-) -> None:
+def paint_distance(scene: Scene, rng: Generator) -> None:
     """Paint a far tree line or hill, or a skyline in the city, pale from the air between."""
-    camera = scene.camera
-    skyline = street.style == "city" and rng.random() < 0.6
-    steps = 40
+    camera, weather = scene.camera, scene.weather
+    skyline = scene.street.style == "city" and rng.random() < 0.6
     waves = rng.normal(0, 1, 6) / (1 + np.arange(6))
-    along = np.linspace(0, 1, steps * 4)
+    along = np.linspace(0, 1, 160)
     rolling = sum(a * np.sin(2 * np.pi * (k + 1) * along + 5 * a) for k, a in enumerate(waves))
-    rough = rng.normal(0, 1, steps * 4)
+    rough = rng.normal(0, 1, 160)
     if skyline:
-        heights = np.repeat(np.abs(rng.normal(0.06, 0.04, steps)), 4)
+        heights = np.repeat(np.abs(rng.normal(0.06, 0.04, 40)), 4)
     else:
         heights = 0.05 + 0.02 * rolling + 0.004 * rough * rng.integers(0, 2)
     tops = camera.horizon - camera.height * np.clip(heights, 0.012, 0.3)
-    columns = along * camera.width
-    corners = [(0, camera.horizon + 2), *zip(columns, tops, strict=True),
+    corners = [(0, camera.horizon + 2), *zip(along * camera.width, tops, strict=True),
                (camera.width, camera.horizon + 2)]  # fmt: skip
     near = jitter(rng, (128, 124, 122) if skyline else (66, 92, 58))
     colour = 0.5 * near + 0.5 * weather.haze * (1 - 0.4 * weather.night)
     scene.fill_pixels(corners, colour, BUILDING if skyline else VEGETATION, 150.0)
 
 
-def paint_ground(scene: Scene, street: Street, weather: Weather, rng: np.random.Generator) -> None:
+def paint_ground(scene: Scene, rng: Generator) -> None:
     """Paint road, markings, kerbs, pavements, verges and the shadows that lie on them."""
-    camera = scene.camera
-    first, x, z = camera.ground()
+    street = scene.street
+    first, x, z = scene.camera.ground()
     fade = np.minimum(1, 9 / z)  # texture drowns in the distance instead of shimmering
     fine = lookup(noise_tile(0.3), x, z, 24.0) * fade
     coarse = lookup(noise_tile(1.3), x + 90 * rng.random(), z + 90 * rng.random(), 5.0) * fade**0.3
     distance = np.abs(x)
     edge = street.half + np.where(x > 0, street.pavements[1], street.pavements[0])
-    ground = _verge(fine, coarse, rng)
+    lush = rng.random()  # grass, lush or dry, with patches
+    base = jitter(rng, (92, 118, 58), 12) * lush + jitter(rng, (136, 128, 76), 12) * (1 - lush)
+    ground = base * (1 + 0.16 * fine + 0.1 * coarse)[..., None]
+    ground = ground + coarse[..., None] * np.array([7, 3, -2], np.float32)
     paving = _paving(x, z, fade, fine, coarse, rng)
     on_pavement, on_road = distance < edge, distance < street.half
     np.copyto(ground, paving, where=on_pavement[..., None])
@@ -111,23 +67,14 @@ def paint_ground(scene: Scene, street: Street, weather: Weather, rng: np.random.
     np.copyto(ground, _asphalt(x, z, street, fine, coarse, rng), where=on_road[..., None])
     gutter = np.abs(distance - street.half + 0.06) < 0.06
     ground[gutter & on_road] *= 0.72
-    ground *= (1 - 0.55 * weather.sun * _cast_shadow(x, z, street, weather, rng))[..., None]
+    ground *= (1 - 0.55 * scene.weather.sun * _cast_shadow(x, z, scene, rng))[..., None]
     scene.image[first:] = np.clip(ground, 0, 255)
-    labels = np.where(on_road, ROAD, np.where(on_pavement, PAVEMENT, VEGETATION))
-    scene.labels[first:] = labels
+    scene.labels[first:] = np.where(on_road, ROAD, np.where(on_pavement, PAVEMENT, VEGETATION))
     scene.depth[first:] = z
 
 
-def _verge(fine: Floats, coarse: Floats, rng: np.random.Generator) -> Floats:
-    """Return (h, W, 3) of grass, lush or dry, with patches."""
-    lush = rng.random()
-    base = jitter(rng, (92, 118, 58), 12) * lush + jitter(rng, (136, 128, 76), 12) * (1 - lush)
-    shade = (1 + 0.16 * fine + 0.1 * coarse)[..., None]
-    return base * shade + (coarse[..., None] * np.array([7, 3, -2], np.float32))
-
-
 def _paving(
-    x: Floats, z: Floats, fade: Floats, fine: Floats, coarse: Floats, rng: np.random.Generator
+    x: Floats, z: Floats, fade: Floats, fine: Floats, coarse: Floats, rng: Generator
 ) -> Floats:
     """Return (h, W, 3) of slabs with joints, each slab its own grey (or red, or sand)."""
     palette = [(158, 154, 148), (142, 142, 142), (166, 134, 116), (176, 164, 138)]
@@ -143,13 +90,11 @@ def _paving(
 
 
 def _asphalt(
-    x: Floats, z: Floats, street: Street, fine: Floats, coarse: Floats, rng: np.random.Generator
+    x: Floats, z: Floats, street: Street, fine: Floats, coarse: Floats, rng: Generator
 ) -> Floats:
     """Return (h, W, 3) of asphalt with wheel tracks, patches and cracks, then its markings."""
-    tone = rng.uniform(72, 128)
-    base = tone + rng.normal(0, 3, 3).astype(np.float32)
-    lane = 2 * street.half / street.lanes
-    tracks = -0.05 * np.cos(4 * np.pi * (x + street.half) / lane)
+    base = rng.uniform(72, 128) + rng.normal(0, 3, 3).astype(np.float32)
+    tracks = -0.05 * np.cos(4 * np.pi * (x + street.half) / street.lane)
     shade = 1 + 0.08 * fine + 0.07 * coarse + tracks
     for _ in range(rng.integers(0, 4)):
         left, near = rng.uniform(-street.half, street.half * 0.7), rng.uniform(3, 30)
@@ -164,19 +109,17 @@ def _asphalt(
     return road + (white - road) * (rng.uniform(0.6, 0.95) * paint)[..., None]
 
 
-def _markings(x: Floats, z: Floats, street: Street, rng: np.random.Generator) -> Floats:
+def _markings(x: Floats, z: Floats, street: Street, rng: Generator) -> Floats:
     """Return (h, W) in [0, 1]: edge lines, dashes between the lanes, perhaps a zebra crossing."""
     texel = x[:, 1:2] - x[:, :1]  # metres a pixel, to soften the edges of thin lines
     phase, period, duty = rng.random() * 9, rng.uniform(6, 10), rng.uniform(0.35, 0.6)
     dashed = (np.mod(z + phase, period) < duty * period).astype(np.float32)
     solid_centre, edges = rng.random() < 0.25, rng.random() < 0.75
     lines: list[tuple[float, float | Floats]]
-    lines = [(s * (street.half - 0.3), 1.0) for s in (-1, 1) if edges]
+    lines = [(side * (street.half - 0.3), 1.0) for side in (-1, 1) if edges]
     for k in range(1, street.lanes):
-        middle = 2 * k == street.lanes
-        lines.append(
-            (street.half * (2 * k / street.lanes - 1), 1.0 if middle and solid_centre else dashed)
-        )
+        solid = solid_centre and 2 * k == street.lanes
+        lines.append((street.half * (2 * k / street.lanes - 1), 1.0 if solid else dashed))
     paint = np.zeros_like(x)
     for position, drawn in lines:
         cover = np.clip((0.075 - np.abs(x - position)) / texel + 0.5, 0, 1)
@@ -190,10 +133,9 @@ def _markings(x: Floats, z: Floats, street: Street, rng: np.random.Generator) ->
     return paint
 
 
-def _cast_shadow(
-    x: Floats, z: Floats, street: Street, weather: Weather, rng: np.random.Generator
-) -> Floats:
+def _cast_shadow(x: Floats, z: Floats, scene: Scene, rng: Generator) -> Floats:
     """Return (h, W) in [0, 1]: what houses and trees on the sunny side throw over the ground."""
+    street, weather = scene.street, scene.weather
     reach = rng.uniform(1.0, 2.2) * street.half * (0.4 if street.style != "city" else 1.0)
     blocks = np.repeat(rng.random(40) < 0.7, 7) * np.repeat(rng.uniform(0.3, 1.0, 40), 7)
     lengths = blocks[np.minimum(z + 3 * x * weather.side * 0.2, 270).clip(0).astype(int)] * reach
@@ -201,20 +143,3 @@ def _cast_shadow(
     leaves = lookup(noise_tile(1.1), x + 50 * rng.random(), z, 9.0)
     dapple = np.clip(2 * (leaves - rng.uniform(0.6, 1.6)), 0, 1) * (rng.random() < 0.4)
     return cv2.blur(np.maximum(shadow, dapple.astype(np.float32)), (3, 3))
-
-
-def draw_camera(rng: np.random.Generator, street: Street, height: int, width: int) -> Camera:
-    """Draw a dash-board camera in the right-hand lane (or another one) that looks ahead."""
-    lane = 2 * street.half / street.lanes
-    chosen = rng.integers(street.lanes // 2, street.lanes)
-    bends = rng.random() < 0.5
-    return Camera(
-        height=height,
-        width=width,
-        focal=height * rng.uniform(0.95, 1.35),
-        horizon=height * rng.uniform(0.36, 0.5),
-        centre=width * (0.5 + rng.normal(0, 0.035)),
-        elevation=rng.uniform(1.25, 1.9),
-        offset=-street.half + lane * (chosen + 0.5) + rng.normal(0, 0.25),
-        curvature=bends * rng.normal(0, 0.004),
-    )

@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
-from eomt_exp.data.synthetic.light import Weather
-from eomt_exp.data.synthetic.scene import POLE, SIGN, VEGETATION, Glow, Scene
+from eomt_exp.data.synthetic.scene import POLE, SIGN, VEGETATION, Scene, box_end, ellipse
 from eomt_exp.data.synthetic.textures import Bytes, Floats, colour, cut, jitter, noise_tile
 
 CROWNS = 24
@@ -19,17 +19,13 @@ GREY = (128, 132, 136)
 @lru_cache(maxsize=CROWNS * 5)
 def crown(index: int, size: int = CROWN_SIZE) -> tuple[Floats, Floats]:
     """Return shade times alpha, and alpha in [0, 1], (size, size), of a crown or a conifer."""
-    if size == CROWN_SIZE:
-        return _draw_crown(index)
-    shade, alpha = crown(index, 2 * size)
-    half = (size, size)
-    shade = cv2.resize(shade, half, interpolation=cv2.INTER_AREA)
-    return shade, cv2.resize(alpha, half, interpolation=cv2.INTER_AREA)
-
-
-def _draw_crown(index: int) -> tuple[Floats, Floats]:
+    if size < CROWN_SIZE:
+        shade, alpha = (
+            cv2.resize(larger, (size, size), interpolation=cv2.INTER_AREA)
+            for larger in crown(index, 2 * size)
+        )
+        return shade, alpha
     rng = np.random.default_rng([11, index])
-    size = CROWN_SIZE
     v, u = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j].astype(np.float32)
     lumps = cut(noise_tile(1.4), rng, (size, size), 0.25)
     leaves = cut(noise_tile(0.5), rng, (size, size), 0.16)
@@ -58,7 +54,7 @@ def _foliage(index: int, tone: Floats, pixels: float) -> Bytes:
     return np.minimum(sprite, 255, out=sprite).astype(np.uint8)
 
 
-def draw_tree(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
+def draw_tree(scene: Scene, x: float, z: float, rng: Generator) -> None:
     """Draw a trunk and a crown; greens from spring to autumn."""
     high, wide = rng.uniform(4.0, 9.0), rng.uniform(0.25, 0.5)
     index, flip = int(rng.integers(CROWNS)), bool(rng.random() < 0.5)
@@ -68,7 +64,7 @@ def draw_tree(scene: Scene, x: float, z: float, rng: np.random.Generator) -> Non
     trunk = 0.12 * high if conifer else rng.uniform(1.6, 2.4)
     spread = 0.8 if conifer else rng.uniform(0.95, 1.3)
     crown_height = high - trunk + 0.4
-    scene.shade(_disc(x, z, 0.28 * high, 0.16 * high), 0.68)
+    scene.shade(ellipse(x, z, 0.28 * high, 0.16 * high), 0.68)
     bark = jitter(rng, (92, 74, 58), 10)
     sprite = _foliage(index, tone, crown_height * scene.camera.pixels_per_metre(z))
     scene.bar(x, z, (0, trunk + 0.8), wide * (0.7 if conifer else 1.0), bark, VEGETATION)
@@ -76,7 +72,7 @@ def draw_tree(scene: Scene, x: float, z: float, rng: np.random.Generator) -> Non
     scene.paste(sprite, x, z, crown_height, VEGETATION, trunk, 0.8 * spread)
 
 
-def draw_bush(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
+def draw_bush(scene: Scene, x: float, z: float, rng: Generator) -> None:
     """Draw a crown without a trunk."""
     index, high = int(rng.integers(CROWNS // 3)) * 3, rng.uniform(0.8, 2.0)
     pixels = high * scene.camera.pixels_per_metre(z)
@@ -84,31 +80,29 @@ def draw_bush(scene: Scene, x: float, z: float, rng: np.random.Generator) -> Non
     scene.paste(sprite, x, z, high, VEGETATION, lift=-0.1)
 
 
-def draw_lamp(scene: Scene, x: float, z: float, weather: Weather, rng: np.random.Generator) -> None:
+def draw_lamp(scene: Scene, x: float, z: float, rng: Generator) -> None:
     """Draw a street lamp whose arm reaches over the road; it glows from dusk on."""
     high, arm = rng.uniform(5.5, 8.0), -np.sign(x) * rng.uniform(0.8, 1.8)
     metal = jitter(rng, GREY, 18) * rng.choice([0.6, 1.0])
     scene.bar(x, z, (0, high), 0.16, metal, POLE)
-    thick = max(0.09, 1.0 / scene.camera.pixels_per_metre(z))
-    scene.fill([[x, high, z], [x + arm, high + 0.25, z], [x + arm, high + 0.25 - thick, z],
+    end, thick = x + arm, max(0.09, 1.0 / scene.camera.pixels_per_metre(z))
+    scene.fill([[x, high, z], [end, high + 0.25, z], [end, high + 0.25 - thick, z],
                 [x, high - thick, z]], metal, POLE)  # fmt: skip
-    head = [[x + arm - 0.3, high + 0.3, z], [x + arm + 0.3, high + 0.3, z],
-            [x + arm + 0.3, high + 0.1, z], [x + arm - 0.3, high + 0.1, z]]  # fmt: skip
-    scene.fill(head, metal * 1.2, POLE)
-    if weather.night > 0.3:
-        column, row = scene.camera.project([x + arm, high + 0.1, z])
+    scene.fill(box_end((end - 0.3, end + 0.3), z, (high + 0.1, high + 0.3)), metal * 1.2, POLE)
+    night = scene.weather.night
+    if night > 0.3:
         radius = 0.35 * scene.camera.pixels_per_metre(z)
-        scene.glows.append(Glow(column, row, radius, (230 * weather.night, 180, 110)))
+        scene.glow([end, high + 0.1, z], radius, (230 * night, 180, 110))
 
 
-def draw_pole(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
+def draw_pole(scene: Scene, x: float, z: float, rng: Generator) -> None:
     """Draw a bollard, or a wooden or steel mast."""
     high = rng.choice([0.95, rng.uniform(6, 9)], p=[0.4, 0.6])
     tone = jitter(rng, [(110, 88, 66), GREY, (70, 72, 76)][rng.integers(3)], 12)
     scene.bar(x, z, (0, high), 0.2, tone, POLE)
 
 
-def draw_sign(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
+def draw_sign(scene: Scene, x: float, z: float, rng: Generator) -> None:
     """Draw a traffic sign on its pole: ring, triangle, disc, octagon, diamond or board."""
     low, radius = rng.uniform(1.9, 2.5), rng.uniform(0.34, 0.5)
     scene.bar(x, z, (0, low + radius), 0.09, jitter(rng, GREY, 12), POLE)
@@ -125,43 +119,28 @@ def draw_sign(scene: Scene, x: float, z: float, rng: np.random.Generator) -> Non
     scene.fill(middle + shape, rim, SIGN)
     scene.fill(middle + shape * (0.74 if rim != white else 0.86), face)
     if kind in (0, 3, 5, 6):
+        bar = np.array(box_end((-0.4, 0.4), 0, (-0.12, 0.12))) * radius * [aspect, 1, 1]
         mark = (40, 40, 44) if face == white else white
-        for part in range(1 + int(kind == 6)):
-            bar = [[-0.4, 0.12, 0], [0.4, 0.12, 0], [0.4, -0.12, 0], [-0.4, -0.12, 0]]
-            lift = [0, radius * (0.35 - 0.7 * part) * (kind == 6), 0]
-            scene.fill(middle + np.array(bar) * radius * [aspect, 1, 1] + lift, mark)
+        for lift in (0.35, 0.35 - 0.7) if kind == 6 else (0.0,):
+            scene.fill(middle + bar + [0, radius * lift, 0], mark)
 
 
-def draw_traffic_light(
-    scene: Scene, x: float, z: float, weather: Weather, rng: np.random.Generator
-) -> None:
+def draw_traffic_light(scene: Scene, x: float, z: float, rng: Generator) -> None:
     """Draw three lamps on a pole, one of them lit."""
     low = rng.uniform(2.3, 3.0)
     scene.bar(x, z, (0, low), 0.12, jitter(rng, GREY, 12) * 0.7, POLE)
-    box = [[x - 0.2, low + 1.05, z], [x + 0.2, low + 1.05, z], [x + 0.2, low, z], [x - 0.2, low, z]]
-    scene.fill(box, (34, 36, 38), SIGN)
+    scene.fill(box_end((x - 0.2, x + 0.2), z, (low, low + 1.05)), (34, 36, 38), SIGN)
     lit = rng.choice(3, p=[0.4, 0.15, 0.45])
-    lamps = ((235, 40, 36), (250, 180, 40), (50, 220, 130))
-    for index, lamp in enumerate(lamps):
+    for index, lamp in enumerate(((235, 40, 36), (250, 180, 40), (50, 220, 130))):
         height = low + 0.86 - 0.33 * index
         tone = np.array(lamp) * (1.0 if index == lit else 0.22)
-        scene.fill(_disc(x, z, 0.13, 0.0, height, 0.13), tone)
+        scene.fill(ellipse(x, z, 0.13, 0.0, height, 0.13), tone)
         if index == lit:
-            column, row = scene.camera.project([x, height, z])
-            size = 0.16 * scene.camera.pixels_per_metre(z) * (1 + weather.night)
-            scene.glows.append(Glow(column, row, size, tuple(0.35 * tone)))
+            radius = 0.16 * scene.camera.pixels_per_metre(z) * (1 + scene.weather.night)
+            scene.glow([x, height, z], radius, 0.35 * tone)
 
 
-def _disc(
-    x: float, z: float, across: float, along: float, height: float = 0.0, up: float = 0.0
-) -> Floats:
-    """Return (14, 3): an ellipse around (x, height, z) with these half axes, in metres."""
-    angles = np.linspace(0, 2 * np.pi, 14, endpoint=False)
-    return np.stack([x + across * np.cos(angles), height + up * np.sin(angles),
-                     z + along * np.sin(angles)], -1)  # fmt: skip
-
-
-def draw_poster(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
+def draw_poster(scene: Scene, x: float, z: float, rng: Generator) -> None:
     """Draw a board with the names of far towns, on two poles."""
     wide, low = rng.uniform(1.4, 2.4), rng.uniform(1.6, 2.2)
     for shift in (-0.35, 0.35):
@@ -177,7 +156,7 @@ def draw_poster(scene: Scene, x: float, z: float, rng: np.random.Generator) -> N
         scene.fill(corner + frame * [size, 0.12, 0] + [0, 0.2 + 0.29 * line, 0], ink)
 
 
-def draw_flowers(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
+def draw_flowers(scene: Scene, x: float, z: float, rng: Generator) -> None:
     """Draw a low bush in bloom."""
     sprite, high = _foliage(0, jitter(rng, (74, 104, 52), 12), 40), rng.uniform(0.5, 0.9)
     spots = cut(noise_tile(0.2), rng, sprite.shape[:2], 0.1) > 1.5

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import ArrayLike
 
-from eomt_exp.data.synthetic.scene import PERSON, Scene
+from eomt_exp.data.synthetic.scene import PERSON, Scene, ellipse
 from eomt_exp.data.synthetic.textures import Bytes, Floats, colour, jitter
 
 SKIN = ((238, 202, 172), (222, 176, 140), (176, 128, 92), (122, 84, 58), (86, 58, 42))
@@ -41,18 +42,16 @@ class Figure:
         return np.round(shifted * self.size).astype(np.int32)
 
 
-def draw_person(scene: Scene, x: float, z: float, rng: np.random.Generator) -> None:
+def draw_person(scene: Scene, x: float, z: float, rng: Generator) -> None:
     """Draw someone on their feet at (x, z), with a small shadow."""
     high = rng.uniform(1.55, 1.92) if rng.random() < 0.88 else rng.uniform(1.05, 1.4)
     pixels = high * scene.camera.pixels_per_metre(z)
     figure = draw_figure(rng, size=int(np.clip(2 * pixels, 64, 400)))
-    turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    foot = np.stack([x + 0.32 * np.cos(turn), 0 * turn, z + 0.3 * np.sin(turn)], -1)
-    scene.shade(foot, 0.55)
+    scene.shade(ellipse(x, z, 0.32, 0.3, corners=12), 0.55)
     scene.paste(figure, x, z, high, PERSON)
 
 
-def draw_figure(rng: np.random.Generator, size: int) -> Bytes:
+def draw_figure(rng: Generator, size: int) -> Bytes:
     """Draw one person, (size, about size / 2, 4) RGBA, cut to its outline."""
     figure = Figure(size)
     skin = jitter(rng, SKIN[rng.integers(len(SKIN))], 8)
@@ -89,7 +88,7 @@ def draw_figure(rng: np.random.Generator, size: int) -> Bytes:
     return figure.pixels[rows[0] : rows[-1] + 1]
 
 
-def _draw_head(figure: Figure, rng: np.random.Generator, skin: Floats, hair: Floats) -> None:
+def _draw_head(figure: Figure, rng: Generator, skin: Floats, hair: Floats) -> None:
     """Draw neck, face or the back of a head, hair or a cap."""
     style, cap = rng.integers(3), colour(rng, (0.2, 0.9), (0.2, 0.9))
     figure.limb([(0, 0.13), (0, 0.19)], 0.045, skin * 0.85)

@@ -1,4 +1,4 @@
-"""Defines the canvas of a scene: a pinhole camera, and paint on image, labels and depth.
+"""Defines the canvas of a scene: paint on image, labels and depth, seen by its camera.
 
 World axes in metres: X to the right of the road's centre line, Y up from the ground, Z ahead. The
 centre line bends sideways by curvature * Z^2 / 2, and everything bends with it.
@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eomt_exp.data.synthetic.textures import Bytes, Floats
+from eomt_exp.data.synthetic.setting import Camera, Street, Weather
+from eomt_exp.data.synthetic.textures import Bytes, Floats, Span
 
 CLASS_NAMES = (
     "road", "pavement", "building", "vegetation", "sky", "car", "person", "pole", "sign",
@@ -28,58 +29,21 @@ FAR = 600.0  # metres; the depth of the sky
 SUBPIXEL = 4  # bits of sub-pixel precision in cv2's drawing
 
 
-class Camera(NamedTuple):
-    """Describes a pinhole camera over a road; lengths in pixels unless said otherwise."""
-
-    height: int
-    width: int
-    focal: float
-    horizon: float  # image row of the horizon
-    centre: float  # image column of the vanishing point
-    elevation: float  # metres above the ground
-    offset: float  # metres right of the centre line
-    curvature: float  # 1/metres, positive bends right
-
-    def project(self, points: ArrayLike) -> NDArray[np.float64]:
-        """Project (..., 3) metres to (..., 2) pixels (column, row). Z must be positive."""
-        points = np.asarray(points, np.float64)
-        z = points[..., 2]
-        pixels = np.empty((*points.shape[:-1], 2))
-        pixels[..., 0] = (points[..., 0] - self.offset) / z + self.curvature / 2 * z
-        pixels[..., 1] = (self.elevation - points[..., 1]) / z
-        pixels *= self.focal
-        pixels += (self.centre, self.horizon)
-        return pixels
-
-    def ground(self) -> tuple[int, Floats, Floats]:
-        """Return the first row under the horizon; X and Z in metres of all pixels from there."""
-        first = int(np.ceil(self.horizon + 0.004 * self.height))
-        rows = np.arange(first, self.height) + 0.5
-        z = (self.focal * self.elevation / (rows - self.horizon))[:, None]
-        columns = (np.arange(self.width) + 0.5 - self.centre)[None]
-        x = columns * z / self.focal + self.offset - self.curvature * z**2 / 2
-        return first, x.astype(np.float32), np.broadcast_to(z, x.shape).astype(np.float32)
-
-    def pixels_per_metre(self, z: float) -> float:
-        """Return how large a metre is on the image at depth z."""
-        return self.focal / z
-
-
 class Glow(NamedTuple):
     """Describes a light added in the end: where and how wide (pixels), which colour (RGB)."""
 
     column: float
     row: float
     radius: float
-    colour: tuple[float, float, float]
+    colour: Colour
 
 
 class Scene:
     """Holds image, labels and depth of one picture while it is drawn, far things first."""
 
-    def __init__(self, camera: Camera) -> None:
+    def __init__(self, camera: Camera, street: Street, weather: Weather) -> None:
         shape = (camera.height, camera.width)
-        self.camera = camera
+        self.camera, self.street, self.weather = camera, street, weather
         self.image: Bytes = np.zeros((*shape, 3), np.uint8)
         self.labels: Bytes = np.full(shape, SKY, np.uint8)
         self.depth: Floats = np.full(shape, FAR, np.float32)
@@ -102,44 +66,38 @@ class Scene:
             cv2.fillPoly(self.labels, [fixed], label, cv2.LINE_8, SUBPIXEL)
             cv2.fillPoly(self.depth, [fixed], depth, cv2.LINE_8, SUBPIXEL)
 
-    def bar(
-        self,
-        x: float,
-        z: float,
-        span: tuple[float, float],
-        width: float,
-        colour: Colour,
-        label: int,
-    ) -> None:
+    def bar(self, x: float, z: float, span: Span, width: float, colour: Colour, label: int) -> None:
         """Draw an upright bar from span[0] to span[1] metres above (x, z), a pixel wide or more."""
         (column, low), (_, high) = self.camera.project([[x, span[0], z], [x, span[1], z]])
         half = max(0.5, self.camera.pixels_per_metre(z) * width / 2)
-        corners = [(column - half, low), (column - half, high), (column + half, high),
-                   (column + half, low)]  # fmt: skip
-        self.fill_pixels(corners, colour, label, z)
-        shaded = [(column, low), (column, high), *corners[2:]]
-        self.fill_pixels(shaded, np.asarray(colour) * 0.75)
+        right = [(column + half, high), (column + half, low)]
+        self.fill_pixels([(column - half, low), (column - half, high), *right], colour, label, z)
+        self.fill_pixels([(column, low), (column, high), *right], np.asarray(colour) * 0.75)
 
     def shade(self, points: ArrayLike, factor: float) -> None:
         """Darken a polygon, (N, 3) in metres, as a shadow does; labels stay."""
         corners = self.camera.project(points)
-        box = self._clip(corners)
-        if box is None or box[1] - box[0] < 4:  # far ones would not show
+        top, bottom, left, right = self._box(corners)
+        if bottom - top < 4 or left >= right:  # far ones would not show
             return
-        mask = np.zeros((box[1] - box[0], box[3] - box[2]), np.float32)
-        cv2.fillPoly(mask, [_fixed(corners - [box[2], box[0]])], 1.0, cv2.LINE_8, SUBPIXEL)
+        mask = np.zeros((bottom - top, right - left), np.float32)
+        cv2.fillPoly(mask, [_fixed(corners - [left, top])], 1.0, cv2.LINE_8, SUBPIXEL)
         mask = 1 - (1 - factor) * cv2.blur(mask, (3, 3))
-        region = self.image[box[0] : box[1], box[2] : box[3]]
+        region = self.image[top:bottom, left:right]
         region[:] = region * mask[..., None]
+
+    def glow(self, point: ArrayLike, radius: float, colour: Colour) -> None:
+        """Add a lamp, `radius` pixels wide, at a point (3,) in metres, to be lit in the end."""
+        column, row = self.camera.project(point)
+        self.glows.append(Glow(column, row, radius, colour))
 
     def warp(self, texture: Bytes, quad: ArrayLike, label: int) -> None:
         """Lay a texture on a wall: quad (4, 3) in metres, from top left clockwise."""
         quad = np.asarray(quad, np.float64)
         corners = self.camera.project(quad)
-        box = self._clip(corners)
-        if box is None:
+        top, bottom, left, right = self._box(corners)
+        if top >= bottom or left >= right:
             return
-        top, bottom, left, right = box
         corners = corners - [left, top]
         h, w = texture.shape[:2]
         source = np.array([[0, 0], [w, 0], [w, h], [0, h]], np.float32)
@@ -154,15 +112,9 @@ class Scene:
         self.depth[top:bottom, left:right][inside] = quad[:, 2].mean()
 
     def paste(
-        self,
-        sprite: Bytes,
-        x: float,
-        z: float,
-        height: float,
-        label: int,
-        lift: float = 0.0,
-        spread: float = 1.0,
-    ) -> None:
+        self, sprite: Bytes, x: float, z: float, height: float, label: int,
+        lift: float = 0.0, spread: float = 1.0,
+    ) -> None:  # fmt: skip
         """Stand an RGBA cut-out, (h, w, 4), `height` metres tall, on the ground at (x, z).
 
         lift raises it by metres, spread makes it wider. Its colours must be premultiplied by alpha
@@ -193,13 +145,12 @@ class Scene:
         pixels = half * self.camera.pixels_per_metre(z)
         return bool(-pixels < column < self.camera.width + pixels)
 
-    def _clip(self, corners: NDArray[np.float64]) -> tuple[int, int, int, int] | None:
-        """Return the box (top, bottom, left, right) inside the image, None if nothing is left."""
+    def _box(self, corners: NDArray[np.float64]) -> tuple[int, int, int, int]:
+        """Return top, bottom, left, right of the part inside the image, which may be empty."""
         (u_low, v_low), (u_high, v_high) = corners.min(0).tolist(), corners.max(0).tolist()
-        left, top = max(floor(u_low), 0), max(floor(v_low), 0)
-        right = min(ceil(u_high) + 1, self.camera.width)
         bottom = min(ceil(v_high) + 1, self.camera.height)
-        return (top, bottom, left, right) if top < bottom and left < right else None
+        right = min(ceil(u_high) + 1, self.camera.width)
+        return max(floor(v_low), 0), bottom, max(floor(u_low), 0), right
 
 
 def _fixed(corners: ArrayLike) -> NDArray[np.int32]:
@@ -208,6 +159,20 @@ def _fixed(corners: ArrayLike) -> NDArray[np.int32]:
     return (np.asarray(corners) * (1 << SUBPIXEL) - (1 << SUBPIXEL) / 2 + 0.5).astype(np.int32)
 
 
-def box_side(x: float, z: tuple[float, float], y: tuple[float, float]) -> Sequence[Sequence[float]]:
+def box_side(x: float, z: Span, y: Span) -> Sequence[Sequence[float]]:
     """Return (4, 3) corners of a wall along the road, clockwise from its far top as for warp()."""
     return [[x, y[1], z[1]], [x, y[1], z[0]], [x, y[0], z[0]], [x, y[0], z[1]]]
+
+
+def box_end(x: Span, z: float, y: Span) -> Sequence[Sequence[float]]:
+    """Return (4, 3) corners of a wall across the road, from the top of x[0] to the top of x[1]."""
+    return [[x[0], y[1], z], [x[1], y[1], z], [x[1], y[0], z], [x[0], y[0], z]]
+
+
+def ellipse(
+    x: float, z: float, across: float, along: float, y: float = 0, up: float = 0, corners: int = 14
+) -> Floats:
+    """Return (corners, 3): an ellipse around (x, y, z) with these half axes, in metres."""
+    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    cos, sin = np.cos(angles), np.sin(angles)
+    return np.stack([x + across * cos, y + up * sin, z + along * sin], -1)

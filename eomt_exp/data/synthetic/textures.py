@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 TILE = 512
@@ -18,6 +19,7 @@ TILE = 512
 
 Floats = NDArray[Any]  # float32, mostly
 Bytes = NDArray[np.uint8]
+Span = tuple[float, float]  # (low, high)
 
 
 @lru_cache(maxsize=16)
@@ -44,11 +46,7 @@ def streak_tile() -> Floats:
 
 
 def cut(
-    tile: Floats,
-    rng: np.random.Generator,
-    size: tuple[int, int],
-    cover: float = 0.5,
-    stretch: float = 1.0,
+    tile: Floats, rng: Generator, size: tuple[int, int], cover: float = 0.5, stretch: float = 1.0
 ) -> Floats:
     """Cut a random piece of a tile, resampled to size (h, w).
 
@@ -58,13 +56,11 @@ def cut(
     h, w = size
     rows = max(2, min(TILE, round(TILE * cover)))
     columns = max(2, min(TILE, round(rows * w / max(h, 1) / stretch)))
-    top, left = rng.integers(0, TILE, 2)
-    piece = tile.take(np.arange(top, top + rows), 0, mode="wrap")
-    piece = piece.take(np.arange(left, left + columns), 1, mode="wrap")
+    piece = cut_pixels(tile, rng, (rows, columns))
     return cv2.resize(piece, (w, h), interpolation=cv2.INTER_LINEAR)
 
 
-def cut_pixels(tile: Floats, rng: np.random.Generator, size: tuple[int, int]) -> Floats:
+def cut_pixels(tile: Floats, rng: Generator, size: tuple[int, int]) -> Floats:
     """Cut a random piece of a tile, one texel a pixel, repeated where size (h, w) is larger."""
     top, left = rng.integers(0, TILE, 2)
     piece = tile.take(np.arange(top, top + size[0]), 0, mode="wrap")
@@ -74,27 +70,18 @@ def cut_pixels(tile: Floats, rng: np.random.Generator, size: tuple[int, int]) ->
 def lookup(tile: Floats, across: Floats, along: Floats, per_metre: float) -> Floats:
     """Lay the tile on a plane: sample it at coordinates in metres, same shape as they have."""
     scale = np.float32(per_metre)
-    return cv2.remap(
-        tile,
-        np.mod(across * scale, TILE),
-        np.mod(along * scale, TILE),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_WRAP,
-    )
+    u, v = np.mod(across * scale, TILE), np.mod(along * scale, TILE)
+    return cv2.remap(tile, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
-def colour(
-    rng: np.random.Generator,
-    saturation: tuple[float, float] = (0.3, 1.0),
-    value: tuple[float, float] = (0.25, 1.0),
-) -> Floats:
+def colour(rng: Generator, saturation: Span, value: Span) -> Floats:
     """Draw (3,) RGB in 0..255 of any hue, saturation and value from the ranges given."""
     hue, s, v = rng.random() * 6, rng.uniform(*saturation), rng.uniform(*value)
     channel = np.clip(np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
     return (255 * v * (1 - s + s * channel)).astype(np.float32)
 
 
-def jitter(rng: np.random.Generator, rgb: tuple[float, float, float], amount: float = 14) -> Floats:
+def jitter(rng: Generator, rgb: tuple[float, float, float], amount: float = 14) -> Floats:
     """Draw (3,) RGB in 0..255: the colour given, moved a little in brightness and in hue."""
     moved = np.asarray(rgb, np.float32) + rng.normal(0, amount) + rng.normal(0, amount / 3, 3)
     return np.clip(moved, 0, 255).astype(np.float32)
