@@ -1,4 +1,4 @@
-"""Recognises public layouts of EoMT's and ERFNet's weights by names; converts to ours and back.
+"""Recognises public layouts of EoMT's and ERFNet's weights by names, and converts them to ours.
 
 Our names are the official code's. Nothing here reads a file or knows a model.
 """
@@ -21,18 +21,16 @@ HF_EOMT_DINOV3 = "Hugging Face EoMT-DINOv3"
 TIMM_BACKBONE = "backbone only, timm"
 HF_BACKBONE = "backbone only, Hugging Face"
 ERFNET = "official ERFNet"
-LAYOUTS = (
-    *(OFFICIAL, OFFICIAL_DINOV3, LIGHTNING, HF_EOMT, HF_EOMT_DINOV3),
-    *(TIMM_BACKBONE, HF_BACKBONE, ERFNET),
-)
 BACKBONE_ONLY = (TIMM_BACKBONE, HF_BACKBONE)
-
-NO_OBJECT_WEIGHT = 0.1  # in the official class loss, which keeps its weights among the model's
+EOMT = (OFFICIAL, OFFICIAL_DINOV3, LIGHTNING, HF_EOMT, HF_EOMT_DINOV3)
+LAYOUTS = (*EOMT, *BACKBONE_ONLY, ERFNET)
 
 # Of the loss, of the pre-training task, or constants that every model computes for itself.
-_OUTSIDE_EOMT = re.compile(r"^criterion\.")
-_OUTSIDE_BACKBONE = re.compile(r"^(?:head|head_dist|attn_pool|classifier|pooler)\.")
-_OUTSIDE_ERFNET = re.compile(r"^encoder\.output_conv\.")  # the encoder was trained alone first
+_OUTSIDE = {
+    **dict.fromkeys(EOMT, re.compile(r"criterion\.")),
+    **dict.fromkeys(BACKBONE_ONLY, re.compile(r"(?:head|head_dist|attn_pool|classifier|pooler)\.")),
+    ERFNET: re.compile(r"encoder\.output_conv\."),  # the encoder was trained alone first
+}
 
 
 def to_official(state: State) -> tuple[State, str]:
@@ -46,8 +44,7 @@ def to_official(state: State) -> tuple[State, str]:
     in_lightning = any(name.startswith("network.") for name in state)
     state = {name.removeprefix("network."): value for name, value in state.items()}
     layout = _layout(state)
-    outside = _outside(layout)
-    state = {name: value for name, value in state.items() if not outside.search(name)}
+    state = {name: value for name, value in state.items() if not _OUTSIDE[layout].match(name)}
     if layout == TIMM_BACKBONE:
         state = {BACKBONE + name: value for name, value in state.items()}
     elif layout == OFFICIAL_DINOV3:
@@ -59,44 +56,16 @@ def to_official(state: State) -> tuple[State, str]:
     elif layout in (HF_EOMT, HF_EOMT_DINOV3):
         state = hugging_face.from_eomt(state)
     elif layout == ERFNET:
-        state = _with_counters(state)
+        # BatchNorm counts its batches since PyTorch 0.4.1; the official file is of 2017.
+        norms = [name for name in state if name.endswith(".running_var")]
+        counters = [name.replace("running_var", "num_batches_tracked") for name in norms]
+        state = dict.fromkeys(counters, torch.tensor(0)) | state
     return state, LIGHTNING if in_lightning and layout == OFFICIAL else layout
-
-
-def from_official(state: State, layout: str) -> State:
-    """Rename our weights to LIGHTNING, HF_EOMT (a DINOv2-like ViT) or HF_EOMT_DINOV3 (DINOv3).
-
-    Adds the class weights of the official loss, which their programs expect. Raises CheckpointError
-    for weights that the layout has no names for.
-    """
-    empty_weight = torch.ones(len(state["class_head.weight"]))
-    empty_weight[-1] = NO_OBJECT_WEIGHT
-    if layout == LIGHTNING:
-        named = {f"network.{name}": value for name, value in state.items()}
-    elif layout in (HF_EOMT, HF_EOMT_DINOV3):
-        named = hugging_face.to_eomt(state, rotary=layout == HF_EOMT_DINOV3)
-    else:
-        allowed = ", ".join((LIGHTNING, HF_EOMT, HF_EOMT_DINOV3))
-        raise CheckpointError(f"weights can be written as {allowed}; got {layout!r}.")
-    return named | {"criterion.empty_weight": empty_weight}
 
 
 def _without_wrappers(name: str) -> str:
     """Drop what torch.compile and DistributedDataParallel put into names."""
     return name.replace("_orig_mod.", "").removeprefix("module.")
-
-
-def _outside(layout: str) -> re.Pattern[str]:
-    if layout == ERFNET:
-        return _OUTSIDE_ERFNET
-    return _OUTSIDE_BACKBONE if layout in BACKBONE_ONLY else _OUTSIDE_EOMT
-
-
-def _with_counters(state: State) -> State:
-    """Add zeros: BatchNorm counts its batches since PyTorch 0.4.1; the official file is of 2017."""
-    stem = ".running_var"
-    norms = [name.removesuffix(stem) for name in state if name.endswith(stem)]
-    return {f"{norm}.num_batches_tracked": torch.tensor(0) for norm in norms} | state
 
 
 def _layout(state: State) -> str:

@@ -1,4 +1,4 @@
-"""Converts names of EoMT, DINOv2 and DINOv3 between Hugging Face and timm, by tables of names.
+"""Converts names of EoMT, DINOv2 and DINOv3 from Hugging Face's to timm's, by tables of names.
 
 timm fuses query, key and value, and the gate before the value of DINOv2's SwiGLU; Hugging Face has
 a module each. DINOv3's keys have no bias.
@@ -42,11 +42,7 @@ _EMBEDDINGS: Names = (
     ("embeddings.position_embeddings", "pos_embed"),
 )
 _EMBEDDINGS_DINOV3: Names = (*_TOKENS, ("embeddings.patch_embeddings.", "patch_embed.proj."))
-_BLOCK: Names = (
-    ("norm1.", "norm1."),
-    ("norm2.", "norm2."),
-    ("attention.o_proj.", "attn.proj."),
-)
+_BLOCK: Names = (("norm1.", "norm1."), ("norm2.", "norm2."), ("attention.o_proj.", "attn.proj."))
 _MLP: Names = (("mlp.fc1.", "mlp.fc1."), ("mlp.fc2.", "mlp.fc2."))
 _SWIGLU: Names = (("mlp.weights_in.", "mlp.fc1."), ("mlp.down_proj.", "mlp.fc2."))
 _BLOCK_DINOV2: Names = (
@@ -85,40 +81,22 @@ def from_eomt(state: State) -> State:
     return heads | from_backbone(trunk)
 
 
-def to_eomt(state: State, rotary: bool) -> State:
-    """Rename ours to `EomtForUniversalSegmentation`, or with `rotary` to `EomtDinov3…`.
-
-    Both have registers, and neither normalises pixels. Raises CheckpointError for a model that is
-    not of that kind or has weights that theirs has not, such as an anomaly head.
-    """
-    if (BACKBONE + "pos_embed" in state) == rotary or BACKBONE + "reg_token" not in state:
-        wanted = "a DINOv3" if rotary else "a ViT with registers and positions (DINOv2, reg4)"
-        raise CheckpointError(f"this layout is for {wanted}; the model's backbone is another.")
-    kept = {name: value for name, value in state.items() if not name.startswith("encoder.pixel_")}
-    heads, rest = _renamed(kept, _reversed(_HEADS))
-    outside, blocks = _by_block({k.removeprefix(BACKBONE): v for k, v in rest.items()}, "blocks")
-    if not rotary:
-        outside["pos_embed.weight"] = outside.pop("pos_embed")[0]
-    trunk, rest = _renamed(outside, _reversed(_EMBEDDINGS_DINOV3 if rotary else _EMBEDDINGS))
-    trunk = {re.sub(r"^norm\.", "layernorm.", name): value for name, value in trunk.items()}
-    for index, block in blocks.items():
-        named, left = _rotary_block_out(block) if rotary else _block_out(block)
-        trunk |= {f"layers.{index}.{name}": value for name, value in named.items()}
-        rest |= {f"blocks.{index}.{name}": value for name, value in left.items()}
-    if rest:
-        raise CheckpointError(f"this layout has no names for {', '.join([*rest][:3])}.")
-    return heads | trunk
-
-
 def from_backbone(trunk: State) -> State:
     """Rename a DINOv2 or DINOv3 from any of Hugging Face's names to timm's, which are ours."""
     trunk = _respelt(trunk)
     rotary = not any(name.startswith("embeddings.position_embeddings") for name in trunk)
-    outside, blocks = _by_block(trunk, "layers")
+    outside: State = {}
+    blocks: dict[str, State] = {}
+    for name, value in trunk.items():
+        inside = re.match(r"layers\.(\d+)\.(.+)", name)
+        if inside is None:
+            outside[name] = value
+        else:
+            blocks.setdefault(inside[1], {})[inside[2]] = value
     named, rest = _renamed(outside, _EMBEDDINGS_DINOV3 if rotary else _EMBEDDINGS)
     named = _with_timm_positions(named) | rest
     for index, block in blocks.items():
-        merged = _rotary_block_in(block, index) if rotary else _block_in(block)
+        merged = _rotary_block(block, index) if rotary else _block(block)
         named |= {f"blocks.{index}.{name}": value for name, value in merged.items()}
     return {BACKBONE + name: value for name, value in named.items()}
 
@@ -149,7 +127,7 @@ def _with_timm_positions(embeddings: State) -> State:
     return {name: value for name, value in embeddings.items() if value.numel()}
 
 
-def _block_in(block: State) -> State:
+def _block(block: State) -> State:
     for kind in ("weight", "bias"):
         _fuse(block, "attn.qkv", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), kind)
         _fuse(block, "mlp.weights_in", ("mlp.gate_proj", "mlp.up_proj"), kind)
@@ -158,21 +136,7 @@ def _block_in(block: State) -> State:
     return named | rest
 
 
-def _block_out(block: State) -> tuple[State, State]:
-    # Half of a SwiGLU's first layer is gate.
-    gated = block["mlp.fc1.weight"].shape[0] == 2 * block["mlp.fc2.weight"].shape[1]
-    named, rest = _renamed(block, _reversed(_BLOCK_DINOV2 + (_SWIGLU if gated else _MLP)))
-    for kind in ("weight", "bias"):
-        for x, part in zip("qkv", rest.pop(f"attn.qkv.{kind}").chunk(3), strict=True):
-            named[f"attention.{x}_proj.{kind}"] = part
-        named[f"attention.out_proj.{kind}"] = named.pop(f"attention.o_proj.{kind}")
-        if gated:
-            gate, up = named.pop(f"mlp.weights_in.{kind}").chunk(2)
-            named |= {f"mlp.gate_proj.{kind}": gate, f"mlp.up_proj.{kind}": up}
-    return named, rest
-
-
-def _rotary_block_in(block: State, index: str) -> State:
+def _rotary_block(block: State, index: str) -> State:
     _fuse(block, "attn.qkv", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), "weight")
     key_bias = block.pop("attention.k_proj.bias", None)
     if key_bias is not None and key_bias.any():
@@ -185,31 +149,10 @@ def _rotary_block_in(block: State, index: str) -> State:
     return named | rest
 
 
-def _rotary_block_out(block: State) -> tuple[State, State]:
-    table = _SWIGLU_DINOV3 if "mlp.fc1_g.weight" in block else _MLP_DINOV3
-    named, rest = _renamed(block, _reversed(_BLOCK_DINOV3 + table))
-    for x, part in zip("qkv", rest.pop("attn.qkv.weight").chunk(3), strict=True):
-        named[f"attention.{x}_proj.weight"] = part
-    return named, rest
-
-
 def _fuse(block: State, into: str, parts: Iterable[str], kind: str) -> None:
     names = [f"{part}.{kind}" for part in parts]
     if all(name in block for name in names):
         block[f"{into}.{kind}"] = torch.cat([block.pop(name) for name in names])
-
-
-def _by_block(trunk: State, prefix: str) -> tuple[State, dict[str, State]]:
-    """Split weights into those outside the blocks, and those of each block."""
-    outside: State = {}
-    blocks: dict[str, State] = {}
-    for name, value in trunk.items():
-        inside = re.match(rf"{prefix}\.(\d+)\.(.+)", name)
-        if inside is None:
-            outside[name] = value
-        else:
-            blocks.setdefault(inside[1], {})[inside[2]] = value
-    return outside, blocks
 
 
 def _renamed(state: State, names: Names) -> tuple[State, State]:
@@ -226,7 +169,3 @@ def _renamed(state: State, names: Names) -> tuple[State, State]:
         else:
             rest[name] = value
     return named, rest
-
-
-def _reversed(names: Names) -> Names:
-    return tuple((ours, theirs) for theirs, ours in names)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from eomt_exp.contracts import CheckpointError, Model
 from eomt_exp.weights.formats import BACKBONE_ONLY, to_official
@@ -113,10 +112,10 @@ def _in_backbone(name: str) -> bool:
 
 def _may_be_missing(layout: str, load_class_head: bool) -> tuple[str, ...]:
     """Return how names begin that a file may lack without a complaint."""
+    heads = () if load_class_head else (_CLASS_HEAD,)
     if layout in BACKBONE_ONLY:
         heads = ("q.", _CLASS_HEAD, "mask_head.", "upscale.", "attn_mask_probs")
-        return (_PIXELS, "anomaly_head.", *heads)
-    return (_PIXELS, "anomaly_head.", *([] if load_class_head else [_CLASS_HEAD]))
+    return (_PIXELS, "anomaly_head.", *heads)
 
 
 def _resampled(
@@ -134,16 +133,14 @@ def _resampled(
             f"{where}: its positions or patch kernel cannot be resampled to this backbone "
             f"({error}); give it the backbone that was trained."
         ) from error
-    changed = [k for k, v in fitted.items() if k in trunk and not _equal(v, trunk[k])]
+    changed = [
+        k for k, v in fitted.items() if k in trunk and not torch.equal(v, trunk[k].to(v.dtype))
+    ]
     rest = {name: value for name, value in state.items() if not name.startswith(BACKBONE)}
     own = {name for name in model.state_dict() if name.startswith(BACKBONE)}
     if own <= state.keys():  # nothing had to be renamed: what timm left out is too much
         fitted |= {name: value for name, value in trunk.items() if name not in fitted}
     return rest | {BACKBONE + k: v for k, v in fitted.items()}, [BACKBONE + k for k in changed]
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other.to(one.dtype))
 
 
 def _check_delta(state: State, where: str | Path, delta_weights: bool | None) -> None:
@@ -153,13 +150,13 @@ def _check_delta(state: State, where: str | Path, delta_weights: bool | None) ->
         for name, value in state.items()
         if _in_backbone(name) and name.endswith(("norm1.weight", "norm2.weight", "norm.weight"))
     ]
-    if not norms and delta_weights:
+    if not norms:
+        if not delta_weights:
+            return
         raise CheckpointError(
             f"{where} cannot hold differences to a pre-trained backbone: it has no LayerNorm in "
             "one. Type delta_weights=false."
         )
-    if not norms:
-        return
     highest = max(norms)
     if highest < 0.5 and delta_weights is None:
         raise CheckpointError(
@@ -186,12 +183,12 @@ def _check_sizes(state: State, own: State, where: str | Path) -> None:
             raise CheckpointError(
                 f"{where} is of another model: {wrong[name]}; type {key}={len(state[name])}."
             )
-    if any(name.startswith(_CLASS_HEAD) for name in wrong) and _same_width(state, own):
-        sizes = [len(weights[f"{_CLASS_HEAD}weight"]) for weights in (state, own)]
+    name = f"{_CLASS_HEAD}weight"
+    if name in wrong and state[name].shape[1:] == own[name].shape[1:]:
         raise CheckpointError(
-            f"{where} has {sizes[0]} class outputs, the model {sizes[1]} (the classes, no-object, "
-            "maybe an outlier class); take the data it was trained on (with data=generic_anomaly, "
-            "data@known=), or load_class_head=false for a fresh class head."
+            f"{where} has {len(state[name])} class outputs, the model {len(own[name])} (the "
+            "classes, no-object, maybe an outlier class); take the data it was trained on (with "
+            "data=generic_anomaly, data@known=), or load_class_head=false for a fresh class head."
         )
     if _PIXEL_HEAD in wrong:
         raise CheckpointError(
@@ -206,11 +203,6 @@ def _check_sizes(state: State, own: State, where: str | Path) -> None:
         )
 
 
-def _same_width(state: State, own: State) -> bool:
-    name = f"{_CLASS_HEAD}weight"
-    return name in state and name in own and state[name].shape[1:] == own[name].shape[1:]
-
-
 def _widen_class_head(state: State, own: State, num_classes: int) -> list[str]:
     """Insert an outlier class before no-object, where the model has one and the file has not."""
     names = [k for k in (f"{_CLASS_HEAD}weight", f"{_CLASS_HEAD}bias") if k in state and k in own]
@@ -219,16 +211,12 @@ def _widen_class_head(state: State, own: State, num_classes: int) -> list[str]:
         rows = (state[name].shape[0], own[name].shape[0])
         if rows != (num_classes + 1, num_classes + 2):
             continue
-        state[name] = _with_outlier_class(state[name], name)
+        known, no_object = state[name][:-1], state[name][-1:]
+        # It starts as a fainter no-object: the softmax over the known classes hardly moves.
+        outlier = no_object - 2.0 if name.endswith("bias") else no_object
+        state[name] = torch.cat([known, outlier, no_object])
         widened.append(f"{name}[outlier]")
     return widened
-
-
-def _with_outlier_class(weights: Tensor, name: str) -> Tensor:
-    known, no_object = weights[:-1], weights[-1:]
-    # It starts as a fainter no-object: the softmax over the known classes hardly moves.
-    outlier = no_object - 2.0 if name.endswith("bias") else no_object.clone()
-    return torch.cat([known, outlier, no_object])
 
 
 def _listed(title: str, names: list[str]) -> str:

@@ -27,7 +27,8 @@ from eomt_exp.files import replacing
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights in several files
 IN_A_FOLDER = (WEIGHTS, INDEX, "pytorch_model.bin")  # looked for in this order
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # all but the first are pickles
+ON_THE_HUB = ENDINGS[:2]
 # The whole name is typed: the official notebook makes one from a logger's name, which the configs
 # of shorter and longer schedules share, so that the weights of the longer ones are never found.
 HUB = "hf://"
@@ -66,13 +67,11 @@ def weight_files(where: str | Path) -> list[Path]:
     if not path.is_file():
         raise CheckpointError(
             f"no weights at {path}; give a run folder, a file "
-            f"({', '.join(('.safetensors', *PICKLED))}), a folder with {WEIGHTS}, "
-            "or hf://owner/name."
+            f"({', '.join(ENDINGS)}), a folder with {WEIGHTS}, or hf://owner/name."
         )
-    if path.suffix not in (".safetensors", *PICKLED):
+    if path.suffix not in ENDINGS:
         raise CheckpointError(
-            f"{path} is no file of weights by its name, which must end in "
-            f"{', '.join(('.safetensors', *PICKLED))}."
+            f"{path} is no file of weights by its name, which must end in {', '.join(ENDINGS)}."
         )
     return [path]
 
@@ -142,17 +141,17 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{path} holds no weights by name, but a {type(content).__name__}.")
-    foreign = [f"{k!r}: {type(v).__name__}" for k, v in content.items() if not _is_weight(k, v)]
+    foreign = [
+        f"{key!r}: {type(value).__name__}"
+        for key, value in content.items()
+        if not (isinstance(key, str) and isinstance(value, Tensor))
+    ]
     if foreign:
         raise CheckpointError(
             f"{path} holds {len(foreign)} entries that are no weights ({', '.join(foreign[:3])}); "
             f"save its weights alone, as a dictionary of tensors or under the key state_dict."
         )
     return content
-
-
-def _is_weight(key: Any, value: Any) -> bool:
-    return isinstance(key, str) and isinstance(value, Tensor)
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
@@ -184,10 +183,11 @@ def _downloaded(hub_id: str) -> Path:
     """Return the file, or the folder of files, of a hub id; from the local cache if it is there."""
     match = _HUB_ID.fullmatch(hub_id)
     name = match["file"] if match else None
-    if match is None or (name and not _is_allowed(name)):
+    file = PurePosixPath(name or WEIGHTS)
+    if match is None or file.suffix not in ON_THE_HUB or ".." in file.parts:
         raise CheckpointError(
             f"{hub_id} must be hf://owner/name, hf://owner/name@revision or hf://owner/name/file, "
-            f"the file one of {', '.join(('.safetensors', '.bin'))}."
+            f"the file one of {', '.join(ON_THE_HUB)}."
         )
     if name:
         return _fetched(match, name)
@@ -207,11 +207,6 @@ def _downloaded(hub_id: str) -> Path:
         for part in _parts(path):
             _fetched(match, part)
     return path.parent
-
-
-def _is_allowed(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix in (".safetensors", ".bin") and ".." not in path.parts
 
 
 def _fetched(match: re.Match[str], name: str, optional: bool = False) -> Any:
