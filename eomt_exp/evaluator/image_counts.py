@@ -199,7 +199,7 @@ def _coarse(image: _Image, by: int) -> _Image:
     return image._replace(bins=bins[starts], counts=counts)
 
 
-def _metrics(counts: Floats) -> Floats:
+def _metrics(counts: Ints) -> Floats:
     """(2, G) -> (M,) those with the flag `image`; NaN without a positive or without a negative."""
     if not counts.any(axis=1).all():
         return np.full(len(flagged("image")), np.nan)
