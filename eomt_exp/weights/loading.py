@@ -111,7 +111,7 @@ def _in_backbone(name: str) -> bool:
 
 def _may_be_missing(layout: str, load_class_head: bool) -> tuple[str, ...]:
     """Return how names begin that a file may lack without a complaint."""
-    heads = () if load_class_head else (_CLASS_HEAD,)
+    heads: tuple[str, ...] = () if load_class_head else (_CLASS_HEAD,)
     if layout in BACKBONE_ONLY:
         heads = ("q.", _CLASS_HEAD, "mask_head.", "upscale.", "attn_mask_probs")
     return (_PIXELS, "anomaly_head.", *heads)
