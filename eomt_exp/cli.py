@@ -28,7 +28,7 @@ from eomt_exp import jobs, schema
 from eomt_exp.config_keys import RANK_OVERRIDES
 from eomt_exp.files import LOCK
 from eomt_exp.paths import asset_dir
-from eomt_exp.run_folders import choose, run_folders
+from eomt_exp.run_folders import choose, chosen
 from eomt_exp.signals import stop_signals
 
 USER_ERROR = 2  # exit code for wrong input, as for wrong arguments
@@ -43,8 +43,9 @@ ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
 def register() -> None:
     """Make the schema and the options of sweep= known to Hydra; safe to call twice."""
-    run_folders.clear()
-    schema.register()
+    chosen.clear()
+    # conf/config.yaml starts its defaults with this name.
+    ConfigStore.instance().store("schema", schema.Config, provider="eomt_exp/schema.py")
     _register_sweeps()
 
 
@@ -144,10 +145,8 @@ def _write_result(status: str, value: Any = None, error: BaseException | None = 
     if status in (jobs.COMPLETED, jobs.PRUNED):
         if _rank() == 0:
             jobs.write_result(path, jobs.JobResult(status, value))
-    elif not Path(path).exists():
-        text = _message(error) if error else ""
-        result = jobs.JobResult(status, error=text, kind=type(error).__name__)
-        jobs.write_result(path, result)
+    elif error and not Path(path).exists():
+        jobs.write_result(path, jobs.JobResult(status, None, _message(error), type(error).__name__))
 
 
 def _task(target: str) -> Callable[[DictConfig], Any]:
@@ -162,15 +161,14 @@ def _task(target: str) -> Callable[[DictConfig], Any]:
 
 def _run_folder(outputs: str, name: str, resume: bool) -> str:
     """Choose this command's folder, once and for all its processes."""
-    found = run_folders.find(outputs, name)
-    if found is not None:
-        return found
-    box = [choose(outputs, name, resume)]
-    if _world() > 1:
-        from accelerate.utils import broadcast_object_list
+    if (outputs, name) not in chosen:
+        box = [choose(outputs, name, resume)]
+        if _world() > 1:
+            from accelerate.utils import broadcast_object_list
 
-        broadcast_object_list(box)
-    return run_folders.keep(outputs, name, box[0])
+            broadcast_object_list(box)
+        chosen[outputs, name] = box[0]
+    return chosen[outputs, name]
 
 
 def _message(error: BaseException) -> str:
@@ -180,15 +178,13 @@ def _message(error: BaseException) -> str:
 
 def _check_values(cfg: DictConfig) -> None:
     """Raise UserError for a key without a value, or one whose interpolation leads nowhere."""
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    problem = f"no value for {', '.join(missing)}; add {' '.join(f'{key}=…' for key in missing)}"
-    if not missing:
-        try:
-            OmegaConf.to_container(cfg, resolve=True)
-            return
-        except OmegaConfBaseException as error:
-            problem = " ".join(str(error).split())
-    schema.refuse(problem)
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        typed = " ".join(f"{key}=…" for key in missing)
+        schema.refuse(f"no value for {', '.join(missing)}; add {typed}")
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        schema.refuse(" ".join(str(error).split()))
 
 
 def _leave_no_empty_folder(run_dir: Path) -> None:
@@ -212,10 +208,9 @@ def _rank() -> int:
 def _is_sweep() -> bool:
     """Return whether several jobs were asked for; hydra.mode=RUN makes a single job."""
     typed = [one.lstrip("+") for one in sys.argv[1:]]
-    if "-m" in typed or "--multirun" in typed:
+    if {"-m", "--multirun"} & {*typed}:
         return True
-    modes = [one for one in typed if one.startswith("hydra.mode=")]
-    if modes:
+    if modes := [one for one in typed if one.startswith("hydra.mode=")]:
         return modes[-1] == "hydra.mode=MULTIRUN"
     return any(one.startswith(("sweep=", "hydra/sweeper=")) for one in typed)
 

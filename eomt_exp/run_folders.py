@@ -19,31 +19,8 @@ from pathlib import Path
 from eomt_exp.config_keys import OF_A_TRY
 from eomt_exp.files import LOCK, hold_lock, is_locked, write_text
 
-
-class RunFolders:
-    """Remembers the folders that one command was given; each is chosen once."""
-
-    def __init__(self) -> None:
-        self._chosen: dict[tuple[str, str], str] = {}
-
-    def clear(self) -> None:
-        """Forget the folders of an earlier command of this process."""
-        self._chosen.clear()
-
-    def find(self, outputs: str, name: str) -> str | None:
-        """Return the folder that was chosen before for this outputs folder and name."""
-        return self._chosen.get((outputs, name))
-
-    def keep(self, outputs: str, name: str, folder: str) -> str:
-        """Remember a folder that `choose` gave, and return it."""
-        return self._chosen.setdefault((outputs, name), folder)
-
-    def holds(self, run_dir: Path) -> bool:
-        """Return whether this command chose the folder itself, so that typing it again finds it."""
-        return run_dir.resolve() in {Path(folder).resolve() for folder in self._chosen.values()}
-
-
-run_folders = RunFolders()
+# The folders that this command was given, by outputs folder and name; each is chosen once.
+chosen: dict[tuple[str, str], str] = {}
 
 
 def choose(outputs: str, name: str, resume: bool) -> str:
@@ -68,25 +45,22 @@ def working_in(run_dir: Path, outputs: Path) -> Iterator[None]:
         raise UserError(
             f"another process works in {run_dir}. Wait for its end, or type another hydra.run.dir."
         )
-    points = run_folders.holds(run_dir)
+    # Typing the command again finds a folder only if the command chose it itself.
+    points = run_dir.resolve() in {Path(folder).resolve() for folder in chosen.values()}
     try:
         if points:
             write_text(_pointer(outputs), json.dumps({"run_dir": str(run_dir.resolve())}))
         try:
             yield
         except Exception:
-            if points and not _has_begun(run_dir):
+            left = (p for p in run_dir.glob("*") if p.is_file())
+            if points and all(p.suffix == ".log" or p.name == LOCK for p in left):
                 _remove_pointer(outputs, run_dir)
             raise
         if points:
             _remove_pointer(outputs, run_dir)
     finally:
         lock.release()
-
-
-def _has_begun(run_dir: Path) -> bool:
-    """Return whether a run has left more than its log and lock."""
-    return any(p.suffix != ".log" and p.name != LOCK and p.is_file() for p in run_dir.glob("*"))
 
 
 def _remove_pointer(outputs: Path, run_dir: Path) -> None:

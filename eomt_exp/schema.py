@@ -50,9 +50,12 @@ def refuse(text: str) -> NoReturn:
     raise UserError(text)
 
 
-def _at_least(name: str, value: float | None, lowest: float) -> None:
-    if value is not None and value < lowest:
-        refuse(f"{name} must be at least {lowest}, got {value}.")
+def _at_least(where: str, settings: Any, **lowest: float) -> None:
+    """Refuse the first setting that is below its lowest value; None is no value."""
+    for name, least in lowest.items():
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            refuse(f"{where}.{name} must be at least {least}, got {value}.")
 
 
 @dataclass
@@ -73,8 +76,8 @@ class OptimConfig:
         """Check ranges; OmegaConf calls this when it makes the object, not while it composes."""
         if self.lr == MISSING:
             return
-        for name in ("lr", "backbone_lr_factor", "weight_decay", "layer_decay", "poly_power"):
-            _at_least(f"optim.{name}", getattr(self, name), 0)
+        _at_least("optim", self, lr=0, backbone_lr_factor=0, weight_decay=0)
+        _at_least("optim", self, layer_decay=0, poly_power=0)
         warmups = (self.head_warmup, self.backbone_warmup)
         shares = [share for share in warmups if share < 1]
         if min(warmups) < 0 or sum(shares) >= 1 or any(w != int(w) for w in warmups if w >= 1):
@@ -111,11 +114,8 @@ class TrainerConfig:
         """Check ranges, as in OptimConfig."""
         if self.epochs == MISSING:
             return
-        sizes = ("epochs", "images_per_epoch", "batch_size", "accumulate")
-        for name in (*sizes, "log_every", "keep_checkpoints"):
-            _at_least(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("num_workers", "validate_every"):
-            _at_least(f"trainer.{name}", getattr(self, name), 0)
+        _at_least("trainer", self, epochs=1, images_per_epoch=1, batch_size=1, accumulate=1)
+        _at_least("trainer", self, log_every=1, keep_checkpoints=1, num_workers=0, validate_every=0)
         if self.clip_grad_norm <= 0:
             refuse("trainer.clip_grad_norm must be above 0; 1e9 clips nothing.")
         if self.device not in ("auto", "cpu"):
@@ -177,11 +177,9 @@ class EvaluatorConfig:
         """Check ranges, as in OptimConfig."""
         if self.batch_size == MISSING:
             return
-        _at_least("evaluator.batch_size", self.batch_size, 1)
+        _at_least("evaluator", self, batch_size=1, figures=0, resamples=0, scratch_gb=0)
         if not 17 <= self.bits <= 28:
             refuse(f"evaluator.bits must be from 17 to 28, got {self.bits}.")
-        for name in ("figures", "resamples", "scratch_gb"):
-            _at_least(f"evaluator.{name}", getattr(self, name), 0)
         if not 0 < self.operating_fpr < 1:
             refuse(f"evaluator.operating_fpr must lie between 0 and 1, got {self.operating_fpr}.")
         if unknown := set(self.exports) - set(EXPORTS):
@@ -304,9 +302,7 @@ class StudyConfig:
         is_objective = all(len(p) == 2 and p[0] in ("maximize", "minimize") for p in pairs)
         is_objective &= 0 < len(pairs) == len({pair[-1] for pair in pairs if pair})
         is_name = self.study not in ("", ".", "..") and not {"/", "\\"} & {*self.study}
-        _at_least("hydra.sweeper.n_trials", self.n_trials, 1)
-        _at_least("hydra.sweeper.n_jobs", self.n_jobs, 1)
-        _at_least("hydra.sweeper.max_retries", self.max_retries, 0)
+        _at_least("hydra.sweeper", self, n_trials=1, n_jobs=1, max_retries=0)
         _check_ranges("hydra.sweeper", self, {
             "objective": (is_objective, "[maximize val/ap], each metric once"),
             "on_stale": (self.on_stale in ON_STALE, " or ".join(ON_STALE)),
@@ -366,10 +362,3 @@ def typed(node: Any, kind: type[T], where: str) -> T:
     except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         refuse(f"{where}: {first}. There are {', '.join(map(str, allowed))}.")
-
-
-def register() -> None:
-    """Make the schema known to Hydra under the name conf/config.yaml starts its defaults with."""
-    from hydra.core.config_store import ConfigStore
-
-    ConfigStore.instance().store(name="schema", node=Config, provider="eomt_exp/schema.py")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from eomt_exp import run_folders
 from eomt_exp.contracts import UserError
 from eomt_exp.files import LOCK, hold_lock, is_locked
-from eomt_exp.run_folders import choose, run_folders, working_in
+from eomt_exp.run_folders import choose, working_in
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLD = """
@@ -27,8 +28,8 @@ time.sleep(60)
 def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that this command was given."""
     monkeypatch.setattr(sys, "argv", ["eomt_exp", "seed=1"])
-    run_folders.clear()
-    folder = run_folders.keep(str(tmp_path), "x", choose(str(tmp_path), "x", resume=True))
+    folder = choose(str(tmp_path), "x", resume=True)
+    monkeypatch.setattr(run_folders, "chosen", {(str(tmp_path), "x"): folder})
     Path(folder).mkdir(parents=True)
     return Path(folder)
 

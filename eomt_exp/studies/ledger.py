@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import optuna
 from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from eomt_exp.contracts import UserError
@@ -40,6 +41,8 @@ from eomt_exp.studies.trials import (
 )
 
 _log = logging.getLogger(__name__)
+Notes = Mapping[str, Any]  # attributes of a trial
+NOTHING: Notes = MappingProxyType({})
 CLAIM_LOCK = ".claim.lock"  # in the study's folder, held while a trial is claimed
 CONTROLLER_LOCK = ".controller.lock"  # in a trial's run folder, held by the controller
 MAX_DRAWS = 100  # in vain, before a space counts as exhausted, or as forbidden altogether
@@ -91,11 +94,23 @@ class Ledger(AbstractContextManager["Ledger"]):
         self.folder.mkdir(parents=True, exist_ok=True)
         self._claiming = FileLock(self.folder / CLAIM_LOCK)
         with self._claiming:
-            self._begin(open_storage(self.url))
+            self.study = optuna.create_study(
+                storage=open_storage(self.url),
+                study_name=self.name,
+                directions=list(self.objective.values()),
+                load_if_exists=True,
+                pruner=optuna.pruners.NopPruner(),  # trials are judged where they run
+            )
+            # What has not run cannot be mixed with anything: a corrected command may go on with it.
+            is_new = all(t.state is TrialState.WAITING or never_ran(t) for t in self._trials())
+            if is_new or "facts" not in self.study.user_attrs:
+                self.study.set_metric_names(list(self.objective))
+                self.study.set_user_attr("facts", self.facts)
+            self._check_facts()
 
     def __exit__(self, *error: object) -> None:
         """Let go of the trials that are still running: the next controller retries them."""
-        for trial_id in list(self._held):
+        for trial_id in [*self._held]:
             self._release(trial_id)
 
     def enqueue(self, values: Mapping[str, Any]) -> None:
@@ -133,19 +148,18 @@ class Ledger(AbstractContextManager["Ledger"]):
         self,
         claimed: ClaimedTrial,
         values: Sequence[float],
-        constraints: Mapping[str, float] | None = None,
-        attrs: Mapping[str, Any] | None = None,
+        constraints: Notes = NOTHING,
+        attrs: Notes = NOTHING,
     ) -> None:
         """Store a result, one value an objective; constraints <= 0 are kept. NaN is a failure."""
-        limits = dict(constraints or {})
-        results = [*zip(self.objective, values, strict=True), *limits.items()]
+        results = [*zip(self.objective, values, strict=True), *constraints.items()]
         missing = [name for name, value in results if math.isnan(value)]
         if missing:
             # Its run is complete: another try would come to the same.
             self.fail(claimed, f"{', '.join(missing)} is NaN", retry=False, attrs=attrs)
             return
         with suppress(UpdateFinishedTrialError):  # `_end` says so
-            for name, limit in limits.items():
+            for name, limit in constraints.items():
                 claimed.trial.set_constraint(name, limit)
         self._end(claimed.trial_id, TrialState.COMPLETE, attrs, [float(v) for v in values])
 
@@ -153,18 +167,12 @@ class Ledger(AbstractContextManager["Ledger"]):
         """End a trial early; its value is the last one it reported."""
         self._end(claimed.trial_id, TrialState.PRUNED, {})
 
-    def fail(
-        self,
-        claimed: ClaimedTrial,
-        reason: str,
-        retry: bool,
-        attrs: Mapping[str, Any] | None = None,
-    ) -> None:
+    def fail(self, claimed: ClaimedTrial, reason: str, retry: bool, attrs: Notes = NOTHING) -> None:
         """End a trial without a result; with `retry` it is tried again, up to max_retries times."""
         with self._claiming:
             if retry and claimed.tries <= self.max_retries:
                 self._retry(claimed.trial_id)
-            self._end(claimed.trial_id, TrialState.FAIL, {**(attrs or {}), "reason": reason})
+            self._end(claimed.trial_id, TrialState.FAIL, {**attrs, "reason": reason})
 
     def refuse(self, claimed: ClaimedTrial, reason: str) -> None:
         """Take a trial back whose configuration cannot be run at all: it does not count."""
@@ -188,21 +196,6 @@ class Ledger(AbstractContextManager["Ledger"]):
         running = [t for t in self._counted() if t.state is TrialState.RUNNING]
         return sum(t._trial_id not in self._held and self._is_alive(t) for t in running)
 
-    def _begin(self, storage: BaseStorage) -> None:
-        self.study = optuna.create_study(
-            storage=storage,
-            study_name=self.name,
-            directions=list(self.objective.values()),
-            load_if_exists=True,
-            pruner=optuna.pruners.NopPruner(),  # trials are judged where they run
-        )
-        # What has not run yet cannot be mixed with anything: a corrected command may go on with it.
-        is_new = all(t.state is TrialState.WAITING or never_ran(t) for t in self._trials())
-        if is_new or "facts" not in self.study.user_attrs:
-            self.study.set_metric_names(list(self.objective))
-            self.study.set_user_attr("facts", self.facts)
-        self._check_facts()
-
     def _check_facts(self) -> None:
         lines = differences(self.study.user_attrs["facts"], self.facts)
         ways = [way.name.lower() for way in self.study.directions]
@@ -223,10 +216,8 @@ class Ledger(AbstractContextManager["Ledger"]):
         enough = min(_ENOUGH_FAILURES, self.n_trials)
         if len(failed) < enough or len(failed) / len(ended) <= self.max_failure_rate:
             return
-        reasons = [
-            f"\n  trial {t.number} ({folder_of(t)}): {t.user_attrs.get('reason', 'unknown')}"
-            for t in failed[:_SHOWN_REASONS]
-        ]
+        reasons = [f"\n  trial {row.number} ({row.folder}): {row.note or 'unknown'}"
+                   for row in map(row_of, failed[:_SHOWN_REASONS])]  # fmt: skip
         raise UserError(
             f"{len(failed)} of {len(ended)} trials failed, more than max_failure_rate="
             f"{self.max_failure_rate}:{''.join(reasons)}\nCorrect the cause and begin another "
@@ -257,10 +248,11 @@ class Ledger(AbstractContextManager["Ledger"]):
         if self.points is None:
             return not self._is_exhausted
         taken = {point_key(point_of(t)) for t in self._trials()}
-        point = next((p for p in self.points if point_key(p) not in taken), None)
-        if point is not None:
-            self.study.enqueue_trial(point)
-        return point is not None
+        for point in self.points:
+            if point_key(point) not in taken:
+                self.study.enqueue_trial(point)
+                return True
+        return False
 
     def _ask(self) -> tuple[ClaimedTrial, str, Any]:
         """Return a trial that is ours, and why it must not run: an attribute and its value."""
@@ -287,9 +279,11 @@ class Ledger(AbstractContextManager["Ledger"]):
     def _earlier_at(self, trial: optuna.Trial) -> int | None:
         """Return the number of a trial at the same point that has not failed for good."""
         mine = point_key(trial.params)
-        others = [t for t in self._counted() if t.number != trial.number]
-        others = [t for t in others if t.state not in (TrialState.FAIL, TrialState.WAITING)]
-        return next((t.number for t in others if point_key(t.params) == mine), None)
+        for row in self.rows():
+            is_other = row.number != trial.number and row.state != "failed"
+            if is_other and point_key(row.params) == mine:
+                return row.number
+        return None
 
     def _retry(self, trial_id: int) -> None:
         """Enqueue the trial again with its values and reports; before its end, so none is lost."""
@@ -325,15 +319,11 @@ class Ledger(AbstractContextManager["Ledger"]):
             lock.release()
 
     def _end(
-        self,
-        trial_id: int,
-        state: TrialState,
-        notes: Mapping[str, Any] | None,
-        values: Sequence[float] | None = None,
+        self, trial_id: int, state: TrialState, notes: Notes, values: Sequence[float] | None = None
     ) -> None:
         """Store the end of a trial; notes first, since a finished trial takes none."""
         try:
-            for name, note in (notes or {}).items():
+            for name, note in notes.items():
                 self.study._storage.set_trial_user_attr(trial_id, name, note)
             number = self._frozen(trial_id).number
             self.study.tell(number, values, state, skip_if_finished=True)

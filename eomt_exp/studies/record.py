@@ -20,7 +20,7 @@ from eomt_exp.studies.table import StudyTable, print_spread
 from eomt_exp.studies.trials import Row
 from eomt_exp.studies.winner import write_winner
 from eomt_exp.tracking.comparison import compare_link
-from eomt_exp.tracking.run import RUN_ID_FILE, MLflowTracker, NullTracker, Tracker
+from eomt_exp.tracking.run import RUN_ID_FILE, MLflowTracker, Tracker
 
 _COMPARED = 5  # runs that the link opens side by side
 # What a run's record says of the images it validated on: the study chose by them.
@@ -133,14 +133,14 @@ class Record:
 def parent_run(settings: Any, folder: Path, others_open: Callable[[], int]) -> Iterator[Tracker]:
     """Open a study's own run in MLflow, and end it FINISHED, FAILED or KILLED as the study ends.
 
-    It is the parent of its trials, with a point for each that ends: MLflow folds trials away below
-    their parent, whose chart would be empty without these. It is found again by the id file in the
-    study's folder, by a later try and by another controller.
+    It has a point for each trial that ends: MLflow folds trials away below their parent, whose
+    chart would be empty without these.
 
-    `settings` are conf/tracking. Where `others_open()` controllers are still at the study, the run
-    is left RUNNING. Without MLflow the points still go to metrics.jsonl in `folder`.
+    A later try and another controller find it by the id file in the study's folder. It is left
+    RUNNING where `others_open()` controllers are still at the study. `settings` are conf/tracking;
+    without MLflow its points still go to metrics.jsonl in `folder`.
     """
-    tracker: Tracker = NullTracker(folder)
+    tracker = Tracker(folder)
     if settings.enabled:
         tracker = MLflowTracker(
             uri=settings.uri,

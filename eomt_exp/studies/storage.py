@@ -42,9 +42,14 @@ def open_storage(url: str) -> BaseStorage:
     quiet_optuna()
     kind, _, rest = url.partition("://")
     if kind == "journal" and rest:
-        return _journal(Path(rest))
-    if kind == "grpc" and re.fullmatch(r"[^/]+:\d+/?", rest):
-        return _grpc(rest.rstrip("/"))
+        # Absolute: the lock is a link to the journal, and beside a relative one it would dangle;
+        # the lock of a dead writer would then never be taken for dead.
+        path = Path(rest).resolve()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _JournalLock(str(path), grace_period=_GRACE_SECONDS)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    if kind == "grpc" and (server := re.fullmatch(r"([^/]+):(\d+)/?", rest)):
+        return _grpc(server[1], int(server[2]))
     if kind == "sqlite" and re.fullmatch(r"/(?!:memory:)[^?]+.*", rest):
         Path(rest[1:].partition("?")[0]).parent.mkdir(parents=True, exist_ok=True)
         # IMMEDIATE: a reader that becomes a writer half-way would not be let wait for another one.
@@ -82,42 +87,30 @@ class _JournalLock(JournalFileSymlinkLock):
     def acquire(self) -> bool:
         super().acquire()
         try:
-            self._cut_half_line()
+            with open(self._lock_target_file, "r+b") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 1))
+                if file.read(1) not in (b"", b"\n"):
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
         except BaseException:
             self.release()
             raise
         return True
 
-    def _cut_half_line(self) -> None:
-        with open(self._lock_target_file, "r+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            if file.read(1) not in (b"", b"\n"):
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
 
-
-def _journal(path: Path) -> BaseStorage:
-    # Absolute: the lock is a link to the journal, and beside a relative one it would dangle; the
-    # lock of a dead writer would then never be taken for dead.
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = _JournalLock(str(path), grace_period=_GRACE_SECONDS)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-
-
-def _grpc(address: str) -> BaseStorage:
-    host, _, port = address.rpartition(":")
+def _grpc(host: str, port: int) -> BaseStorage:
+    url = f"grpc://{host}:{port}"
     try:
-        storage = GrpcStorageProxy(host=host, port=int(port))
+        storage = GrpcStorageProxy(host=host, port=port)
         storage.wait_server_ready(timeout=_SERVER_SECONDS)
     except ImportError as error:
         raise UserError(
-            f'grpc://{address} needs packages that are missing: pip install -e ".[grpc]"'
+            f'{url} needs packages that are missing: pip install -e ".[grpc]"'
         ) from error
     except Exception as error:
         raise UserError(
-            f"No storage server answers at grpc://{address}. Start one there: python -c "
+            f"No storage server answers at {url}. Start one there: python -c "
             '"from optuna.storages import run_grpc_proxy_server as run; from '
             "eomt_exp.studies.storage import open_storage; "
             f"run(open_storage('journal:///folder/study.log'), host='localhost', port={port})\" "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -143,11 +144,12 @@ class Loop:
         if isinstance(result, BaseException):
             # Its frames hold the model, which must be gone before the next one comes.
             result.__traceback__ = result.__context__ = result.__cause__ = None
+        states = {row.state for row in self.ledger.rows()}
         if job.status is JobStatus.COMPLETED:
             self._complete(claimed, result)
         elif (status := jobs.status_of(result)) == jobs.PRUNED:
             self.ledger.prune(claimed)
-        elif status == jobs.REFUSED and not self._has_results():
+        elif status == jobs.REFUSED and not states & {"complete", "pruned"}:
             # The next ones would fare the same, and that can be known now.
             self.ledger.refuse(claimed, _shortened(str(result)))
             raise UserError(f"the study ends with its first trial: {result}")
@@ -156,26 +158,20 @@ class Loop:
             self.ledger.fail(claimed, reason, retry=status in _WORTH_A_RETRY)
         self.record.trial_ended(claimed)
 
-    def _has_results(self) -> bool:
-        return any(row.state in ("complete", "pruned") for row in self.ledger.rows())
-
     def _complete(self, claimed: ClaimedTrial, result: Any) -> None:
         """Store the metrics that a job returned; one that is missing counts as NaN."""
-        metrics = {str(k): float(v) for k, v in result.items()} if isinstance(result, dict) else {}
-        self.ledger.complete(
-            claimed,
-            [metrics.get(name, math.nan) for name in self.ledger.objective],
-            constraints={
-                name: constraint.violation(metrics.get(name, math.nan))
-                for name, constraint in self.plan.constraints.items()
-            },
-            # JSON has no NaN, and a storage may insist on that.
-            attrs={"metrics": {k: v for k, v in metrics.items() if math.isfinite(v)}},
-        )
+        found = {str(k): float(v) for k, v in result.items()} if isinstance(result, dict) else {}
+        metrics = defaultdict(lambda: math.nan, found)
+        values = [metrics[name] for name in self.ledger.objective]
+        limits = {k: bound.violation(metrics[k]) for k, bound in self.plan.constraints.items()}
+        # JSON has no NaN, and a storage may insist on that.
+        finite = {k: v for k, v in found.items() if math.isfinite(v)}
+        self.ledger.complete(claimed, values, limits, {"metrics": finite})
 
 
 def job_overrides(plan: Plan, claimed: ClaimedTrial, parent_run_id: str | None) -> list[str]:
     """Return the overrides of a trial's job; those of hydra tie it to the study."""
+    short = (f"{key.rpartition('.')[2]}={shown(v)}" for key, v in claimed.values.items())
     trial = Trial(
         storage=hide_password(plan.url),
         study=plan.settings.study,
@@ -184,7 +180,8 @@ def job_overrides(plan: Plan, claimed: ClaimedTrial, parent_run_id: str | None) 
         objective=list(plan.settings.directions),
         pruner=plan.settings.pruner,
         parent_run_id=parent_run_id,
-        run_name=run_name(claimed.number, claimed.values),
+        # As "trial-003 lr=0.001 weight=0.3", distinct on MLflow's pages.
+        run_name=" ".join((f"trial-{claimed.number:03d}", *short))[:120],
     )
     return [
         *plan.fixed,
@@ -193,12 +190,6 @@ def job_overrides(plan: Plan, claimed: ClaimedTrial, parent_run_id: str | None) 
         f"hydra.sweep.subdir={quoted(claimed.folder)}",
         f"++hydra.job.env_set.{jobs.TRIAL_ENV}={quoted(json.dumps(trial._asdict()))}",
     ]
-
-
-def run_name(number: int, values: dict[str, Any]) -> str:
-    """Return "trial-003 lr=0.001 weight=0.3", distinct on MLflow's pages."""
-    short = (f"{key.rpartition('.')[2]}={shown(value)}" for key, value in values.items())
-    return " ".join((f"trial-{number:03d}", *short))[:120]
 
 
 def _shortened(text: str) -> str:

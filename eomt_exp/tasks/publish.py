@@ -29,7 +29,7 @@ from eomt_exp.tasks.measure import CELLS
 from eomt_exp.tracking.comparison import MOST, compare_link
 from eomt_exp.tracking.metrics_file import FILE_NAME as JOURNAL
 from eomt_exp.tracking.metrics_file import read_journal
-from eomt_exp.tracking.run import MLflowTracker, NullTracker, Tracker
+from eomt_exp.tracking.run import MLflowTracker, Tracker
 from eomt_exp.tracking.store import TrackingError
 
 _log = logging.getLogger(__name__)
@@ -45,9 +45,9 @@ def open_tracker(
     A trial's run is a child of its study's, in the experiment of that.
     """
     if not is_main:
-        return NullTracker()
+        return Tracker()
     if not cfg.tracking.enabled:
-        return NullTracker(run_dir)
+        return Tracker(run_dir)
     tags: dict[str, object] = dict(cfg.tracking.tags)
     if trial:
         tags |= {"optuna.study": trial.study, "optuna.trial": trial.number}

@@ -31,9 +31,10 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Opened anew for each line: a rewind may have replaced the file, and a killed try may have
         # left half a line that must not swallow this one.
-        torn = _ends_torn(self.path)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if torn else "") + json.dumps(line) + "\n")
+        with self.path.open("ab+") as file:
+            file.seek(max(0, file.tell() - 1))
+            torn = file.read(1) not in (b"", b"\n")
+            file.write(("\n" * torn + json.dumps(line) + "\n").encode())
 
     def rewind(self, step: int) -> int:
         """Drop the lines after `step`, the checkpoint's; return how many went.
@@ -68,12 +69,3 @@ def _parsed(path: Path) -> list[dict]:
         if isinstance(line, dict) and isinstance(line.get("step"), int):
             lines.append(line)
     return lines
-
-
-def _ends_torn(path: Path) -> bool:
-    """Return whether the file's last line lacks its line feed."""
-    if not path.exists() or path.stat().st_size == 0:
-        return False
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) != b"\n"

@@ -66,14 +66,9 @@ def run_tags(run_dir: Path, parent_run_id: str | None = None) -> dict[str, str]:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """Return what git prints, or None when it cannot answer for whatever reason."""
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        found = subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip()
+    return found.strip()

@@ -8,12 +8,11 @@ try had flushed after its last checkpoint stands there twice, with two times.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from eomt_exp.contracts import TrialPruned
@@ -33,7 +32,6 @@ from eomt_exp.tracking.store import (
 )
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
@@ -43,9 +41,10 @@ RETRY_SECONDS = 60.0  # how long a store that failed is left alone
 
 
 class Tracker:
-    """Keeps the journal of `run_dir`, the least that the engine asks of a tracker.
+    """Keeps the journal of `run_dir` and does without MLflow (`tracking=none`).
 
-    It is a context manager around the run; everything else may be called only inside it.
+    It is a context manager around the run; everything else may be called only inside it. Without a
+    `run_dir`, as on every rank but the first, it keeps nothing at all.
     """
 
     run_id: str | None = None  # MLflow's, None without MLflow
@@ -57,12 +56,7 @@ class Tracker:
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Close the run; an exception is passed on."""
 
     def leave(self) -> None:
@@ -87,24 +81,11 @@ class Tracker:
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Copy a file under the artifact folder `folder`."""
 
-    def log_text(self, text: str, file: str) -> None:
-        """Store text under the artifact path `file`."""
-
-    def log_dict(self, content: Mapping[str, object], file: str) -> None:
-        """Store JSON under the artifact path `file`."""
-        self.log_text(json.dumps(content, indent=2, default=str), file)
-
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Add or change tags."""
 
 
-class NullTracker(Tracker):
-    """Does without MLflow (`tracking=none`); without a `run_dir` it keeps nothing at all.
-
-    The latter is for every rank but the first.
-    """
-
-
+@dataclass(kw_only=True)
 class MLflowTracker(Tracker):
     """Opens one MLflow run as a context manager, or goes on with it after a killed try.
 
@@ -113,26 +94,19 @@ class MLflowTracker(Tracker):
     own instead of MLflow's global active run, so that no run can leak into the next one.
     """
 
-    def __init__(
-        self,
-        *,
-        uri: str,
-        experiment: str,
-        run_name: str,
-        run_dir: str | Path,
-        artifact_root: str | Path,
-        parent_run_id: str | None = None,
-        tags: Mapping[str, object] | None = None,
-        flush_seconds: float = 10.0,
-        flush_size: int = 500,
-    ) -> None:
-        super().__init__(run_dir)
-        self.uri, self.experiment, self.run_name = uri, experiment, run_name
-        self.run_dir, self.artifact_root = Path(run_dir), artifact_root
-        self.parent_run_id, self.tags = parent_run_id, dict(tags or {})
-        self.flush_seconds, self.flush_size = flush_seconds, flush_size
+    uri: str
+    experiment: str
+    run_name: str
+    run_dir: Path
+    artifact_root: str | Path
+    parent_run_id: str | None = None
+    tags: Mapping[str, object] = field(default_factory=dict)
+    flush_seconds: float = 10.0
+    flush_size: int = 500
+
+    def __post_init__(self) -> None:
+        super().__init__(self.run_dir)
         self.run_id: str = ""  # until the run is open
-        self.is_resumed = False
         self._params: dict[str, str] = {}  # those the run has already
         self._buffer: list[tuple[str, float, int, int]] = []  # name, value, ms since 1970, step
         self._next_flush = self._retry_after = 0.0  # time.monotonic()
@@ -144,27 +118,20 @@ class MLflowTracker(Tracker):
         self._next_flush = time.monotonic() + self.flush_seconds
         return self
 
-    @property
-    def client(self) -> MlflowClient:
-        """Return MLflow's client, for other runs of the store."""
-        return self._client
-
     def comparison(self) -> tuple[list[str], str]:
         """Return the other methods' names and the page that compares their latest runs with this.
 
         The page is "" where there is nothing to compare; see comparison.py.
         """
         found: list[Run] = []
-
-        def search() -> None:
-            found.extend(latest_of_each_method(self._client, self.run_id))
-
-        self._attempt("find runs to compare", search)
+        self._attempt(
+            "find runs to compare",
+            lambda: found.extend(latest_of_each_method(self._client, self.run_id)),
+        )
         if len(found) < 2:
             return [], ""
-        ids = [run.info.run_id for run in found]
-        names = [run.data.tags["method"] for run in found[1:]]
-        return names, compare_link(ids, str(self.experiment_id), self.uri)
+        link = compare_link([r.info.run_id for r in found], str(self.experiment_id), self.uri)
+        return [run.data.tags["method"] for run in found[1:]], link
 
     def _open_run(self) -> None:
         """Go on with the run named in the run's folder, or begin one and name it there.
@@ -196,12 +163,7 @@ class MLflowTracker(Tracker):
             self._client.delete_tag(run_id, "error")
         self.set_tags(tags)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         status = run_status_of(error)
         if status == "FAILED":
             self.set_tags({"error": f"{type(error).__name__}: {error}"[:2000]})
@@ -213,11 +175,9 @@ class MLflowTracker(Tracker):
     def leave(self) -> None:
         self._retry_after = 0.0  # the last chance, whatever happened before
         self.flush()
-        if self._buffer:
+        if waiting := len(self._buffer):
             log.warning(
-                "%d metrics never reached MLflow; see %s",
-                len(self._buffer),
-                self.run_dir / FILE_NAME,
+                "%d metrics never reached MLflow; see %s", waiting, self.run_dir / FILE_NAME
             )
 
     def log_params(self, params: Mapping[str, object]) -> None:
@@ -261,9 +221,6 @@ class MLflowTracker(Tracker):
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         path = str(path)
         self._attempt(f"log {path}", lambda: self._client.log_artifact(self.run_id, path, folder))
-
-    def log_text(self, text: str, file: str) -> None:
-        self._attempt(f"log {file}", lambda: self._client.log_text(self.run_id, text, file))
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         from mlflow.entities import RunTag

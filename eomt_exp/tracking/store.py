@@ -116,18 +116,14 @@ def _first_use_lock(uri: str) -> Iterator[None]:
         yield
         return
     database.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{database}.lock", timeout=LOCK_SECONDS)
     try:
-        lock.acquire()
+        with FileLock(f"{database}.lock", timeout=LOCK_SECONDS):
+            yield
     except Timeout:
         raise TrackingError(
-            f"Another process has held {lock.lock_file} for {LOCK_SECONDS:.0f} s. "
+            f"Another process has held {database}.lock for {LOCK_SECONDS:.0f} s. "
             "If none is running, delete that file; or add tracking=none to run without MLflow."
         ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def experiment_id(

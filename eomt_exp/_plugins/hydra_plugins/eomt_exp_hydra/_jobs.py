@@ -49,8 +49,14 @@ def compose(loader: ConfigLoader, sweep: DictConfig, overrides: Sequence[str], n
             environment: Any = OmegaConf.to_container(config.hydra.job.env_set, resolve=True)
         finally:
             HydraConfig.instance().cfg = before
-    typed = job_overrides([*sweep.hydra.overrides.hydra, *overrides], folder, number)
-    command = [sys.executable, "-m", "eomt_exp.worker", *_flags(config), *typed]
+    command = [sys.executable, "-m", "eomt_exp.worker"]
+    # The options that name where the configuration comes from.
+    flags = {"main": "--config-path", "command-line": "--config-dir"}
+    for source in config.hydra.runtime.config_sources:
+        if source.provider in flags:
+            command += [flags[source.provider], source.path]
+    command += ["--config-name", str(config.hydra.job.config_name)]
+    command += job_overrides([*sweep.hydra.overrides.hydra, *overrides], folder, number)
     return Job(number, folder, list(config.hydra.overrides.task), command, environment)
 
 
@@ -63,11 +69,3 @@ def job_overrides(overrides: Iterable[str], folder: Path, number: int) -> list[s
     path = QuotedString(str(folder), Quote.single).with_quotes()
     own = (f"run.dir={path}", "mode=RUN", f"job.num={number}", f"job.id={number}")
     return [*kept, *(f"hydra.{one}" for one in own)]
-
-
-def _flags(config: DictConfig) -> list[str]:
-    """Return the options that name where the configuration comes from."""
-    flags = {"main": "--config-path", "command-line": "--config-dir"}
-    sources = [one for one in config.hydra.runtime.config_sources if one.provider in flags]
-    folders = [text for one in sources for text in (flags[one.provider], one.path)]
-    return [*folders, "--config-name", str(config.hydra.job.config_name)]

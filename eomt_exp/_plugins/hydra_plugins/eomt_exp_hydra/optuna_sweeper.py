@@ -19,9 +19,7 @@ class OptunaSweeper(Sweeper):
     hydra_context: HydraContext
 
     def __init__(self, **settings: Any) -> None:
-        # Read in `setup`: before 1.4 Hydra detaches this node from the configuration, and
-        # interpolations in it cannot be resolved.
-        del settings
+        """Leave the settings to `setup`, as ProcessLauncher does."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig

@@ -35,6 +35,7 @@ from eomt_exp.jobs import JobFailed
 from eomt_exp.schema import ProcessLauncherConfig, refuse, typed
 
 LOG = "output.log"  # in a job's folder: what it printed, of all its tries
+_Child = subprocess.Popen[bytes]
 _RESULT = Path(".job", "result.json")
 _TAIL_LINES, _TAIL_BYTES = 15, 20_000
 # Under Hydra's name, so that whoever quiets Hydra quiets this.
@@ -52,7 +53,7 @@ class ProcessLauncher(Launcher):
         # interpolations in it cannot be resolved.
         del settings
         self._starting = threading.Lock()
-        self._children: set[subprocess.Popen[bytes]] = set()
+        self._children: set[_Child] = set()
         self._is_stopping = False
         self._free: queue.Queue[dict[str, str]] = queue.Queue()
 
@@ -140,9 +141,7 @@ class ProcessLauncher(Launcher):
                 self._children.discard(child)
         return self._result(job, code, begin)
 
-    def _start(
-        self, job: Job, environment: dict[str, str], log: int
-    ) -> subprocess.Popen[bytes] | None:
+    def _start(self, job: Job, environment: dict[str, str], log: int) -> _Child | None:
         """Start a job's first process, in a session of its own: Ctrl-C is for the sweep alone."""
         settings = {
             "PYTHONUNBUFFERED": "1",  # or the last lines of a killed job are lost
@@ -150,12 +149,13 @@ class ProcessLauncher(Launcher):
             jobs.PROCESSES_ENV: str(self.settings.num_processes),
             jobs.RESULT_ENV: str(job.folder / _RESULT),
         }
+        env = {**os.environ, **environment, **job.environment, **settings}
         with self._starting:
             if self._is_stopping:
                 return None
             child = subprocess.Popen(
                 job.command,
-                env={**os.environ, **environment, **job.environment, **settings},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -173,7 +173,9 @@ class ProcessLauncher(Launcher):
             from eomt_exp.contracts import TrialPruned
 
             return TrialPruned()
-        tail = _tail(job.folder / LOG, begin)
+        with (job.folder / LOG).open("rb") as log:
+            log.seek(max(begin, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            tail = "\n".join(log.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
         if self._is_stopping:
             status = jobs.STOPPED
         # Who takes all memory is killed by the kernel; of a group's process, torchrun says so.
@@ -187,17 +189,9 @@ class ProcessLauncher(Launcher):
         return JobFailed(text, status)
 
 
-def _kill_group(child: subprocess.Popen[bytes]) -> None:
+def _kill_group(child: _Child) -> None:
     with suppress(ProcessLookupError, PermissionError):  # gone; or, on macOS, only zombies
         os.killpg(child.pid, signal.SIGKILL)
-
-
-def _tail(log: Path, begin: int) -> str:
-    """Return the last lines of what this try wrote."""
-    with log.open("rb") as file:
-        file.seek(max(begin, log.stat().st_size - _TAIL_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    return "\n".join(lines[-_TAIL_LINES:])
 
 
 def environments(settings: ProcessLauncherConfig) -> list[dict[str, str]]:
@@ -218,22 +212,21 @@ def environments(settings: ProcessLauncherConfig) -> list[dict[str, str]]:
         )
     groups = (gpus[index * share : (index + 1) * share] for index in range(slots))
     found = [{"CUDA_VISIBLE_DEVICES": ",".join(group)} if group else {} for group in groups]
-    threads = str(settings.threads)
-    if threads == "auto" and (slots * size == 1 or "OMP_NUM_THREADS" in os.environ):
-        return found
+    threads = settings.threads
     if threads == "auto":  # each would take all cores, and all of them would wait for one another
+        if slots * size == 1 or "OMP_NUM_THREADS" in os.environ:
+            return found
         has_affinity = hasattr(os, "sched_getaffinity")
         cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-        threads = str(max(1, cores // (slots * size)))
-    return [{"OMP_NUM_THREADS": threads, **one} for one in found]
+        threads = max(1, cores // (slots * size))
+    return [{"OMP_NUM_THREADS": str(threads), **one} for one in found]
 
 
 def _visible_gpus() -> list[str]:
     """Return names for CUDA_VISIBLE_DEVICES: what it holds already, else all that there are."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:
         import torch
 
         return [str(index) for index in range(torch.cuda.device_count())]
-    names = [name.strip() for name in visible.split(",")]
+    names = map(str.strip, os.environ["CUDA_VISIBLE_DEVICES"].split(","))
     return [name for name in names if name and not name.startswith("-")]  # -1: none
