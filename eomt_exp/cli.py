@@ -160,8 +160,11 @@ def _task(target: str) -> Callable[[DictConfig], Any]:
     return task
 
 
-def _run_folder(outputs: str, name: str, resume: bool) -> str:
+def _run_folder(outputs: str | None, name: str, resume: bool) -> str:
     """Choose this command's folder, once and for all its processes."""
+    if outputs is None:
+        with user_errors_in_one_line():  # Hydra, which asks, would show a traceback
+            schema.refuse("paths.outputs must be a folder, got null. Type paths.outputs=outputs.")
     found = run_folders.find(outputs, name)
     if found is not None:
         return found
