@@ -74,7 +74,10 @@ def _checked(node: Any, key: str) -> Any:
         return None
     node = {k: _checked(v, f"{key}.{k}" if key else str(k)) for k, v in node.items()}
     if "_target_" in node:
-        _check_call(_locate(str(node["_target_"]), key), node, key)
+        part = _locate(str(node["_target_"]), key)
+        _check_call(part, node, key)
+        if "where" in inspect.signature(part).parameters:  # for the part's own messages
+            node = {"where": key} | node
     return node
 
 

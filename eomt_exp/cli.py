@@ -159,8 +159,11 @@ def _task(target: str) -> Callable[[DictConfig], Any]:
     return task
 
 
-def _run_folder(outputs: str, name: str, resume: bool) -> str:
+def _run_folder(outputs: str | None, name: str, resume: bool) -> str:
     """Choose this command's folder, once and for all its processes."""
+    if outputs is None:
+        with user_errors_in_one_line():  # Hydra, which asks, would show a traceback
+            schema.refuse("paths.outputs must be a folder, got null. Type paths.outputs=outputs.")
     if (outputs, name) not in chosen:
         box = [choose(outputs, name, resume)]
         if _world() > 1:

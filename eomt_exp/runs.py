@@ -33,6 +33,7 @@ _REPLACED = {
     "eomt_exp.data.camvid.CamVid": "camvid",
     "eomt_exp.data.cityscapes.Cityscapes": "cityscapes",
     "eomt_exp.data.bdd100k.BDD100K": "bdd100k",
+    "eomt_exp.data.ade20k.ADE20K": "ade20k",
 }
 
 

@@ -224,6 +224,7 @@ def test_bad_data_is_one_message_before_anything_is_written(
         (["task=evaluate", "checkpoint=[]"], "names no model"),
         (["task=evaluate", "checkpoint=nowhere"], "nowhere"),
         (["+experiment=eim_oe", "start_from=heaven"], "semantic or null"),
+        (["paths.outputs=null"], "paths.outputs must be a folder, got null."),
     ],
 )
 def test_a_mistyped_command_is_one_message(outputs: Path, capfd, typed, needle: str) -> None:

@@ -269,6 +269,9 @@ def test_the_semantic_model_under_it_is_that_of_the_known_classes() -> None:
           "outlier_exposure=none", "start_from=null", "benchmark=road_anomaly",
           "benchmark.road_anomaly.anomaly_values=[1]", "benchmark.road_anomaly.void_values=[255]"),
          "4 images of road_anomaly were seen before: "),
+        (("data=generic_anomaly", "+experiment=query_only", "recipe.batch_size=4",
+          "outlier_exposure=none", "start_from=null", "data.train.normal_values=[]"),
+         "Add them to data.train.anomaly_values,"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_learnt_is_refused(

@@ -51,6 +51,7 @@ class AnomalyFolder(AnomalySet):
         expected_images: int | Mapping[str, int] | None = None,
         component_sizes: Sequence[int] | None = None,
         on_broken: OnBroken = "error",
+        where: str = "",
     ) -> None:
         """`name` is the benchmark's key: its folder is set by paths.<name> or EOMT_<NAME>.
 
@@ -61,9 +62,10 @@ class AnomalyFolder(AnomalySet):
         images whose names begin with one of `known_object_names`, `only_with_anomalies` those
         without one (it reads all label maps; False: of a set that is such a choice, take all).
         Label values: numbers, or "2-200" for a range. `expected_images` may be given by split.
+        `where` is the key that it is configured at; build says it.
         UserError, DataError: what is wrong and what to type.
         """
-        option = f"benchmark.{name}"
+        option = where if where == "data.train" else f"benchmark.{name}"
         if anomaly_values in ((), []):
             raise UserError("anomaly_values is empty; give at least one label value, such as [1].")
         table = value_table({
@@ -71,9 +73,7 @@ class AnomalyFolder(AnomalySet):
             "anomaly_values": (ANOMALY, anomaly_values),
             "void_values": (VOID, void_values),
         })  # fmt: skip
-        expected = expected_images
-        if isinstance(expected, Mapping):
-            expected = published_size(expected, split, f"{option}.split")
+        expected = published_size(expected_images, split, f"{option}.split")
         options = {k: v for k, v in (("split", split), ("labels", labels)) if v is not None}
         searched = folders if collection else ["", *folders]
         paths = SearchPaths(root, images_root, searched, collection or name, option)
@@ -99,8 +99,7 @@ def _with_anomalies(found: Found, table: Mapping[int, int]) -> list[Pair]:
         if pair.labels is None:
             return False
         try:
-            data, location = found.labels.read(pair.labels), found.labels.location(pair.labels)
-            stored = decode_labels(data, location)
+            stored = decode_labels(found.labels.read(pair.labels), pair.labels)
         except DataError:
             return True
         return bool(np.isin(stored, values).any())

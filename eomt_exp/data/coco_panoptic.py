@@ -7,22 +7,23 @@ has.
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 
 from eomt_exp.contracts import VOID, DataError
-from eomt_exp.data import coco_classes
 from eomt_exp.data.files.decode import decode_image
 from eomt_exp.data.files.file_set import KnownClassSet, OnBroken, published_size
 from eomt_exp.data.files.layout_search import SearchPaths, find_layout
 from eomt_exp.data.files.layouts import Layout
 from eomt_exp.data.files.pairs import Pair
 
-CLASS_NAMES = tuple(name for _, name in sorted(coco_classes.NAMES.items()))
-
-_CLASS_OF = {category: index for index, category in enumerate(sorted(coco_classes.NAMES))}
+# 80 things up to category 90, 53 kinds of stuff above, as in panoptic_coco_categories.json of the
+# COCO panoptic API; the gaps are classes that were never annotated or were merged into others.
+_NAMES = json.loads(files(__package__).joinpath("coco_classes.json").read_text(encoding="utf-8"))
+_CLASS_OF = {int(category): index for index, category in enumerate(_NAMES)}
 _SPLITS = {"train": 118287, "val": 5000}  # images of each, as published
 # The inner archive must be a file of its own: read through the outer one, each picture would cost
 # unpacking all that lie before it.
@@ -37,8 +38,8 @@ class CocoPanoptic(KnownClassSet):
     VOID are pixels without a segment and crowds, whose single members nobody told apart.
     """
 
-    num_classes = len(CLASS_NAMES)
-    class_names = CLASS_NAMES
+    num_classes = len(_NAMES)
+    class_names = tuple(_NAMES.values())
 
     def __init__(
         self,

@@ -42,11 +42,7 @@ class KnownClassFolder(KnownClassSet):
         """
         if unmapped_values not in ("void", "error"):
             raise UserError(f"unmapped_values must be void or error, got {unmapped_values!r}.")
-        self.expected_images = (
-            published_size(expected_images, split)
-            if isinstance(expected_images, Mapping)
-            else expected_images
-        )
+        self.expected_images = published_size(expected_images, split)
         self.num_classes, self.class_names = len(classes), tuple(classes)
         self.class_categories = None if class_categories is None else tuple(class_categories)
         table = _class_table(self.class_names, label_values, void_values)

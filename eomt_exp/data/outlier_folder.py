@@ -9,13 +9,7 @@ from PIL import Image
 
 from eomt_exp.contracts import DataError, OutlierPool
 from eomt_exp.data.cutouts import extent
-from eomt_exp.data.files.decode import (
-    check_alpha,
-    existing_folder,
-    natural_key,
-    path_advice,
-    read_cutout,
-)
+from eomt_exp.data.files.decode import existing_folder, natural_key, path_advice
 
 
 class OutlierFolder(OutlierPool):
@@ -37,7 +31,7 @@ class OutlierFolder(OutlierPool):
                 f"{path_advice('outlier_objects')}"
             )
         for file in self._files:
-            _check_header(file)
+            _opened(file)
         self._cutouts: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -50,16 +44,21 @@ class OutlierFolder(OutlierPool):
         return self._cutouts[index]
 
 
-def _check_header(file: Path) -> None:
+def _opened(file: Path, whole: bool = False) -> Image.Image:
+    """Read the header, or the whole picture; DataError unless it is RGBA."""
     try:
         with Image.open(file) as picture:
-            check_alpha(picture, file)
-    except (OSError, SyntaxError) as error:
+            if whole:
+                picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file} cannot be read: {error}.") from error
+    if picture.mode != "RGBA":
+        raise DataError(f"{file} is {picture.mode}, not RGBA: a cut-out needs an alpha channel.")
+    return picture
 
 
 def _cropped(file: Path) -> np.ndarray:
-    rgba = read_cutout(file)
+    rgba = np.asarray(_opened(file, whole=True))
     cropped = rgba[extent(rgba[..., 3] > 0)].copy()
     if not cropped.size:
         raise DataError(f"{file} is transparent everywhere; there is no object to paste.")

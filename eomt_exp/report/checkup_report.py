@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from eomt_exp.report.terminal import make_console
 
@@ -11,46 +10,25 @@ TableLine = tuple[str, str, str]  # what, how much, remark
 COLOUR = {"broken": "red", "error": "red", "warnings": "yellow", "warning": "yellow", "ok": "green"}
 
 
-class FindingLike(Protocol):
-    """Says what is printed of a finding."""
-
-    @property
-    def severity(self) -> str: ...
-
-    @property
-    def number(self) -> int: ...  # of which `names` are the first
-
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def names(self) -> Sequence[str]: ...
-
-
 def print_checkup(
     name: str,
     verdict: str,
-    summary: Iterable[TableLine],
+    summary: Sequence[TableLine],
     values: Iterable[TableLine],
-    findings: Iterable[FindingLike],
+    findings: Iterable[tuple[str, Sequence[str]]],
 ) -> None:
     """Print a set's verdict, table (only where it could be opened) and findings, worst first.
 
-    Lines are never broken, so that logs can be searched.
+    Of each finding its severity and its lines, which are never broken, so that logs can be
+    searched.
     """
     console = make_console()
     console.print(f"\n{name}: [{COLOUR.get(verdict, 'dim')}]{verdict}[/]", soft_wrap=True)
-    summary = list(summary)
     if summary:
         console.print(_table(summary, values))
-    for finding in findings:
-        label = f"{finding.severity:<9}"
-        console.print(label, end="", style=COLOUR.get(finding.severity), markup=False)
-        console.print(f"{finding.text}", markup=False, soft_wrap=True)
-        for line in finding.names:
-            console.print(f"{'':<9}{line}", markup=False, soft_wrap=True)
-        if (more := finding.number - len(finding.names)) > 0 and finding.names:
-            console.print(f"{'':<9}and {more:,} more", markup=False)
+    for severity, lines in findings:
+        console.print(f"{severity:<9}", end="", style=COLOUR.get(severity), markup=False)
+        console.print("\n         ".join(lines), markup=False, soft_wrap=True)
 
 
 def print_verdicts(verdicts: Iterable[tuple[str, str]]) -> None:

@@ -49,7 +49,7 @@ def _verdicts(cfg: DictConfig) -> dict[str, str]:
             is_asked_for = _is_asked_for(node, role)
             verdicts[key] = BROKEN if is_asked_for else NOT_GIVEN
             if is_asked_for:
-                print_checkup(key, BROKEN, (), (), [_closed(error)])
+                print_checkup(key, BROKEN, (), (), [("error", [f"It cannot be opened. {error}"])])
             continue
         seen = _examined(images, key, role, node)
         found = findings(seen, surveys)
@@ -58,7 +58,8 @@ def _verdicts(cfg: DictConfig) -> dict[str, str]:
             what = f"It has {has} classes, and data.num_classes={said}"
             found.insert(0, Finding("other_classes", "error", 0, what, "Make the two agree."))
         verdicts[key] = verdict(found)
-        print_checkup(key, verdicts[key], summary(seen), value_lines(seen), found)
+        lines = [(finding.severity, finding.lines) for finding in found]
+        print_checkup(key, verdicts[key], summary(seen), value_lines(seen), lines)
         surveys.append(seen)
     return verdicts
 
@@ -78,10 +79,6 @@ def _options(node: Any, key: str) -> dict[str, Any]:
     if plain.get("_target_") is None:
         raise UserError(f"{key} is no data set: it has no _target_.")
     return plain | ({"on_broken": "keep"} if "on_broken" in plain else {})
-
-
-def _closed(error: DataError) -> Finding:
-    return Finding("closed", "error", 0, "It cannot be opened", str(error))
 
 
 def _examined(images: ImageSet, key: str, role: Role, node: Any) -> Survey:

@@ -25,19 +25,17 @@ class Finding(NamedTuple):
         tail = f": {self.number:,}" if self.number else ""
         return f"{self.what}{tail}. {self.advice}"
 
+    @property
+    def lines(self) -> list[str]:
+        """Write it out, a name a line, and how many names are left out."""
+        more = self.number - len(self.names) if self.names else 0
+        return [self.text, *self.names, *[f"and {more:,} more"] * (more > 0)]
+
 
 def of_names(
-    kind: str,
-    severity: Severity,
-    names: Sequence[str],
-    what: str,
-    advice: str,
-    num_names: int | None = FIRST,
+    kind: str, severity: Severity, names: Sequence[str], what: str, advice: str, first: int = FIRST
 ) -> Finding | None:
-    """Make a finding about as many things as there are names, None where there are none.
-
-    It gives the first `num_names` of them, with None all.
-    """
+    """Make a finding about these names, which gives the `first`; None where there are none."""
     if not names:
         return None
-    return Finding(kind, severity, len(names), what, advice, names[:num_names])
+    return Finding(kind, severity, len(names), what, advice, names[:first])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-import numpy as np
+from collections.abc import Collection, Iterator, Sequence
 
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID
 from eomt_exp.data.checkup.finding import Finding, Severity, of_names
@@ -13,129 +11,104 @@ from eomt_exp.data.checkup.survey import UNMAPPED, Survey, percent
 from eomt_exp.data.files.label_values import spans
 
 
-def unknown_values(survey: Survey) -> Finding | None:
-    """Find label values that nobody has given a meaning."""
+def meanings(survey: Survey) -> Iterator[Finding | None]:
+    """Find label values without a meaning, or without a class."""
     names, shares = _holding(survey, set(range(256)) - survey.meanings.keys())
-    what = "images with label values that have no meaning here"
-    advice = (
+    yield of_names(
+        "unknown_values", "error", names, "images with label values that have no meaning here",
         f"The values: {shares}; known are {spans(survey.meanings)}. Look whether these are the "
-        f"right files; if they are, {survey.key} must say what the values mean."
-    )
-    return of_names("unknown_values", "error", names, what, advice)
-
-
-def unmapped_values(survey: Survey) -> Finding | None:
-    """Find label values that are void because they were given no class."""
+        f"right files; if they are, {survey.key} must say what the values mean.",
+    )  # fmt: skip
     unmapped = {value for value, meaning in survey.meanings.items() if meaning.name == UNMAPPED}
     names, shares = _holding(survey, unmapped)
-    what = "images with label values that have no class"
-    advice = (
+    yield of_names(
+        "unmapped_values", "warning", names, "images with label values that have no class",
         f"The values: {shares}; these pixels count as void. Give each a class in label_values of "
-        f"{survey.key}, or list it in void_values."
-    )
-    return of_names("unmapped_values", "warning", names, what, advice)
+        f"{survey.key}, or list it in void_values.",
+    )  # fmt: skip
 
 
-def without_anomaly(survey: Survey) -> Finding | None:
+def truths(survey: Survey) -> Iterator[Finding | None]:
+    """Find label maps that are no truth, hold no anomaly, or in which nothing counts."""
+    measured = survey.measured
+    zeros = [image.name for image in measured if _is_zero(image)]
+    if measured and len(zeros) == len(measured):
+        yield of_names(
+            "dummy_labels", "error", zeros, "label maps of nothing but the value 0",
+            "All are: dummies of a truth that is not published. Take the set's validation part.",
+        )  # fmt: skip
+    else:
+        if survey.has_anomalies:
+            yield _without_anomaly(survey)
+        else:  # where there are anomalies, 0 mostly means normal
+            yield of_names(
+                "dummy_labels", "warning", zeros, "label maps of nothing but the value 0",
+                "A dummy, or a lost one: look at it.",
+            )  # fmt: skip
+        yield _nothing_counts(survey)
+    yield of_names(
+        "no_truth", "warning", [i.name for i in survey.images if not i.is_measured and not i.fault],
+        "images without a published truth",
+        "Scores can be exported for the set's own server; nothing is measured on them here.",
+    )  # fmt: skip
+    if VOID in survey.meanings and survey.meanings[VOID].anomaly == ANOMALY:
+        yield of_names(  # as some copies of the course's script take it
+            "void_counts_as_anomaly", "warning", [i.name for i in measured if i.values[VOID]],
+            "images in which 255 counts as anomaly",
+            "In Fishyscapes and SegmentMeIfYouCan 255 is void: move it to void_values of "
+            f"{survey.key}, unless this set says otherwise.",
+        )  # fmt: skip
+
+
+def _without_anomaly(survey: Survey) -> Finding | None:
     """Find images where every pixel that counts is normal, and none has an unknown value."""
-    if not survey.has_anomalies or _is_dummy(survey):
-        return None
     empty = [
         image
         for image in survey.measured
         if survey.pixels_of(image, NORMAL)
-        and survey.pixels_of(image, NORMAL, VOID) == _num_pixels(image)
+        and survey.pixels_of(image, NORMAL, VOID) == image.values.sum()
     ]
     advice = (
         "They are kept and count as normal. Leaving them out, as the course's script does, makes a "
         "set easier (Fishyscapes Static: 24 points of AP): compare only with numbers that kept "
         "them too."
     )
-    is_most = len(empty) > len(survey.measured) / 2
-    if is_most:
-        zeros = sum(_is_zero(image) for image in empty)
+    severity = _by_number(empty, survey.measured)
+    if severity == "warning":
         advice += (
-            f" It is most of the set, and {zeros} hold nothing but the value 0, as the dummy "
-            "labels of a truth that is not published do: check where they come from."
+            f" It is most of the set, and {sum(map(_is_zero, empty))} hold nothing but the value 0,"
+            " as the dummy labels of a truth that is not published do: check where they come from."
         )
     names = [image.name for image in empty]
-    severity: Severity = "warning" if is_most else "note"
     return of_names("without_anomaly", severity, names, "images without any anomaly", advice)
 
 
-def dummy_labels(survey: Survey) -> Finding | None:
-    """Find label maps of nothing but 0, as test sets with a hidden truth bring along."""
-    names = [image.name for image in survey.measured if _is_zero(image)]
-    what = "label maps of nothing but the value 0"
-    if _is_dummy(survey):
-        advice = (
-            "All are: dummies of a truth that is not published. Take the set's validation part."
-        )
-        return of_names("dummy_labels", "error", names, what, advice)
-    if survey.has_anomalies:
-        return None  # there 0 mostly means normal: without_anomaly speaks of them
-    return of_names("dummy_labels", "warning", names, what, "A dummy, or a lost one: look at it.")
-
-
-def nothing_counts(survey: Survey) -> Finding | None:
-    """Find images whose label map is void throughout."""
-    if _is_dummy(survey):
-        return None
-    # Unknown values are a finding of their own, and nobody knows whether they are void.
-    names = [i.name for i in survey.measured if survey.pixels_of(i, VOID) == _num_pixels(i)]
-    what = "images without a single pixel that counts (all void)"
-    if len(names) == len(survey.measured):
-        advice = "There is nothing to measure: check that these are the label files."
-        return of_names("nothing_counts", "error", names, what, advice)
+def _nothing_counts(survey: Survey) -> Finding | None:
+    """Find images whose label map is void throughout; unknown values are another finding."""
+    measured = survey.measured
+    names = [i.name for i in measured if survey.pixels_of(i, VOID) == i.values.sum()]
+    severity = _by_number(names, measured)  # Lost and Found, as published, has a few
     advice = "They change no number; look at them, in case a label file was mixed up."
-    # Lost and Found, as published, has a few.
-    severity: Severity = "warning" if len(names) > len(survey.measured) / 2 else "note"
+    if len(names) == len(measured):
+        severity = "error"
+        advice = "There is nothing to measure: check that these are the label files."
+    what = "images without a single pixel that counts (all void)"
     return of_names("nothing_counts", severity, names, what, advice)
 
 
-def no_truth(survey: Survey) -> Finding | None:
-    """Find images whose truth is not published."""
-    names = [i.name for i in survey.images if i.values is None and not i.fault]
-    advice = "Scores can be exported for the set's own server; nothing is measured on them here."
-    return of_names("no_truth", "warning", names, "images without a published truth", advice)
+def _by_number(some: Sequence[object], measured: Sequence[ImageFacts]) -> Severity:
+    return "warning" if len(some) > len(measured) / 2 else "note"
 
 
-def void_counts_as_anomaly(survey: Survey) -> Finding | None:
-    """Find 255 taken for an anomaly, as some copies of the course's script do."""
-    if VOID not in survey.meanings or survey.meanings[VOID].anomaly != ANOMALY:
-        return None
-    names = [name for name, values in _values(survey) if values[VOID]]
-    advice = (
-        "In Fishyscapes and SegmentMeIfYouCan 255 is void: move it to void_values of "
-        f"{survey.key}, unless this set says otherwise."
-    )
-    what = "images in which 255 counts as anomaly"
-    return of_names("void_counts_as_anomaly", "warning", names, what, advice)
+def _is_zero(image: ImageFacts) -> bool:
+    return bool(image.values[0] == image.values.sum())
 
 
 def _holding(survey: Survey, wanted: Collection[int]) -> tuple[list[str], str]:
     """Return the images with such label values, and which values how many of the pixels have."""
     counts, chosen = survey.values(), sorted(wanted)
-    names = [name for name, values in _values(survey) if values[chosen].any()]
+    names = [image.name for image in survey.measured if image.values[chosen].any()]
     shares = (
         f"{v} ({percent(counts[v] / counts.sum())} of all pixels)" for v in chosen if counts[v]
     )
     return names, ", ".join(shares)
-
-
-def _values(survey: Survey) -> list[tuple[str, np.ndarray]]:
-    """Return name and counted label values of each image that has them."""
-    return [(image.name, image.values) for image in survey.images if image.values is not None]
-
-
-def _num_pixels(image: ImageFacts) -> int:
-    return 0 if image.values is None else int(image.values.sum())
-
-
-def _is_zero(image: ImageFacts) -> bool:
-    return image.values is not None and bool(image.values[0] == image.values.sum())
-
-
-def _is_dummy(survey: Survey) -> bool:
-    """Return whether every label map of the set holds nothing but 0."""
-    return bool(survey.measured) and all(_is_zero(image) for image in survey.measured)

@@ -48,19 +48,16 @@ class Survey(NamedTuple):
     @property
     def measured(self) -> list[ImageFacts]:
         """List the images with a label map that can be read."""
-        return [image for image in self.images if image.values is not None]
+        return [image for image in self.images if image.is_measured]
 
     def values(self) -> np.ndarray:
         """Count the pixels of each stored label value in the whole set: (256,) int64."""
-        total = np.zeros(256, dtype=np.int64)
-        for image in self.images:
-            total += 0 if image.values is None else image.values
-        return total
+        return sum((image.values for image in self.images), np.zeros(256, np.int64))
 
     def pixels_of(self, image: ImageFacts, *states: int) -> int:
         """Count the pixels of an image that are of these states: NORMAL, ANOMALY or VOID."""
         wanted = [value for value, meaning in self.meanings.items() if meaning.anomaly in states]
-        return 0 if image.values is None else int(image.values[wanted].sum())
+        return int(image.values[wanted].sum())
 
     @property
     def has_anomalies(self) -> bool:
@@ -113,13 +110,13 @@ def summary(survey: Survey) -> list[tuple[str, str, str]]:
     sizes = Counter(image.size for image in survey.images if image.size is not None)
     lines += [(f"{w} x {h} pixels", f"{n:,}", "") for (h, w), n in sizes.most_common()]
     kinds = {
-        "image files": [i.image_file for i in survey.images if i.image_file is not None],
-        "label files": [i.label_file for i in survey.images if i.label_file is not None],
+        "image files": [i.image_file for i in survey.images],
+        "label files": [i.label_file for i in survey.images],
     }
     for kind, files in kinds.items():
-        mix = Counter(file.suffix for file in files).most_common()
+        mix = Counter(file.suffix for file in files if file.location).most_common()
         suffixes = ", ".join(f"{n:,} {suffix}" if len(mix) > 1 else suffix for suffix, n in mix)
-        lines += [(kind, f"{len(files):,}", suffixes)] if files else []
+        lines += [(kind, f"{sum(n for _, n in mix):,}", suffixes)] if mix else []
     if not survey.is_drawn and (fingerprint := survey.fingerprint()):
         lines.append(("fingerprint of labels", fingerprint, f"of {len(survey.measured):,}"))
     if survey.has_anomalies:
@@ -144,17 +141,16 @@ def percent(share: float) -> str:
 
 
 def _survey_drawn(images: ImageSet, key: str, role: Role, advance: Callable[[], object]) -> Survey:
-    drawn = []
-    for index in np.linspace(0, len(images) - 1, num_examined(images)).round().astype(int).tolist():
-        drawn.append(images[index])
-        advance()
     if role == "benchmark":
         meanings = {state: LabelMeaning(name, state) for state, name in _STATES.items()}
-        seen = [examine_drawn(image, image.anomaly) for image in drawn]
     else:
         meanings = {v: LabelMeaning(name, NORMAL) for v, name in enumerate(images.class_names)}
         meanings[VOID] = LabelMeaning(_STATES[VOID], VOID)
-        seen = [examine_drawn(image, image.labels) for image in drawn]
+    seen = []
+    for index in np.linspace(0, len(images) - 1, num_examined(images)).round().astype(int).tolist():
+        image = images[index]
+        seen.append(examine_drawn(image, image.anomaly if role == "benchmark" else image.labels))
+        advance()
     return Survey(key, role, len(images), None, seen, meanings, is_drawn=True)
 
 

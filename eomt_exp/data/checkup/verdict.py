@@ -1,13 +1,13 @@
 """Lists what can be wrong with a data set, each met in the field; judges whether to trust it.
 
 An error keeps the numbers from being computed or believed, a warning changes what they mean, a note
-is harmless here and worth knowing. Each trap is a function of its own in file_traps and
-label_traps.
+is harmless here and worth knowing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import get_args
 
 from eomt_exp.data.checkup import file_traps as files
@@ -15,33 +15,13 @@ from eomt_exp.data.checkup import label_traps as labels
 from eomt_exp.data.checkup.finding import Finding, Severity, of_names
 from eomt_exp.data.checkup.survey import Survey
 
-TRAPS: tuple[Callable[[Survey], Finding | None], ...] = (
-    files.wrong_number,
-    files.broken_files,
-    files.other_sizes,
-    files.duplicates,
-    files.jpeg_named_png,
-    files.jpeg_labels,
-    files.gamma_chunk,
-    files.sixteen_bit_labels,
-    files.palette_labels,
-    files.two_label_folders,
-    files.course_spelling,
-    files.static_versions,
-    labels.unknown_values,
-    labels.unmapped_values,
-    labels.without_anomaly,
-    labels.dummy_labels,
-    labels.nothing_counts,
-    labels.no_truth,
-    labels.void_counts_as_anomaly,
-)
+TRAPS = (files.unusable, files.formats, files.versions, labels.meanings, labels.truths)
 
 
 def findings(survey: Survey, others: Sequence[Survey] = ()) -> list[Finding]:
     """Return what there is to know of a set by itself and beside others, worst first."""
-    found = [shared_images(other, survey) for other in others]
-    found += [trap(survey) for trap in TRAPS]
+    shared = (shared_images(other, survey) for other in others)
+    found = [*shared, *chain.from_iterable(trap(survey) for trap in TRAPS)]
     order = get_args(Severity)
     return sorted((f for f in found if f is not None), key=lambda f: order.index(f.severity))
 
@@ -63,13 +43,13 @@ def shared_images(one: Survey, other: Survey) -> Finding | None:
     ]
     what = f"images that are also in {one.key}"
     if one.role == "train":
-        advice = (
+        return of_names(
+            "leak", "error", pairs, what,
             "A leak: what was trained on would be measured on, and no such number can be believed. "
-            "Take them out of one of the two."
-        )
-        return of_names("leak", "error", pairs, what, advice)
-    advice = (
+            "Take them out of one of the two.",
+        )  # fmt: skip
+    return of_names(
+        "shared_images", "warning", pairs, what,
         "Choose nothing (threshold, checkpoint) on the one if you report the other, and do not "
-        "count the two as independent results."
-    )
-    return of_names("shared_images", "warning", pairs, what, advice)
+        "count the two as independent results.",
+    )  # fmt: skip

@@ -52,23 +52,6 @@ def decode_image(data: bytes, location: str) -> np.ndarray:
     return np.asarray(_decoded(data, location).convert("RGB"))
 
 
-def read_cutout(path: Path) -> np.ndarray:
-    """Return (h, w, 4) uint8 RGBA; DataError when the file has no alpha channel of its own."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
-    picture = _decoded(data, str(path))
-    check_alpha(picture, path)
-    return np.asarray(picture)
-
-
-def check_alpha(picture: Image.Image, path: Path) -> None:
-    """Raise DataError unless the picture is RGBA."""
-    if picture.mode != "RGBA":
-        raise DataError(f"{path} is {picture.mode}, not RGBA: a cut-out needs an alpha channel.")
-
-
 def decode_labels(data: bytes, location: str) -> np.ndarray:
     """Return (H, W) uint8, the values as stored; of a palette file the indices, not the colours."""
     picture = _decoded(data, location)

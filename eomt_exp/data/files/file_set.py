@@ -26,8 +26,8 @@ class FileSet(ImageSet):
 
     That each image and each label map is there is checked at once and costs no decoding. With
     on_broken="error" a file that cannot be used is named when it is read; with "skip" every file is
-    decoded once, here, and the images that cannot be used are left out, counted in `skipped`, with
-    their `reasons`, and warned about once. DataError where no pair is left, or two have one name.
+    decoded once, here, and the images that cannot be used are left out, listed in `skipped`, and
+    warned about once. DataError where no pair is left, or two have one name.
     """
 
     reads_files = True
@@ -55,7 +55,6 @@ class FileSet(ImageSet):
             raise DataError(
                 f"No images in {self._images.root}; see the layout in conf/ for {option}."
             )
-        self.reasons: dict[str, str] = {}  # name of the pair -> why it is left out
         self._check_names()
         if on_broken == "skip":
             self._leave_out_broken()
@@ -73,10 +72,7 @@ class FileSet(ImageSet):
 
     def read_bytes(self, index: int) -> tuple[bytes, bytes | None]:
         """Return both files as they are."""
-        pair = self.pairs[index]
-        self._check_there(pair)
-        labels = None if pair.labels is None else self._labels.read(pair.labels)
-        return self._images.read(pair.image), labels
+        return self._read(self.pairs[index])
 
     def stored(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return (H, W, 3) uint8 RGB and (H, W) uint8 label values before they get a meaning.
@@ -84,7 +80,7 @@ class FileSet(ImageSet):
         None for labels that are not published. DataError when a file cannot be used.
         """
         try:
-            return self._read(self.pairs[index])
+            return self._decoded(self.pairs[index])
         except DataError as error:
             raise DataError(f"{error} {self._skip_advice()}") from error
 
@@ -126,68 +122,63 @@ class FileSet(ImageSet):
     def _check_names(self) -> None:
         seen: dict[str, Pair] = {}
         for pair in self.pairs:
-            if pair.name in seen:
-                first, second = (self._images.location(p.image) for p in (seen[pair.name], pair))
+            if (other := seen.setdefault(pair.name, pair)) is not pair:
+                first, second = (self._images.location(p.image) for p in (other, pair))
                 raise DataError(f"There are both {first} and {second}; keep one of the two.")
-            seen[pair.name] = pair
 
     def _check_pairing(self) -> None:
-        alone = [pair for pair in self.pairs if not self._is_paired(pair)]
-        if alone:
-            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
-            raise DataError(f"{self._missing(alone[0])}{more}. {self._skip_advice()}")
-
-    def _is_paired(self, pair: Pair) -> bool:
-        has_labels = pair.labels is None or self._labels.has(pair.labels)
-        return has_labels and self._images.lists(pair.image)
-
-    def _check_there(self, pair: Pair) -> None:
-        has_labels = pair.labels is None or self._labels.has(pair.labels)
-        if not has_labels or not self._images.has(pair.image):
-            raise DataError(f"{self._missing(pair)}.")
+        missing = [text for pair in self.pairs if (text := self._missing(pair))]
+        if missing:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise DataError(f"{missing[0]}{more}. {self._skip_advice()}")
 
     def _missing(self, pair: Pair) -> str:
-        image = self._images.location(pair.image)
+        """Say which of the two files is missing; "" where both are there."""
+        image, has_image = self._images.location(pair.image), self._images.has(pair.image)
         if pair.labels is None:
-            return f"{image} is missing"
+            return "" if has_image else f"{image} is missing"
         labels = self._labels.location(pair.labels)
-        if not self._images.has(pair.image):
+        if not has_image:
             return f"{labels} has no image: {image} is missing"
-        return f"{image} has no label map: {labels} is missing"
+        has_labels = self._labels.has(pair.labels)
+        return "" if has_labels else f"{image} has no label map: {labels} is missing"
 
     def _leave_out_broken(self) -> None:
         with ThreadPoolExecutor(max_workers=4) as pool:
-            reasons = list(pool.map(self._fault, self.pairs))
-        broken = [(p, r) for p, r in zip(self.pairs, reasons, strict=True) if r is not None]
-        good = [p for p, r in zip(self.pairs, reasons, strict=True) if r is None]
-        self.skipped = [PurePosixPath(pair.image).name for pair, _ in broken]
-        self.reasons = {pair.name: reason for pair, reason in broken}
+            faults = dict(zip(self.pairs, pool.map(self._fault, self.pairs), strict=True))
+        broken = [pair for pair, fault in faults.items() if fault]
+        self.skipped = [PurePosixPath(pair.image).name for pair in broken]
         if not broken:
             return
-        if not good:
-            raise DataError(
-                f"None of the {len(self.pairs)} images can be used. First: {broken[0][1]}"
-            )
+        count, first = len(self.pairs), faults[broken[0]]
+        self.pairs = [pair for pair, fault in faults.items() if not fault]
+        if not self.pairs:
+            raise DataError(f"None of the {count} images can be used. First: {first}")
         _log.warning(
             "Left out %d of %d images that cannot be used: %s. First: %s",
-            len(broken), len(self.pairs), ", ".join(self.skipped), broken[0][1],
+            len(broken), count, ", ".join(self.skipped), first,
         )  # fmt: skip
-        self.pairs = good
 
-    def _fault(self, pair: Pair) -> str | None:
+    def _fault(self, pair: Pair) -> str:
         try:
-            self._read(pair)
+            self._decoded(pair)
         except DataError as error:
             return str(error)
-        return None
+        return ""
 
-    def _read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray | None]:
-        self._check_there(pair)
-        image = decode_image(self._images.read(pair.image), self._images.location(pair.image))
-        if pair.labels is None:
+    def _read(self, pair: Pair) -> tuple[bytes, bytes | None]:
+        if missing := self._missing(pair):
+            raise DataError(f"{missing}.")
+        labels = None if pair.labels is None else self._labels.read(pair.labels)
+        return self._images.read(pair.image), labels
+
+    def _decoded(self, pair: Pair) -> tuple[np.ndarray, np.ndarray | None]:
+        data, label_data = self._read(pair)
+        image = decode_image(data, self._images.location(pair.image))
+        if pair.labels is None or label_data is None:
             return image, None
         location = self._labels.location(pair.labels)
-        labels = self._decoded_labels(pair, self._labels.read(pair.labels), location)
+        labels = self._decoded_labels(pair, label_data, location)
         if image.shape[:2] != labels.shape:
             raise DataError(
                 f"{location} is {_size(labels)} pixels (width x height), "
@@ -196,8 +187,12 @@ class FileSet(ImageSet):
         return image, labels
 
 
-def published_size(sizes: Mapping[str, int], split: str | None, option: str = "split") -> int:
+def published_size(
+    sizes: int | Mapping[str, int] | None, split: str | None, option: str = "split"
+) -> int | None:
     """Return how many images a split has as published; UserError names the splits there are."""
+    if not isinstance(sizes, Mapping):
+        return sizes
     if split is None or split not in sizes:
         raise UserError(f"{option} must be one of {', '.join(sizes)}, got {split!r}.")
     return sizes[split]

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn
 
 from eomt_exp.contracts import DataError
@@ -26,14 +26,12 @@ class FileTree:
     """Lists and reads files by relative names, with / between folders; safe in worker processes."""
 
     def __init__(self, root: Path, name: str = "") -> None:
-        """Take a folder, or a file ending in .zip; DataError for anything else.
+        """Take a folder, or a file ending in .zip.
 
         `name` is that of an archive which counts as a folder of what the user pointed at.
         """
         self.root, self.name = root, name
-        self.is_zip = root.is_file() and root.suffix.lower() == ".zip"
-        if not self.is_zip and not root.is_dir():
-            raise DataError(f"{root} is neither a folder nor a zip archive.")
+        self.is_zip = root.is_file()
         # A zip is read by one thread of one process at a time: its handle has one position.
         self._lock, self._owner = threading.Lock(), 0
         self._open: zipfile.ZipFile | None = None
@@ -48,13 +46,6 @@ class FileTree:
         return sorted(found, key=natural_key)
 
     def has(self, name: str) -> bool:
-        """Return whether there is a file of that name, or a folder with a file in it."""
-        name = name.strip("/")
-        if not self.is_zip:
-            return (self.root / name).exists()
-        return self.lists(name) or name in self._folders
-
-    def lists(self, name: str) -> bool:
         """Return whether there is such a file; all are listed once, so that many can be asked."""
         return name in self._name_set
 
@@ -87,12 +78,6 @@ class FileTree:
     @cached_property
     def _name_set(self) -> frozenset[str]:
         return frozenset(self._names)
-
-    @cached_property
-    def _folders(self) -> frozenset[str]:
-        """Holds every folder with a file in it, however deep below."""
-        holding = {PurePosixPath(name).parent for name in self._names}
-        return frozenset(str(folder) for each in holding for folder in (each, *each.parents))
 
     @cached_property
     def _stored(self) -> dict[str, str]:
