@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,15 +20,9 @@ from torch.utils.data import DataLoader
 from eomt_exp.contracts import Batch, CheckpointError, Loss, Model, TrainingError
 from eomt_exp.engine import checkpoint
 from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
+from eomt_exp.engine.progress import Progress, progress
 from eomt_exp.schema import OptimConfig, TrainerConfig
 from eomt_exp.tracking.run import Tracker
-
-
-class Bar(Protocol):
-    """Shows the steps of a training."""
-
-    def advance(self, n: int = 1, **fields: Any) -> None:
-        """Note that n more steps are done; fields are shown beside the bar."""
 
 
 @dataclass
@@ -57,14 +50,15 @@ class Trainer:
     """Trains `model` in place.
 
     `validate(epoch)` gives metrics after an epoch, every validate_every epochs and after the last.
-    `after_validation(metrics, epoch)` may raise; what was trained is saved by then.
-    `last_validation()` gives the last metrics of an earlier try.
-    `make_bar(total, start)` is a progress bar. The loader's data set must have `set_epoch`.
+    `after_validation(metrics, epoch, step)` may raise; what was trained is saved by then.
+    `last_validation()` gives the last metrics of an earlier try. The loader's data set must have
+    `set_epoch`.
     """
 
     def __init__(
         self,
         *,
+        name: str,
         accelerator: Accelerator,
         model: Model,
         losses: dict[str, Loss],
@@ -73,21 +67,15 @@ class Trainer:
         settings: TrainerConfig,
         folder: Path,
         tracker: Tracker,
-        make_bar: Callable[[int, int], AbstractContextManager[Bar]],
         validate: Callable[[int], dict[str, float]],
-        after_validation: Callable[[dict[str, float], int], None] = lambda metrics, epoch: None,
-        last_validation: Callable[[], dict[str, float]] = dict,
+        after_validation: Callable[[dict[str, float], int, int], None],
+        last_validation: Callable[[], dict[str, float]],
     ) -> None:
-        self.accelerator = accelerator
-        self.losses = losses
+        self.name, self.accelerator, self.losses = name, accelerator, losses
         self.dataset: Any = loader.dataset
-        self.settings = settings
-        self.folder = folder
-        self.tracker = tracker
-        self.make_bar = make_bar
+        self.optim, self.settings, self.folder, self.tracker = optim, settings, folder, tracker
         self.validate = validate
         self.after_validation, self.last_validation = after_validation, last_validation
-        self.optim = optim
         blocks = model.num_blocks
         if settings.compile:
             allow_graphs(blocks)
@@ -109,8 +97,11 @@ class Trainer:
         self._resume()
         if self.progress.epoch and self._validates_now() and (last := self.last_validation()):
             # The earlier try may have been killed between its checkpoint and this call.
-            self.after_validation(last, self.progress.epoch)
-        with self.make_bar(self.total_steps, self.progress.step) as bar:
+            self.after_validation(last, self.progress.epoch, self.progress.step)
+        is_first = self.accelerator.is_main_process
+        with progress(
+            self.total_steps, f"train {self.name}", self.progress.step, enabled=is_first
+        ) as bar:
             while self.progress.epoch < self.settings.epochs:
                 self._epoch(bar)
                 self.progress.epoch += 1
@@ -127,7 +118,7 @@ class Trainer:
                     self.settings.keep_checkpoints,
                 )
                 if found is not None:
-                    self.after_validation(found, self.progress.epoch)
+                    self.after_validation(found, self.progress.epoch, self.progress.step)
 
     def _validates_now(self) -> bool:
         every, epoch = self.settings.validate_every, self.progress.epoch
@@ -148,7 +139,7 @@ class Trainer:
         # Without a state everything is done again, so nothing may stay in the curves.
         self.tracker.rewind(self.progress.step if states else -1)
 
-    def _epoch(self, bar: Bar) -> None:
+    def _epoch(self, bar: Progress) -> None:
         self.dataset.set_epoch(self.progress.epoch)
         self.loader.set_epoch(self.progress.epoch)
         self.model.train()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,33 +12,56 @@ from eomt_exp import runs
 from eomt_exp.contracts import Model, UserError
 from eomt_exp.engine.device import is_first_process
 from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.schema import EvaluatorConfig, OptimConfig, ProtocolConfig, TrainerConfig
+from eomt_exp.schema import (
+    EvaluatorConfig,
+    OptimConfig,
+    ProtocolConfig,
+    TrackingConfig,
+    TrainerConfig,
+)
 from eomt_exp.tasks.benchmark_exports import check_exports
 from eomt_exp.weights.loading import Report
 from eomt_exp.weights.weight_files import HUB, weight_files
 
 
 class TaskSettings(NamedTuple):
-    """Holds the typed parts of a configuration, whose values are in range and fit together."""
+    """Holds what a task goes by, typed: its values are in range and fit together."""
 
+    name: str
+    seed: int
+    score: str
+    content_key: str
     trainer: TrainerConfig
     optim: OptimConfig
     evaluator: EvaluatorConfig
     protocol: ProtocolConfig
+    tracking: TrackingConfig
+    evaluates: bool  # instead of training first
+    has_checkpoint: bool
 
 
-def checked_settings(*configs: DictConfig) -> TaskSettings:
+def checked_settings(cfg: DictConfig, models: Sequence[DictConfig] = ()) -> TaskSettings:
     """Refuse wrong settings before anything long, and download hub ids.
 
-    There is a configuration for each model; what all are trained or measured by is the first one's.
+    `models` are the configurations of models that are evaluated together, where cfg is of none.
     """
-    first = configs[0]
-    found = TaskSettings(*(OmegaConf.to_object(first[name]) for name in TaskSettings._fields))  # type: ignore[arg-type]
+    models = models or [cfg]
+    kinds = ("trainer", "optim", "evaluator", "protocol", "tracking")
+    typed: dict[str, Any] = {kind: OmegaConf.to_object(cfg[kind]) for kind in kinds}
+    first = models[0]
     benchmarks = [str(name) for name in first.benchmark]
-    check_exports(found.evaluator, found.protocol, benchmarks, first.data.val is not None)
-    for cfg in configs:
-        _check_start(cfg)
-    return found
+    check_exports(typed["evaluator"], typed["protocol"], benchmarks, first.data.val is not None)
+    for one in models:
+        _check_start(one)
+    return TaskSettings(
+        name=str(cfg.name),
+        seed=cfg.seed,
+        score=cfg.score,
+        content_key=runs.content_key(cfg),
+        evaluates=str(cfg.task._target_).endswith("evaluate.run"),
+        has_checkpoint=bool(cfg.checkpoint),
+        **typed,
+    )
 
 
 def seen_by(start: str | Path) -> SeenImages:

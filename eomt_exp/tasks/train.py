@@ -28,15 +28,13 @@ from eomt_exp.engine.device import (
     seed_everything,
 )
 from eomt_exp.engine.optim import annealing_steps
-from eomt_exp.engine.progress import Progress, progress
 from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import SeenImages, verify
 from eomt_exp.engine.trainer import Trainer
 from eomt_exp.run_folders import working_in
 from eomt_exp.schema import Trainable
 from eomt_exp.studies.trial import Trial, current_trial, forget_pruning
-from eomt_exp.tasks.candidate import Candidate, as_label
-from eomt_exp.tasks.evaluate_models import evaluate_models
+from eomt_exp.tasks.candidate import candidate
 from eomt_exp.tasks.image_sets import (
     ImageSets,
     build_image_sets,
@@ -45,7 +43,8 @@ from eomt_exp.tasks.image_sets import (
     seen_image_warnings,
 )
 from eomt_exp.tasks.measure import Cells, Measurement
-from eomt_exp.tasks.publish import open_tracker, show_again
+from eomt_exp.tasks.mlflow_runs import open_tracker
+from eomt_exp.tasks.publish import evaluate_models, show_again
 from eomt_exp.tasks.semantic_model import semantic_run
 from eomt_exp.tasks.start import TaskSettings, checked_settings, fill, seen_by
 from eomt_exp.tasks.validation import Validation, last_validation
@@ -56,8 +55,6 @@ from eomt_exp.weights.weight_files import WEIGHTS, save_weights
 class Parts(NamedTuple):
     """Holds all that a run is made of, built before anything is written or trained."""
 
-    name: str
-    seed: int
     folder: Path
     settings: TaskSettings
     model: Model
@@ -172,9 +169,7 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     training = TrainingSet(pictures, augmentation, exposure, cfg.data.num_classes, cfg.seed)
     batch_size = settings.trainer.batch_size
     training_loader(training, batch_size, 0, cfg.seed)  # enough images for a batch?
-    return Parts(
-        cfg.name, cfg.seed, run_dir, settings, model, losses, images, training, seen, trial
-    )
+    return Parts(run_dir, settings, model, losses, images, training, seen, trial)
 
 
 def _check_model(cfg: DictConfig) -> None:
@@ -222,11 +217,11 @@ def _rehearse(cfg: DictConfig, model: Model, losses: dict[str, Loss]) -> None:
 
 def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, str]) -> None:
     settings, model, folder, trial = parts.settings, parts.model, parts.folder, parts.trial
-    seed_everything(parts.seed)  # what was built or trained before must not shift the draws
+    seed_everything(settings.seed)  # what was built or trained before must not shift the draws
     accelerator = make_accelerator(settings.trainer)
     measurement = Measurement(settings, accelerator, folder)
     try:
-        with open_tracker(cfg, folder, accelerator.is_main_process, trial) as tracker:
+        with open_tracker(settings, folder, accelerator.is_main_process, trial) as tracker:
             if accelerator.is_main_process and forget_pruning(folder):
                 tracker.set_tags({"optuna.state": "CONTINUED"})
             tracker.log_params(runs.flat(runs.training_settings(cfg)))
@@ -245,15 +240,11 @@ def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, st
                 bare = in_full_precision(accelerator, model)
                 return runs.make_detector(cfg, bare, measurement.precision)
 
-            label = as_label(f"{parts.name}-{parts.seed}")
-            candidate = Candidate(
-                label, cfg, cfg, folder, parts.seen, warnings, load, measurement.precision
-            )
+            trained_now = candidate(cfg, folder, parts.seen, warnings, measurement.precision, load)
             images = parts.images
             if not settings.evaluator.known_classes:  # data.val was for the validation
                 images = images._replace(validation=None)
-            cells = Cells(measurement)
-            evaluate_models(cfg, cells, [candidate], images, tracker, shown=not trial)
+            evaluate_models(Cells(measurement, images), [trained_now], tracker, shown=not trial)
             if trial:
                 tracker.set_tags({"optuna.state": "COMPLETE"})
     finally:
@@ -263,28 +254,24 @@ def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, st
 def _fit(parts: Parts, accelerator: Accelerator, tracker: Tracker, validate: Validation) -> Model:
     """Train to the end; return the model without what Accelerate wraps around it."""
 
-    def make_bar(total: int, start: int) -> Progress:
-        return progress(total, f"train {parts.name}", start, enabled=accelerator.is_main_process)
-
-    def after_validation(metrics: dict[str, float], epoch: int) -> None:
+    def after_validation(metrics: dict[str, float], epoch: int, step: int) -> None:
         if parts.trial:
-            step = trainer.progress.step
             parts.trial.report(metrics, parts.folder, epoch, settings.epochs, step)
 
-    settings, folder = parts.settings.trainer, parts.folder / runs.STATES
+    settings, name, seed = parts.settings.trainer, parts.settings.name, parts.settings.seed
+    folder = parts.folder / runs.STATES
     if states(folder) and accelerator.is_main_process:
         print(f"going on with {parts.folder} from {states(folder)[-1].name}", flush=True)
-    batch, workers = settings.batch_size, settings.num_workers
     trainer = Trainer(
+        name=name,
         accelerator=accelerator,
         model=parts.model,
         losses=parts.losses,
-        loader=training_loader(parts.training, batch, workers, parts.seed),
+        loader=training_loader(parts.training, settings.batch_size, settings.num_workers, seed),
         optim=parts.settings.optim,
         settings=settings,
         folder=folder,
         tracker=tracker,
-        make_bar=make_bar,
         validate=validate,
         after_validation=after_validation,
         last_validation=lambda: agreed(last_validation(parts.folder)),
