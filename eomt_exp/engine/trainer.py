@@ -92,8 +92,11 @@ class Trainer:
         self.annealing = annealing_steps(optim.mask_annealing, self.total_steps, blocks)
         self.progress = TrainingProgress(0, 0, self.total_steps, accelerator.num_processes)
 
-    def fit(self) -> None:
-        """Train to the end, from the last checkpoint where there is one."""
+    def fit(self) -> Model:
+        """Train to the end, from the last checkpoint where there is one.
+
+        Returns the model without what Accelerate wraps around it.
+        """
         self._resume()
         if self.progress.epoch and self._validates_now() and (last := self.last_validation()):
             # The earlier try may have been killed between its checkpoint and this call.
@@ -110,15 +113,14 @@ class Trainer:
                     self.tracker.log_metrics(found, self.progress.step)
                 # Numbers first: a checkpoint must never be ahead of the metrics it continues.
                 self.tracker.flush()
+                state, keep = asdict(self.progress), self.settings.keep_checkpoints
                 checkpoint.save_state(
-                    self.accelerator,
-                    self.folder,
-                    self.progress.step,
-                    asdict(self.progress),
-                    self.settings.keep_checkpoints,
+                    self.accelerator, self.folder, self.progress.step, state, keep
                 )
                 if found is not None:
                     self.after_validation(found, self.progress.epoch, self.progress.step)
+        trained: Model = self.accelerator.unwrap_model(self.model)
+        return trained
 
     def _validates_now(self) -> bool:
         every, epoch = self.settings.validate_every, self.progress.epoch
@@ -127,6 +129,8 @@ class Trainer:
     def _resume(self) -> None:
         states = checkpoint.states(self.folder)
         if states:
+            if self.accelerator.is_main_process:
+                print(f"going on with {self.folder.parent} from {states[-1].name}", flush=True)
             saved = TrainingProgress(**checkpoint.load_state(self.accelerator, states[-1]))
             now = self.progress
             if (saved.total_steps, saved.processes) != (now.total_steps, now.processes):
@@ -174,9 +178,7 @@ class Trainer:
             terms |= loss(output, batch.targets)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         if not torch.isfinite(total):
-            values = ", ".join(
-                f"{name}={float(value.detach()):.3g}" for name, value in terms.items()
-            )
+            values = ", ".join(f"{name}={float(term.detach()):.3g}" for name, term in terms.items())
             raise TrainingError(
                 f"the loss is not finite at step {self.progress.step} ({values}); "
                 "try a lower optim.lr or trainer.precision=no."

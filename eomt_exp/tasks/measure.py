@@ -80,19 +80,16 @@ class Measurement:
         Without `exports`, as during a training, only its pixels: no components, no examples.
         """
         protocol, evaluator = self.settings.protocol, self.settings.evaluator
+        is_whole = exports is not None
         settings = evaluation.Settings(
             scratch=self.folder,
-            scratch_bytes=0,  # no map is read twice
+            scratch_bytes=int(evaluator.scratch_gb * 1e9 / self.accelerator.num_processes),
             bits=evaluator.bits,
             half=protocol.scores is ScoreType.float16,
             skip_empty=protocol.skip_images_without_anomaly,
+            components=images.component_sizes if is_whole and protocol.components else None,
+            num_examples=evaluator.figures if is_whole else 0,
         )
-        if exports is not None:
-            settings = settings._replace(
-                scratch_bytes=int(evaluator.scratch_gb * 1e9 / self.accelerator.num_processes),
-                components=images.component_sizes if protocol.components else None,
-                num_examples=evaluator.figures,
-            )
         read, count = self._share(detector, images)
         with self._bar(count, label) as bar:
             return evaluation.measure_benchmark(

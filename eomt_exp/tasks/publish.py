@@ -103,7 +103,8 @@ def publish(
         tracker.log_artifact(path)
     if board.warnings:
         tracker.set_tags({"warnings": "; ".join(board.warnings)})
-    tracker.log_metrics(metrics | _of_own_score(settings, board), _last_step(run_dir))
+    step = int(max((line["step"] for line in read_journal(run_dir / JOURNAL)), default=0))
+    tracker.log_metrics(metrics | _of_own_score(settings, board), step)
     tracker.flush()
     link = compared_in_mlflow(settings, board, models, tracker, run_dir)
     write_metrics(run_dir / runs.METRICS, metrics, saved_manifest(board))
@@ -151,8 +152,7 @@ def _of_own_score(settings: TaskSettings, board: Leaderboard) -> dict[str, float
 
 def _draw(board: Leaderboard, models: Sequence[Candidate], folder: Path) -> list[Path]:
     """Draw heat maps of each model's own score, and the curves of all methods on each benchmark."""
-    drawn = []
-    alone = len(models) == 1
+    drawn, alone = [], len(models) == 1
     for model in models:
         for name in board.benchmarks:
             if examples := board.examples.get((model.label, name)):
@@ -162,7 +162,3 @@ def _draw(board: Leaderboard, models: Sequence[Candidate], folder: Path) -> list
     for name in board.benchmarks:
         drawn.append(curves_figure(board, name, folder / f"{name}_curves.png"))
     return drawn
-
-
-def _last_step(run_dir: Path) -> int:
-    return int(max((line["step"] for line in read_journal(run_dir / JOURNAL)), default=0))
