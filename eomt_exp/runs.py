@@ -130,7 +130,7 @@ def _with_schema(found: Any) -> DictConfig:
 
 def is_run(where: str | Path) -> bool:
     """Return whether this is a run folder, as opposed to weights from elsewhere."""
-    return not str(where).startswith(HUB) and (Path(where) / CONFIG).is_file()
+    return (Path(where) / CONFIG).is_file()
 
 
 def weights_of(where: str | Path) -> str | Path:
@@ -151,13 +151,8 @@ def weights_of(where: str | Path) -> str | Path:
 
 def trained_size(where: str | Path) -> tuple[int, int] | None:
     """Return the (H, W) of the images a run folder or its weights were trained on; else None."""
-    if str(where).startswith(HUB):
-        return None
     folder = Path(where).parent if Path(where).name == WEIGHTS else Path(where)
-    if not is_run(folder):
-        return None
-    height, width = load_config(folder).data.image_size
-    return height, width
+    return tuple(load_config(folder).data.image_size) if is_run(folder) else None
 
 
 def load_model(run_dir: Path) -> tuple[DictConfig, Model]:
@@ -197,9 +192,8 @@ def build_model(cfg: DictConfig, pretrained: bool = True) -> Model:
     """
     node: dict[str, Any] = plain(cfg)["model"]
     encoder = node.get("encoder", {})
-    if not pretrained:
-        unset = {"weights": None, "needs_weights": None, "pretrained": False}
-        encoder |= {k: v for k, v in unset.items() if k in encoder}
+    unset = {} if pretrained else {"weights": None, "needs_weights": None, "pretrained": False}
+    encoder |= {k: v for k, v in unset.items() if k in encoder}
     if str(encoder.get("weights")).startswith(HUB):
         encoder["weights"] = str(local_path(encoder["weights"]))
     model: Model = build(node, "model")
@@ -237,18 +231,14 @@ def flat(node: Any, key: str = "") -> dict[str, Any]:
     """Return nested settings by dotted names; lists stay whole."""
     if not isinstance(node, dict):
         return {key: node}
-    found: dict[str, Any] = {}
-    for name, value in node.items():
-        found |= flat(value, f"{key}.{name}" if key else str(name))
-    return found
+    below = (flat(value, f"{key}.{name}" if key else str(name)) for name, value in node.items())
+    return {name: value for found in below for name, value in found.items()}
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """Return `key: old -> new` for every leaf of two nested mappings that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for name in sorted({*old, *new}):
-            path = f"{key}.{name}" if key else name
-            found += differences(old.get(name), new.get(name), path)
-        return found
+        names = {f"{key}.{name}" if key else name: name for name in sorted({*old, *new})}
+        pairs = [(old.get(name), new.get(name), path) for path, name in names.items()]
+        return [line for pair in pairs for line in differences(*pair)]
     return [] if old == new else [f"{key}: {old} -> {new}"]

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from eomt_exp import config_keys, runs
 from eomt_exp.config_keys import ROLES, Role, of_roles, role_of
 from eomt_exp.schema import Config
-from eomt_exp.tasks.semantic_model import semantic_config
+from eomt_exp.tasks.start import semantic_config
 
 
 def without_a_role(config: type, listed: Any = ROLES, above: str = "") -> Iterator[str]:

@@ -36,7 +36,7 @@ from eomt_exp.data.pasted_objects import PastedObjects
 from eomt_exp.data.training_set import TrainingSet
 from eomt_exp.losses.anomaly_head import AnomalyHeadLoss
 from eomt_exp.losses.mask_classification import MaskClassification
-from eomt_exp.tasks.semantic_model import semantic_config
+from eomt_exp.tasks.start import semantic_config
 
 SKY, ROAD, CAR, K = 0, 3, 8, 11  # of CamVid
 HEIGHT, WIDTH = 32, 64

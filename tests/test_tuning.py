@@ -309,7 +309,7 @@ def test_a_tuning_set_that_is_never_used_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_stage_before_the_trial_is_not_the_trials(tmp_path: Path) -> None:
-    from eomt_exp.tasks.semantic_model import semantic_config
+    from eomt_exp.tasks.start import semantic_config
 
     cfg = load("+experiment=eim_oe", *VALIDATED, "tuned_on=/somewhere")
     semantic = semantic_config(cfg)

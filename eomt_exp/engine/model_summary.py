@@ -7,19 +7,15 @@ billion parameters are described as fast as a million.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from copy import deepcopy
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from eomt_exp.contracts import Backbone, MaskOutput, Model, Part, SpatialBackbone
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 NOTE = (
     "GMACs: 10^9 multiply-accumulates of one image's forward pass, in products and convolutions;\n"
@@ -92,9 +88,13 @@ def multiply_accumulates(model: Model, images: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def description_table(found: Description) -> Table:
-    """List parts with their parameters, sizes, and work; one column says what is trained."""
+def print_description(found: Description, title: str) -> None:
+    """Print title, note and a table of parts with their parameters, of sizes and of work.
+
+    One column says what is trained. Lines are never broken, so that logs can be searched.
+    """
     from rich import box
+    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -102,40 +102,21 @@ def description_table(found: Description) -> Table:
     for heading in ("parameters", "trained"):
         table.add_column(heading, justify="right", no_wrap=True)
     for part in found.parts:
-        table.add_row(part.name, f"{part.parameters:,}", _trained(part))
+        some = f"{part.trained:,}" if part.trained else "no"
+        trained = "yes" if part.trained == part.parameters else some
+        table.add_row(part.name, f"{part.parameters:,}", trained)
     table.add_section()
-    table.add_row("total", _millions(found.parameters), _millions(found.trained))
+    table.add_row("total", *(f"{n / 1e6:.2f} M" for n in (found.parameters, found.trained)))
     table.add_section()
-    work = {f"GMACs{how}": f"{count / 1e9:.2f}" for how, count in found.macs.items()}
-    for rows in (found.sizes, work):
-        _add_rows(table, rows)
-    return table
-
-
-def print_description(found: Description, title: str) -> None:
-    """Print title, table and note; lines are never broken, so that logs can be searched."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(title, markup=False, soft_wrap=True)
-    console.print(description_table(found))
-    console.print(NOTE, markup=False, soft_wrap=True)
-
-
-def _add_rows(table: Table, rows: Mapping[str, str]) -> None:
-    for name, value in rows.items():
+    for name, value in found.sizes.items():
         table.add_row(name, value, "")
     table.add_section()
-
-
-def _trained(part: PartSum) -> str:
-    if part.trained == part.parameters:
-        return "yes"
-    return f"{part.trained:,}" if part.trained else "no"
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f} M"
+    for how, count in found.macs.items():
+        table.add_row(f"GMACs{how}", f"{count / 1e9:.2f}", "")
+    console = Console(highlight=False)
+    console.print(title, markup=False, soft_wrap=True)
+    console.print(table)
+    console.print(NOTE, markup=False, soft_wrap=True)
 
 
 def _sizes(model: Model, images: Tensor) -> dict[str, str]:
@@ -143,7 +124,13 @@ def _sizes(model: Model, images: Tensor) -> dict[str, str]:
     sizes = {"image": _by(images)}
     encoder, num_queries = model.encoder, model.num_queries
     if isinstance(encoder, Backbone):
-        sizes |= _token_sizes(encoder, images, num_queries)
+        tokens = encoder.embed(images)
+        rows, columns = tokens.grid
+        patches, prefix = rows * columns, tokens.values.shape[1] - rows * columns
+        parts = f"{prefix} + {patches:,} + {num_queries}"
+        sizes["patch grid"] = f"{rows} x {columns}"
+        sizes["tokens per image"] = f"{prefix + patches + num_queries:,}"
+        sizes["of them prefix + patches + queries"] = parts
     elif isinstance(encoder, SpatialBackbone):
         maps = encoder.pyramid(images)
         sizes |= {f"map of stage {stage}": _by(cells) for stage, cells in enumerate(maps, 1)}
@@ -154,17 +141,6 @@ def _sizes(model: Model, images: Tensor) -> dict[str, str]:
     if isinstance(output, MaskOutput):
         return sizes | {"mask grid": _by(output.mask_logits)}
     return sizes | {"logits": _by(output.logits)}
-
-
-def _token_sizes(encoder: Backbone, images: Tensor, num_queries: int) -> dict[str, str]:
-    tokens = encoder.embed(images)
-    rows, columns = tokens.grid
-    prefix, patches = tokens.values.shape[1] - rows * columns, rows * columns
-    return {
-        "patch grid": f"{rows} x {columns}",
-        "tokens per image": f"{prefix + patches + num_queries:,}",
-        "of them prefix + patches + queries": f"{prefix} + {patches:,} + {num_queries}",
-    }
 
 
 def _by(images: Tensor) -> str:

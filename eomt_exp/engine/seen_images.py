@@ -121,18 +121,12 @@ class SeenImages:
         path = folder / FILE_NAME
         if not path.is_file():
             return cls(unknown=[str(folder)])
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(
-            {str(use): dict(images) for use, images in content["uses"].items()},
-            [str(source) for source in content["unknown"]],
-        )
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def in_words(overlaps: Sequence[Overlap], where: str) -> str:
     """Return "3 images of road_anomaly were seen before: a.jpg (training, as b.jpg), …"."""
     shown = ", ".join(f"{o.name} ({o.use}, as {o.seen_as})" for o in overlaps[:3])
     more = f" and {len(overlaps) - 3} more" if len(overlaps) > 3 else ""
-    count = "1 image" if len(overlaps) == 1 else f"{len(overlaps)} images"
-    return (
-        f"{count} of {where} {'was' if len(overlaps) == 1 else 'were'} seen before: {shown}{more}"
-    )
+    images, were = ("image", "was") if len(overlaps) == 1 else ("images", "were")
+    return f"{len(overlaps)} {images} of {where} {were} seen before: {shown}{more}"

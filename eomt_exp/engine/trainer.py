@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,15 +20,9 @@ from torch.utils.data import DataLoader
 from eomt_exp.contracts import Batch, CheckpointError, Loss, Model, TrainingError
 from eomt_exp.engine import checkpoint
 from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
+from eomt_exp.engine.progress import Progress, progress
 from eomt_exp.schema import OptimConfig, TrainerConfig
 from eomt_exp.tracking.run import Tracker
-
-
-class Bar(Protocol):
-    """Shows the steps of a training."""
-
-    def advance(self, n: int = 1, **fields: Any) -> None:
-        """Note that n more steps are done; fields are shown beside the bar."""
 
 
 @dataclass
@@ -57,14 +50,15 @@ class Trainer:
     """Trains `model` in place.
 
     `validate(epoch)` gives metrics after an epoch, every validate_every epochs and after the last.
-    `after_validation(metrics, epoch)` may raise; what was trained is saved by then.
-    `last_validation()` gives the last metrics of an earlier try.
-    `make_bar(total, start)` is a progress bar. The loader's data set must have `set_epoch`.
+    `after_validation(metrics, epoch, step)` may raise; what was trained is saved by then.
+    `last_validation()` gives the last metrics of an earlier try. The loader's data set must have
+    `set_epoch`.
     """
 
     def __init__(
         self,
         *,
+        name: str,
         accelerator: Accelerator,
         model: Model,
         losses: dict[str, Loss],
@@ -73,21 +67,15 @@ class Trainer:
         settings: TrainerConfig,
         folder: Path,
         tracker: Tracker,
-        make_bar: Callable[[int, int], AbstractContextManager[Bar]],
         validate: Callable[[int], dict[str, float]],
-        after_validation: Callable[[dict[str, float], int], None] = lambda metrics, epoch: None,
-        last_validation: Callable[[], dict[str, float]] = dict,
+        after_validation: Callable[[dict[str, float], int, int], None],
+        last_validation: Callable[[], dict[str, float]],
     ) -> None:
-        self.accelerator = accelerator
-        self.losses = losses
+        self.name, self.accelerator, self.losses = name, accelerator, losses
         self.dataset: Any = loader.dataset
-        self.settings = settings
-        self.folder = folder
-        self.tracker = tracker
-        self.make_bar = make_bar
+        self.optim, self.settings, self.folder, self.tracker = optim, settings, folder, tracker
         self.validate = validate
         self.after_validation, self.last_validation = after_validation, last_validation
-        self.optim = optim
         blocks = model.num_blocks
         if settings.compile:
             allow_graphs(blocks)
@@ -104,13 +92,19 @@ class Trainer:
         self.annealing = annealing_steps(optim.mask_annealing, self.total_steps, blocks)
         self.progress = TrainingProgress(0, 0, self.total_steps, accelerator.num_processes)
 
-    def fit(self) -> None:
-        """Train to the end, from the last checkpoint where there is one."""
+    def fit(self) -> Model:
+        """Train to the end, from the last checkpoint where there is one.
+
+        Returns the model without what Accelerate wraps around it.
+        """
         self._resume()
         if self.progress.epoch and self._validates_now() and (last := self.last_validation()):
             # The earlier try may have been killed between its checkpoint and this call.
-            self.after_validation(last, self.progress.epoch)
-        with self.make_bar(self.total_steps, self.progress.step) as bar:
+            self.after_validation(last, self.progress.epoch, self.progress.step)
+        is_first = self.accelerator.is_main_process
+        with progress(
+            self.total_steps, f"train {self.name}", self.progress.step, enabled=is_first
+        ) as bar:
             while self.progress.epoch < self.settings.epochs:
                 self._epoch(bar)
                 self.progress.epoch += 1
@@ -119,15 +113,14 @@ class Trainer:
                     self.tracker.log_metrics(found, self.progress.step)
                 # Numbers first: a checkpoint must never be ahead of the metrics it continues.
                 self.tracker.flush()
+                state, keep = asdict(self.progress), self.settings.keep_checkpoints
                 checkpoint.save_state(
-                    self.accelerator,
-                    self.folder,
-                    self.progress.step,
-                    asdict(self.progress),
-                    self.settings.keep_checkpoints,
+                    self.accelerator, self.folder, self.progress.step, state, keep
                 )
                 if found is not None:
-                    self.after_validation(found, self.progress.epoch)
+                    self.after_validation(found, self.progress.epoch, self.progress.step)
+        trained: Model = self.accelerator.unwrap_model(self.model)
+        return trained
 
     def _validates_now(self) -> bool:
         every, epoch = self.settings.validate_every, self.progress.epoch
@@ -136,6 +129,8 @@ class Trainer:
     def _resume(self) -> None:
         states = checkpoint.states(self.folder)
         if states:
+            if self.accelerator.is_main_process:
+                print(f"going on with {self.folder.parent} from {states[-1].name}", flush=True)
             saved = TrainingProgress(**checkpoint.load_state(self.accelerator, states[-1]))
             now = self.progress
             if (saved.total_steps, saved.processes) != (now.total_steps, now.processes):
@@ -148,7 +143,7 @@ class Trainer:
         # Without a state everything is done again, so nothing may stay in the curves.
         self.tracker.rewind(self.progress.step if states else -1)
 
-    def _epoch(self, bar: Bar) -> None:
+    def _epoch(self, bar: Progress) -> None:
         self.dataset.set_epoch(self.progress.epoch)
         self.loader.set_epoch(self.progress.epoch)
         self.model.train()
@@ -183,9 +178,7 @@ class Trainer:
             terms |= loss(output, batch.targets)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         if not torch.isfinite(total):
-            values = ", ".join(
-                f"{name}={float(value.detach()):.3g}" for name, value in terms.items()
-            )
+            values = ", ".join(f"{name}={float(term.detach()):.3g}" for name, term in terms.items())
             raise TrainingError(
                 f"the loss is not finite at step {self.progress.step} ({values}); "
                 "try a lower optim.lr or trainer.precision=no."

@@ -65,11 +65,12 @@ def exports_of(
 ) -> dict[str, Sequence[Write]]:
     """Return by scorer what writes the maps of a model and scorer below <run>/exports."""
     found: dict[str, Sequence[Write]] = {}
+    folder = run_dir / FOLDER
     for scorer in scorers:
         method, writers = f"{model}-{scorer}", list[Write]()
         if "smiyc" in kinds:
             name = SMIYC_NAMES.get(benchmark, benchmark)
-            writers.append(_flat(SmiycExport(run_dir / FOLDER, method, name)))
+            writers.append(_flat(SmiycExport(folder, method, name)))
         if "oodis" in kinds:
             if scorer not in thresholds:
                 raise UserError(
@@ -77,7 +78,6 @@ def exports_of(
                     "data.val score inf. Take another scorer."
                 )
             part, threshold = OODIS_PARTS[benchmark], thresholds[scorer]
-            folder = run_dir / FOLDER
             writers.append(_flat(OodisExport(folder, method, part, threshold, OODIS_SMALLEST)))
         found[scorer] = writers
     return found

@@ -15,7 +15,7 @@ from eomt_exp import runs
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.report.results import SeededRun
-from eomt_exp.weights.weight_files import sha256
+from eomt_exp.weights.weight_files import HUB, sha256
 
 
 @dataclass(eq=False)
@@ -23,13 +23,14 @@ class Candidate:
     """Holds a model to be measured, and loads it only where a number is missing."""
 
     label: str  # "eim_oe-0", or the name of a weight file
-    cfg: DictConfig
-    trained: DictConfig | None  # the configuration of its training; None of weights from elsewhere
-    source: str | Path  # run folder, file or hub id of its weights
+    score: str  # the scorer that it goes by
+    architecture: str  # class of the model
+    run: SeededRun | None  # experiment and seed; None of weights from elsewhere, as the next
+    tags: dict[str, object] | None  # of its training
+    facts: dict[str, Any]  # what its numbers depend on, for the manifest
     seen: SeenImages
     warnings: Mapping[str, str]  # by image set, of what it has seen before
     load: Callable[[], Detector]
-    precision: str
 
     @cached_property
     def detector(self) -> Detector:
@@ -40,27 +41,44 @@ class Candidate:
         """Free the memory of the model."""
         self.__dict__.pop("detector", None)
 
-    def as_seeded(self) -> SeededRun:
-        """Return the run's experiment and seed; None for weights from elsewhere."""
-        assert self.trained is not None
-        group = runs.content_key(self.trained, besides=("seed",))
-        experiment, seed = str(self.trained.name), int(self.trained.seed)
-        return SeededRun(experiment, group, seed, self.facts["weights_sha256"])
 
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """Return what its numbers depend on, for the manifest."""
-        return {
-            "experiment": self.trained.name if self.trained is not None else None,
-            "seed": self.trained.seed if self.trained is not None else None,
-            "weights": str(self.source),
-            "weights_sha256": sha256(runs.weights_of(self.source)),
-            "image_size": list(self.cfg.data.image_size),
-            "precision": self.precision,
-            "scorers": runs.plain(self.cfg)["scorer"],
-            "score": self.cfg.score,
-            "images_not_on_record": self.seen.unknown,
-        }
+def candidate(
+    cfg: DictConfig,
+    source: str | Path,
+    seen: SeenImages,
+    warnings: Mapping[str, str],
+    precision: str,
+    load: Callable[[], Detector],
+    taken: Collection[str] = (),
+) -> Candidate:
+    """Describe the model of a run folder, or of a file or hub id of weights from elsewhere.
+
+    It is named `<experiment>-<seed>` of its run or as the file, and as none of those `taken`.
+    """
+    trained = runs.load_config(Path(source)) if runs.is_run(source) else None
+    weights, run, tags = sha256(runs.weights_of(source)), None, None
+    if trained is None:
+        name = Path(str(source).partition("@")[0] if str(source).startswith(HUB) else source).stem
+    else:
+        name = f"{trained.name}-{trained.seed}"
+        group = runs.content_key(trained, besides=("seed",))
+        run = SeededRun(str(trained.name), group, int(trained.seed), weights)
+        tags = {"method": trained.name, "data": trained.data.name, "seed": trained.seed}
+        tags |= trained.tracking.tags
+    facts = {
+        "experiment": run.experiment if run else None,
+        "seed": run.seed if run else None,
+        "weights": str(source),
+        "weights_sha256": weights,
+        "image_size": list(cfg.data.image_size),
+        "precision": precision,
+        "scorers": runs.plain(cfg)["scorer"],
+        "score": cfg.score,
+        "images_not_on_record": seen.unknown,
+    }
+    architecture = str(cfg.model._target_).rpartition(".")[2]
+    label = as_label(name, taken)
+    return Candidate(label, cfg.score, architecture, run, tags, facts, seen, warnings, load)
 
 
 @dataclass

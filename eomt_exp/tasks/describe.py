@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -20,33 +21,31 @@ _TAKEN_AS = {"backbone": "encoder", "anomaly_head": "anomaly_head"}  # keys of m
 
 def run(cfg: DictConfig) -> None:
     """Print one table about cfg.model under cfg.trainable; no folder is left behind."""
-    try:
+    with leaving_no_folder(cfg.paths.outputs):
         with torch.device("meta"):
             model = runs.build_model(cfg, pretrained=False)
         model.set_trainable(cfg.trainable.value)
         height, width = cfg.data.image_size
-        print_description(describe(model, (height, width)), _title(cfg))
-    finally:
-        leave_no_folder(Path(os.path.abspath(cfg.paths.outputs)))
+        choices = HydraConfig.get().runtime.choices
+        named = [one for one in _NAMED if one not in _TAKEN_AS or _TAKEN_AS[one] in cfg.model]
+        title = [*(f"{one}={choices[one]}" for one in named), f"trainable={cfg.trainable.value}"]
+        print_description(describe(model, (height, width)), " ".join(title))
 
 
-def _title(cfg: DictConfig) -> str:
-    choices = HydraConfig.get().runtime.choices
-    named = [group for group in _NAMED if group not in _TAKEN_AS or _TAKEN_AS[group] in cfg.model]
-    choice = [f"{group}={choices[group]}" for group in named]
-    return " ".join([*choice, f"trainable={cfg.trainable.value}"])
-
-
-def leave_no_folder(outputs: Path) -> None:
+@contextmanager
+def leaving_no_folder(outputs: str) -> Iterator[None]:
     """Remove the folder Hydra made for this job, and those above it that are empty, up to outputs.
 
     conf/task/describe.yaml keeps Hydra from writing into it; a sweep only lists itself there.
     """
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    if hydra.mode == RunMode.MULTIRUN:
-        (Path(hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
-    with suppress(OSError):  # not empty: it is someone's
-        while folder.is_relative_to(outputs):
-            folder.rmdir()
-            folder = folder.parent
+    try:
+        yield
+    finally:
+        hydra = HydraConfig.get()
+        folder = Path(hydra.runtime.output_dir)
+        if hydra.mode == RunMode.MULTIRUN:
+            (Path(hydra.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: it is someone's
+            while folder.is_relative_to(os.path.abspath(outputs)):
+                folder.rmdir()
+                folder = folder.parent

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from eomt_exp.build import build
-from eomt_exp.contracts import DataError, ImageSet, UserError
+from eomt_exp.contracts import DataError, UserError
 from eomt_exp.data.checkup.finding import Finding
 from eomt_exp.data.checkup.survey import Role, Survey, num_examined, summary, survey, value_lines
 from eomt_exp.data.checkup.verdict import findings, verdict
 from eomt_exp.engine.progress import progress
 from eomt_exp.report.checkup_report import print_checkup, print_verdicts
-from eomt_exp.tasks.describe import leave_no_folder
+from eomt_exp.tasks.describe import leaving_no_folder
 
 BROKEN, NOT_GIVEN = "broken", "not given, not checked"
 
@@ -28,10 +26,8 @@ def run(cfg: DictConfig) -> None:
     Ends the program with exit code 1 where a set is broken. Raises UserError where nothing was
     there to look at.
     """
-    try:
+    with leaving_no_folder(cfg.paths.outputs):
         verdicts = _verdicts(cfg)
-    finally:
-        leave_no_folder(Path(os.path.abspath(cfg.paths.outputs)))
     if all(verdict == NOT_GIVEN for verdict in verdicts.values()):
         raise UserError("Nothing to check: add benchmark=<name> or data=<name> and its paths.…")
     print_verdicts(verdicts.items())
@@ -51,7 +47,9 @@ def _verdicts(cfg: DictConfig) -> dict[str, str]:
             if is_asked_for:
                 print_checkup(key, BROKEN, (), (), [("error", [f"It cannot be opened. {error}"])])
             continue
-        seen = _examined(images, key, role, node)
+        with progress(num_examined(images), f"examine {key}") as bar:
+            seen = survey(images, key, role, bar.advance)
+        seen = seen._replace(may_skip=node.get("on_broken") == "skip")
         found = findings(seen, surveys)
         if role != "benchmark" and images.num_classes not in (0, cfg.data.num_classes):
             has, said = images.num_classes, cfg.data.num_classes
@@ -81,22 +79,13 @@ def _options(node: Any, key: str) -> dict[str, Any]:
     return plain | ({"on_broken": "keep"} if "on_broken" in plain else {})
 
 
-def _examined(images: ImageSet, key: str, role: Role, node: Any) -> Survey:
-    with progress(num_examined(images), f"examine {key}") as bar:
-        seen = survey(images, key, role, bar.advance)
-    return seen._replace(may_skip=node.get("on_broken") == "skip")
-
-
 def _is_asked_for(node: Any, role: Role) -> bool:
-    """Return whether its path is given, or it is a typed benchmark, not one of the data's own."""
+    """Return whether its path is given, or it is a typed benchmark, not one of the data's own.
+
+    A path is not given where its root is a paths.… that is not set; others, as of images, may be.
+    """
     overrides = HydraConfig.get().overrides.task
     is_typed = any(override.lstrip("+").startswith("benchmark=") for override in overrides)
-    return (role == "benchmark" and is_typed) or not _is_path_missing(node)
-
-
-def _is_path_missing(node: Any) -> bool:
-    """Return whether its root is a paths.… that is not set; other paths, as of images, may be."""
     raw: dict[str, Any] = OmegaConf.to_container(node, resolve=False)  # type: ignore[assignment]
-    root = raw.get("root")
-    is_path = isinstance(root, str) and root.startswith("${paths.")
-    return is_path and not str(node.root or "").strip()
+    is_path = str(raw.get("root")).startswith("${paths.")
+    return (role == "benchmark" and is_typed) or not is_path or bool(str(node.root or "").strip())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -11,19 +11,17 @@ from omegaconf import DictConfig, ListConfig, open_dict
 
 from eomt_exp import runs
 from eomt_exp.config_keys import OF_A_RUN, OF_A_RUN_UNLESS_TYPED
-from eomt_exp.contracts import Model, UserError
+from eomt_exp.contracts import UserError
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import agreed, forget_accelerator, is_first_process, make_accelerator
-from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.run_folders import working_in
-from eomt_exp.tasks.candidate import Candidate, as_label
-from eomt_exp.tasks.evaluate_models import evaluate_models
+from eomt_exp.tasks.candidate import Candidate, candidate
 from eomt_exp.tasks.image_sets import build_image_sets, seen_image_warnings
 from eomt_exp.tasks.measure import Cells, Measurement
-from eomt_exp.tasks.publish import open_tracker
+from eomt_exp.tasks.mlflow_runs import open_tracker
+from eomt_exp.tasks.publish import evaluate_models
 from eomt_exp.tasks.start import checked_settings, fill, seen_by
 from eomt_exp.tasks.train import start_of
-from eomt_exp.weights.weight_files import HUB
 
 
 def run(cfg: DictConfig) -> None:
@@ -37,7 +35,7 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
     if any(one.startswith("protocol=[") for one in _typed()):
         raise UserError("one protocol at a time; -m protocol=default,smiyc runs one after another.")
     configs = _configs(cfg)
-    settings = checked_settings(*configs)
+    settings = checked_settings(cfg, configs)
     if not cfg.checkpoint and cfg.start_from is None:
         raise UserError(
             "task=evaluate needs a trained model: add checkpoint=<run folder, file or hf://…>, or "
@@ -45,26 +43,28 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
         )
     images = build_image_sets(configs[0])
     sources = [source for one in configs if (source := start_of(one)) is not None]
-    seen = [seen_by(source) for source in sources]
-    allowed = settings.evaluator.allow_seen_images
-    warnings = [seen_image_warnings(one, images, allowed) for one in seen]
     accelerator = make_accelerator(settings.trainer)
     try:
         measurement = Measurement(settings, accelerator, run_dir)
-        cells = Cells(measurement)
+        cells = Cells(measurement, images)
         models: list[Candidate] = []
-        for facts in zip(configs, sources, seen, warnings, strict=True):
-            models.append(_candidate(*facts, measurement, {model.label for model in models}))
+        for one, source in zip(configs, sources, strict=True):
+            seen = seen_by(source)
+            warnings = seen_image_warnings(seen, images, settings.evaluator.allow_seen_images)
+            load = partial(_detector, one, source, measurement)
+            taken = {model.label for model in models}
+            found = candidate(one, source, seen, warnings, measurement.precision, load, taken)
+            models.append(found)
         for model in models:  # what does not fit says so before anything is written
-            if not agreed(cells.is_complete(model, images)):
+            if not agreed(cells.is_complete(model)):
                 _ = model.detector
             if len(models) > 1:
                 model.let_go()
         kept = configs[0] if len(configs) == 1 else cfg
         runs.begin(kept, run_dir)
-        with open_tracker(cfg, run_dir, accelerator.is_main_process) as tracker:
+        with open_tracker(settings, run_dir, accelerator.is_main_process) as tracker:
             tracker.log_params(runs.flat(runs.plain(kept)))
-            evaluate_models(cfg, cells, models, images, tracker)
+            evaluate_models(cells, models, tracker)
     finally:
         forget_accelerator(accelerator)
 
@@ -92,42 +92,23 @@ def _configs(cfg: DictConfig) -> list[DictConfig]:
     return configs
 
 
-def _candidate(
-    cfg: DictConfig,
-    source: str | Path,
-    seen: SeenImages,
-    warnings: Mapping[str, str],
-    measurement: Measurement,
-    taken: Collection[str],
-) -> Candidate:
-    """Name it `<experiment>-<seed>` of its run, or as the file of weights from elsewhere."""
-    device, precision = measurement.accelerator.device, measurement.precision
-    trained = runs.load_config(Path(source)) if runs.is_run(source) else None
-    if trained is not None:
-        name = f"{trained.name}-{trained.seed}"
-    else:
-        name = Path(str(source).partition("@")[0] if str(source).startswith(HUB) else source).stem
-
-    def load() -> Detector:
-        return runs.make_detector(cfg, _trained_model(cfg, source).to(device), precision)
-
-    label = as_label(name, taken)
-    return Candidate(label, cfg, trained, source, seen, warnings, load, precision)
-
-
-def _trained_model(cfg: DictConfig, source: str | Path) -> Model:
-    """Return a run's model as configured there, or this configuration's with public weights."""
+def _detector(cfg: DictConfig, source: str | Path, measurement: Measurement) -> Detector:
+    """Load a run's model as configured there, or this configuration's with public weights."""
     if runs.is_run(source):
-        return runs.load_model(Path(source))[1]
-    model = runs.build_model(cfg, pretrained=bool(cfg.delta_weights))
-    fresh = fill(cfg, model, source).fresh
-    if fresh:
-        raise UserError(
-            f"{source} leaves {len(fresh)} weights of this model random ({', '.join(fresh[:3])}), "
-            "and their scores would be no result: train it first (+experiment=semantic "
-            "checkpoint=…), or take the model, classes and anomaly_head the file was made for."
-        )
-    return model.eval()
+        model = runs.load_model(Path(source))[1]
+    else:
+        model = runs.build_model(cfg, pretrained=bool(cfg.delta_weights))
+        fresh = fill(cfg, model, source).fresh
+        if fresh:
+            raise UserError(
+                f"{source} leaves {len(fresh)} weights of this model random "
+                f"({', '.join(fresh[:3])}), and their scores would be no result: train it first "
+                "(+experiment=semantic checkpoint=…), or take the model, classes and anomaly_head "
+                "the file was made for."
+            )
+    return runs.make_detector(
+        cfg, model.eval().to(measurement.accelerator.device), measurement.precision
+    )
 
 
 def _as_trained(cfg: DictConfig) -> DictConfig:

@@ -57,22 +57,22 @@ def build_image_sets(cfg: DictConfig, training: bool = False) -> ImageSets:
             f"benchmark@tuning={next(iter(cfg.tuning))} is for the validation during "
             "training, and trainer.validate_every=0 means none: type trainer.validate_every=1."
         )
-    named = build_all(cfg.benchmark, "benchmark")
-    wanted = {name: (images, nodes["benchmark"][name]) for name, images in named.items()}
-    if (cfg.evaluator.known_classes or validates) and nodes["data"]["val"] is not None:
-        wanted[VALIDATION] = (build(cfg.data.val, VALIDATION), nodes["data"]["val"])
+    asks_known_classes = cfg.evaluator.known_classes or validates
+    benchmarks = build_all(cfg.benchmark, "benchmark")
+    validation = build(cfg.data.val, VALIDATION) if asks_known_classes and cfg.data.val else None
     tuning = build_all(cfg.tuning, "tuning") if validates else {}
-    wanted |= {_TUNING + name: (images, nodes["tuning"][name]) for name, images in tuning.items()}
-    workers = cfg.trainer.num_workers
-    read = {
-        name: read_sets.measured(images, name, node, workers)
-        for name, (images, node) in wanted.items()
-    }
-    contents = {name: found for name, (_, found) in read.items()}
-    validation = read.pop(VALIDATION, (None, None))[0]
-    tuning = {name: read.pop(_TUNING + name)[0] for name in tuning}
-    benchmarks = {name: images for name, (images, _) in read.items()}
-    return ImageSets(benchmarks, validation, tuning, contents)
+    contents: dict[str, Contents] = {}
+
+    def read(images: ImageSet, name: str, node: Any) -> ImageSet:
+        images, contents[name] = read_sets.measured(images, name, node, cfg.trainer.num_workers)
+        return images
+
+    return ImageSets(
+        {name: read(one, name, nodes["benchmark"][name]) for name, one in benchmarks.items()},
+        read(validation, VALIDATION, nodes["data"]["val"]) if validation is not None else None,
+        {name: read(one, _TUNING + name, nodes["tuning"][name]) for name, one in tuning.items()},
+        contents,
+    )
 
 
 class ReadSets:

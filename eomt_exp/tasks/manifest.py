@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 
 from eomt_exp import runs
 from eomt_exp.evaluator.metrics import METRICS
 from eomt_exp.report.cells import Cell
 from eomt_exp.report.leaderboard import Leaderboard
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
+from eomt_exp.tasks.start import TaskSettings
 from eomt_exp.tracking.provenance import git_facts
 
 FEW = 10  # images
@@ -23,21 +24,21 @@ DEFINITIONS = {
 }
 
 
-def manifest_of(
-    cfg: DictConfig,
-    measured: Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]],
-) -> dict[str, object]:
+Measured = Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]]
+
+
+def manifest_of(settings: TaskSettings, measured: Measured) -> dict[str, object]:
     """Return what the numbers depend on."""
     facts = {
         model.label: {name: cell.facts for name, cell in cells.items()}
         for model, (_, cells) in measured.items()
     }
     return {
-        "experiment": cfg.name,
-        "seed": cfg.seed,
-        "content_key": runs.content_key(cfg),
-        "protocol": runs.plain(cfg)["protocol"],
-        "evaluator": runs.plain(cfg)["evaluator"],
+        "experiment": settings.name,
+        "seed": settings.seed,
+        "content_key": settings.content_key,
+        "protocol": runs.plain(OmegaConf.structured(settings.protocol)),
+        "evaluator": runs.plain(OmegaConf.structured(settings.evaluator)),
         "definitions": {k: m.meaning for k, m in METRICS.items() if m.meaning} | DEFINITIONS,
         "models": {
             m.label: {**m.facts, "thresholds": k.thresholds} for m, (k, _) in measured.items()
@@ -48,7 +49,7 @@ def manifest_of(
     }
 
 
-def notes_on(measured: Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]]) -> list[str]:
+def notes_on(measured: Measured) -> list[str]:
     """Return what a reader of the numbers should know and could not see in them."""
     found = [
         f"{model.label}: what {', '.join(model.seen.unknown)} was trained on is not on record, "
@@ -82,17 +83,14 @@ def _notes_on(name: str, cell: Cell) -> list[str]:
 
 def saved_manifest(board: Leaderboard) -> dict[str, object]:
     """Return the manifest with what belongs to the numbers and is no metric itself."""
-    intervals = {key: list(pair) for key, pair in board.flat_intervals().items()}
-    comparisons = [c._asdict() for c in board.comparisons]
-    seeds = [s._asdict() for s in board.over_seeds]
     return {
         "warnings": board.warnings,
         "notes": board.notes,
         **board.manifest,
-        "intervals": intervals,
-        "comparisons": comparisons,
+        "intervals": {key: list(pair) for key, pair in board.flat_intervals().items()},
+        "comparisons": [c._asdict() for c in board.comparisons],
         "tnr_tables": {
             f"{r.benchmark}/{r.method}": [row._asdict() for row in r.tnr] for r in board.results
         },
-        "over_seeds": seeds,
+        "over_seeds": [s._asdict() for s in board.over_seeds],
     }

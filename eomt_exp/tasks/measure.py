@@ -80,19 +80,16 @@ class Measurement:
         Without `exports`, as during a training, only its pixels: no components, no examples.
         """
         protocol, evaluator = self.settings.protocol, self.settings.evaluator
+        is_whole = exports is not None
         settings = evaluation.Settings(
             scratch=self.folder,
-            scratch_bytes=0,  # no map is read twice
+            scratch_bytes=int(evaluator.scratch_gb * 1e9 / self.accelerator.num_processes),
             bits=evaluator.bits,
             half=protocol.scores is ScoreType.float16,
             skip_empty=protocol.skip_images_without_anomaly,
+            components=images.component_sizes if is_whole and protocol.components else None,
+            num_examples=evaluator.figures if is_whole else 0,
         )
-        if exports is not None:
-            settings = settings._replace(
-                scratch_bytes=int(evaluator.scratch_gb * 1e9 / self.accelerator.num_processes),
-                components=images.component_sizes if protocol.components else None,
-                num_examples=evaluator.figures,
-            )
         read, count = self._share(detector, images)
         with self._bar(count, label) as bar:
             return evaluation.measure_benchmark(
@@ -122,8 +119,8 @@ class Measurement:
 class Cells:
     """Gives the cells of one evaluation: from the folder of its run, else measured and kept."""
 
-    def __init__(self, measurement: Measurement) -> None:
-        self.measurement, self.folder = measurement, measurement.folder
+    def __init__(self, measurement: Measurement, images: ImageSets) -> None:
+        self.measurement, self.images, self.folder = measurement, images, measurement.folder
         self.is_main = measurement.accelerator.is_main_process
         self.evaluator = measurement.settings.evaluator
         self.protocol = measurement.settings.protocol
@@ -132,95 +129,93 @@ class Cells:
             remove_left_over(self.folder)
         measurement.accelerator.wait_for_everyone()
 
-    def known_classes(self, model: Candidate, images: ImageSets) -> KnownClasses:
+    def known_classes(self, model: Candidate) -> KnownClasses:
         """Return what data.val says of a model; nothing where evaluator.known_classes is false."""
-        if images.validation is None:
-            return KnownClasses({}, {})
-        if (saved := agreed(self._saved_known(model, images))) is not None:
+        if (saved := agreed(self._saved_known(model))) is not None:
             return saved
+        validation = self.images.validation
+        assert validation is not None
         metrics, counts = self.measurement.known_classes(
-            model.detector, images.validation, f"known classes of {model.label}", with_counts=True
+            model.detector, validation, f"known classes of {model.label}", with_counts=True
         )
         thresholds = operating_thresholds(counts, self.evaluator.operating_fpr)
-        found = KnownClasses(_named(metrics, images.validation.class_names), thresholds)
+        found = KnownClasses(_named(metrics, validation.class_names), thresholds)
         if self.is_main:
-            needs = self._needs(model, images, VALIDATION)
-            path = self._path(model, f"{VALIDATION}.json")
-            write_text(path, json.dumps({"depends_on": needs, **vars(found)}))
+            saved_as = {"depends_on": self._needs(model, VALIDATION), **vars(found)}
+            write_text(self._path(model, f"{VALIDATION}.json"), json.dumps(saved_as))
         return found
 
-    def cell(self, model: Candidate, images: ImageSets, name: str, known: KnownClasses) -> Cell:
+    def cell(self, model: Candidate, name: str, known: KnownClasses) -> Cell:
         """Return what one benchmark came to under a model."""
-        saved = self._saved_cell(model, images, name, known)
+        saved = self._saved_cell(model, name, known)
         if agreed(saved is not None):
             assert saved is not None
             return saved
-        benchmark, given, protocol = images.benchmarks[name], self.evaluator, self.protocol
-        scorers, thresholds = tuple(model.detector.scorers), known.thresholds
+        images, thresholds = self.images.benchmarks[name], known.thresholds
+        kinds, scorers = self.evaluator.exports, tuple(model.detector.scorers)
         measured = self.measurement.benchmark(
             model.detector,
-            benchmark,
+            images,
             f"{model.label} on {name}",
-            exports_of(given.exports, self.folder, model.label, name, scorers, thresholds),
+            exports_of(kinds, self.folder, model.label, name, scorers, thresholds),
         )
         results = results_of(
             measured,
             model.label,
             name,
-            fpr95=protocol.fpr95,
+            fpr95=self.protocol.fpr95,
             thresholds=thresholds,
-            resamples=given.resamples,
+            resamples=self.evaluator.resamples,
         )
+        contents = self.images.contents[name]
         facts = {
-            "images": len(benchmark),
-            "published_images": benchmark.expected_images,
-            "doubled_images": len(benchmark) - len(images.contents[name].images),
-            "measured": len(benchmark) - len(measured.left_out),
+            "images": len(images),
+            "published_images": images.expected_images,
+            "doubled_images": len(images) - len(contents.images),
+            "measured": len(images) - len(measured.left_out),
             "without_anomaly_left_out": measured.left_out,
-            "broken_left_out": list(benchmark.skipped),
-            "component_sizes": benchmark.component_sizes if protocol.components else None,
-            "sha256": images.contents[name].sha256,
+            "broken_left_out": list(images.skipped),
+            "component_sizes": images.component_sizes if self.protocol.components else None,
+            "sha256": contents.sha256,
         }
-        needs = self._needs(model, images, name, known)
+        needs = self._needs(model, name, known)
         cell = Cell(needs, results, measured.images, measured.examples, facts)
         if self.is_main:
             save_cell(self._path(model, f"{name}.npz"), cell)
         return cell
 
-    def is_complete(self, model: Candidate, images: ImageSets) -> bool:
+    def is_complete(self, model: Candidate) -> bool:
         """Return whether all cells of a model are there, so that it need not be loaded."""
-        is_asked = images.validation is not None
-        known = self._saved_known(model, images) if is_asked else KnownClasses({}, {})
+        known = self._saved_known(model)
         return known is not None and all(
-            self._saved_cell(model, images, name, known) for name in images.benchmarks
+            self._saved_cell(model, name, known) for name in self.images.benchmarks
         )
 
-    def _saved_known(self, model: Candidate, images: ImageSets) -> KnownClasses | None:
+    def _saved_known(self, model: Candidate) -> KnownClasses | None:
+        if self.images.validation is None:
+            return KnownClasses({}, {})
         path = self._path(model, f"{VALIDATION}.json")
         saved = json.loads(path.read_text()) if path.is_file() else {}
-        if saved.get("depends_on") != self._needs(model, images, VALIDATION):
+        if saved.get("depends_on") != self._needs(model, VALIDATION):
             return None
         return KnownClasses(saved["metrics"], saved["thresholds"])
 
-    def _saved_cell(
-        self, model: Candidate, images: ImageSets, name: str, known: KnownClasses
-    ) -> Cell | None:
-        needs = self._needs(model, images, name, known)
-        return load_cell(self._path(model, f"{name}.npz"), needs)
+    def _saved_cell(self, model: Candidate, name: str, known: KnownClasses) -> Cell | None:
+        return load_cell(self._path(model, f"{name}.npz"), self._needs(model, name, known))
 
     def _needs(
-        self, model: Candidate, images: ImageSets, name: str, known: KnownClasses | None = None
+        self, model: Candidate, name: str, known: KnownClasses | None = None
     ) -> dict[str, Any]:
         """Return all that could change a cell, as JSON gives it back."""
-        facts = {key: value for key, value in model.facts.items() if key != "weights"}
-        benchmark = images.benchmarks.get(name)
+        benchmark = self.images.benchmarks.get(name)
         needs = {
             "format": FORMAT,
             "code": self.code,  # another commit may count otherwise
-            "model": facts,  # by the hash of its weights, wherever they lie
+            # By the hash of its weights, wherever they lie.
+            "model": {key: value for key, value in model.facts.items() if key != "weights"},
             "protocol": runs.plain(OmegaConf.structured(self.protocol)),
             **of_roles({"evaluator": asdict(self.evaluator)}, Role.judging, Role.reporting),
-            "images": images.contents[name].sha256,
+            "images": self.images.contents[name].sha256,
             "component_sizes": benchmark.component_sizes if benchmark else None,
         }
         found = dict(json.loads(json.dumps(needs)))

@@ -1,43 +1,67 @@
-"""Checks a configuration, and loads what a model begins with: a run or public weights."""
+"""Checks a configuration, and finds and loads what a model begins with.
+
+That is a run, public weights, or a semantic EoMT, which is trained once and found by its content.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from filelock import FileLock, Timeout
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from eomt_exp import runs
+from eomt_exp import runs, schema
+from eomt_exp.config_keys import OF_ALL_STAGES
 from eomt_exp.contracts import Model, UserError
-from eomt_exp.engine.device import is_first_process
+from eomt_exp.engine.device import agreed, is_first_process
 from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.schema import EvaluatorConfig, OptimConfig, ProtocolConfig, TrainerConfig
 from eomt_exp.tasks.benchmark_exports import check_exports
 from eomt_exp.weights.loading import Report
-from eomt_exp.weights.weight_files import HUB, weight_files
+from eomt_exp.weights.weight_files import HUB, WEIGHTS, weight_files
 
 
 class TaskSettings(NamedTuple):
-    """Holds the typed parts of a configuration, whose values are in range and fit together."""
+    """Holds what a task goes by, typed: its values are in range and fit together."""
 
-    trainer: TrainerConfig
-    optim: OptimConfig
-    evaluator: EvaluatorConfig
-    protocol: ProtocolConfig
+    name: str
+    seed: int
+    score: str
+    content_key: str
+    trainer: schema.TrainerConfig
+    optim: schema.OptimConfig
+    evaluator: schema.EvaluatorConfig
+    protocol: schema.ProtocolConfig
+    tracking: schema.TrackingConfig
+    evaluates: bool  # instead of training first
+    has_checkpoint: bool
 
 
-def checked_settings(*configs: DictConfig) -> TaskSettings:
+def checked_settings(cfg: DictConfig, models: Sequence[DictConfig] = ()) -> TaskSettings:
     """Refuse wrong settings before anything long, and download hub ids.
 
-    There is a configuration for each model; what all are trained or measured by is the first one's.
+    `models` are the configurations of models that are evaluated together, where cfg is of none.
     """
-    first = configs[0]
-    found = TaskSettings(*(OmegaConf.to_object(first[name]) for name in TaskSettings._fields))  # type: ignore[arg-type]
+    models = models or [cfg]
+    kinds = ("trainer", "optim", "evaluator", "protocol", "tracking")
+    typed: dict[str, Any] = {kind: OmegaConf.to_object(cfg[kind]) for kind in kinds}
+    first = models[0]
     benchmarks = [str(name) for name in first.benchmark]
-    check_exports(found.evaluator, found.protocol, benchmarks, first.data.val is not None)
-    for cfg in configs:
-        _check_start(cfg)
-    return found
+    check_exports(typed["evaluator"], typed["protocol"], benchmarks, first.data.val is not None)
+    for one in models:
+        _check_start(one)
+    return TaskSettings(
+        name=str(cfg.name),
+        seed=cfg.seed,
+        score=cfg.score,
+        content_key=runs.content_key(cfg),
+        evaluates=str(cfg.task._target_).endswith("evaluate.run"),
+        has_checkpoint=bool(cfg.checkpoint),
+        **typed,
+    )
 
 
 def seen_by(start: str | Path) -> SeenImages:
@@ -94,3 +118,66 @@ def _check_base(cfg: DictConfig) -> None:
             "delta_weights=true adds to the weights the backbone was trained from: "
             + (f"type {advice}." if ways else "this backbone has none; take another one.")
         )
+
+
+@contextmanager
+def semantic_run(cfg: DictConfig) -> Iterator[tuple[Path, DictConfig | None]]:
+    """Give the run folder of the semantic EoMT with this configuration's model, data and seed.
+
+    And, where none has been trained, the configuration to train there. A second job that needs the
+    same model waits here, and then finds it.
+    """
+    semantic = semantic_config(cfg)
+    folder = Path(cfg.paths.outputs) / "semantic" / f"by-content-{runs.content_key(semantic)}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # One process of a job takes the lock for all: the others must be free to train with it.
+    first = is_first_process()
+    with _locked(f"{folder}.lock") if first else nullcontext():
+        found = agreed(_find(folder, semantic) if first else None)
+        text = f"found {found}"
+        if found is None:
+            folder.mkdir(exist_ok=True)
+            text = f"none for this model, data and seed; training it in {folder}"
+        if first:
+            print(f"semantic EoMT: {text}", flush=True)
+        yield (folder, semantic) if found is None else (found, None)
+
+
+def semantic_config(cfg: DictConfig) -> DictConfig:
+    """Return `+experiment=semantic` with this configuration's model, data and seed.
+
+    Its data are those of `known`, where cfg.data has no labels of known classes.
+    """
+    semantic = compose("config", overrides=["+experiment=semantic"])
+    with open_dict(semantic):
+        for key in OF_ALL_STAGES:
+            group, _, name = key.rpartition(".")
+            to, given = (semantic[group], cfg[group]) if group else (semantic, cfg)
+            to[name] = given[name]  # a group with its interpolations, which find their new home
+        if cfg.known is not None:
+            semantic.data = OmegaConf.merge(OmegaConf.structured(schema.DataConfig), cfg.known)
+    return semantic
+
+
+def _locked(path: str) -> AbstractContextManager[object]:
+    """Take a file lock, which is held inside a `with`, and say so where it has to wait."""
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another job trains this semantic EoMT; waiting for {path}", flush=True)
+        return lock.acquire()
+
+
+def _find(folder: Path, semantic: DictConfig) -> Path | None:
+    """Return this very folder, or a run of `+experiment=semantic` with the same content key."""
+    wanted = runs.content_key(semantic)
+    others = sorted(folder.parent.glob(f"*/{runs.METRICS}"), reverse=True)
+    for run_dir in [folder, *(path.parent for path in others)]:
+        done = (runs.read_metrics(run_dir) or {}).get("manifest", {}).get("content_key")
+        if done is None or not (run_dir / WEIGHTS).is_file():
+            continue
+        # A run of an earlier commit may name classes of data that have been replaced since.
+        if wanted in (done, runs.content_key(runs.load_config(run_dir))):
+            return run_dir
+    return None

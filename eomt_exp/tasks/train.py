@@ -16,7 +16,6 @@ from eomt_exp.build import build, build_all
 from eomt_exp.contracts import Exposure, Loss, Model, Target, UserError
 from eomt_exp.data.loader import training_loader
 from eomt_exp.data.training_set import TrainingSet
-from eomt_exp.engine.checkpoint import states
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import (
     Accelerator,
@@ -28,15 +27,13 @@ from eomt_exp.engine.device import (
     seed_everything,
 )
 from eomt_exp.engine.optim import annealing_steps
-from eomt_exp.engine.progress import Progress, progress
 from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import SeenImages, verify
 from eomt_exp.engine.trainer import Trainer
 from eomt_exp.run_folders import working_in
 from eomt_exp.schema import Trainable
 from eomt_exp.studies.trial import Trial, current_trial, forget_pruning
-from eomt_exp.tasks.candidate import Candidate, as_label
-from eomt_exp.tasks.evaluate_models import evaluate_models
+from eomt_exp.tasks.candidate import candidate
 from eomt_exp.tasks.image_sets import (
     ImageSets,
     build_image_sets,
@@ -45,9 +42,9 @@ from eomt_exp.tasks.image_sets import (
     seen_image_warnings,
 )
 from eomt_exp.tasks.measure import Cells, Measurement
-from eomt_exp.tasks.publish import open_tracker, show_again
-from eomt_exp.tasks.semantic_model import semantic_run
-from eomt_exp.tasks.start import TaskSettings, checked_settings, fill, seen_by
+from eomt_exp.tasks.mlflow_runs import open_tracker
+from eomt_exp.tasks.publish import evaluate_models, show_again
+from eomt_exp.tasks.start import TaskSettings, checked_settings, fill, seen_by, semantic_run
 from eomt_exp.tasks.validation import Validation, last_validation
 from eomt_exp.tracking.run import Tracker
 from eomt_exp.weights.weight_files import WEIGHTS, save_weights
@@ -56,8 +53,6 @@ from eomt_exp.weights.weight_files import WEIGHTS, save_weights
 class Parts(NamedTuple):
     """Holds all that a run is made of, built before anything is written or trained."""
 
-    name: str
-    seed: int
     folder: Path
     settings: TaskSettings
     model: Model
@@ -79,16 +74,12 @@ def run(cfg: DictConfig) -> dict[str, float]:
     trial = current_trial()
     with working_in(run_dir, Path(cfg.paths.outputs)) if first else nullcontext():
         train(cfg, run_dir, trial)
-    found: dict[str, float] = agreed(_numbers(run_dir) if first else {})
+    saved = (runs.read_metrics(run_dir) or {}).get("metrics", {}) if first else {}
+    found = {key: float("nan") if value is None else value for key, value in saved.items()}
+    found = agreed(found | last_validation(run_dir))  # all that the study got while it trained
     if first and trial:
         print(f"trial {trial.number} of {trial.study}: {run_dir}", flush=True)
     return found
-
-
-def _numbers(run_dir: Path) -> dict[str, float]:
-    done = runs.read_metrics(run_dir) or {"metrics": {}}
-    final = {k: float("nan") if v is None else v for k, v in done["metrics"].items()}
-    return final | last_validation(run_dir)  # of both, what the study got while it trained
 
 
 def train(cfg: DictConfig, run_dir: Path, trial: Trial | None = None) -> None:
@@ -145,19 +136,20 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     augmentation = build(cfg.augmentation, "augmentation")
     exposure = build(cfg.outlier_exposure, "outlier_exposure")
     _check_anomalies(cfg, losses, exposure)
-    if exposure is not None and cfg.evaluator.verify:
+    if exposure is not None and settings.evaluator.verify:
         verify(exposure.pool)
-    seed_everything(cfg.seed)
+    seed_everything(settings.seed)
     # With strict=false, the backbone may be what the checkpoint lacks.
     starts_bare = not (cfg.checkpoint or cfg.start_from)
     pretrained = starts_bare or bool(cfg.delta_weights) or (bool(cfg.checkpoint) and not cfg.strict)
     model = runs.build_model(cfg, pretrained=pretrained)
     model.set_trainable(cfg.trainable.value)
     annealing_steps(settings.optim.mask_annealing, 1, model.num_blocks)  # a pair for every block?
-    _rehearse(cfg, model, losses)
+    only_head = cfg.trainable is Trainable.head
+    _rehearse(runs.make_detector(cfg, model, "no"), losses, only_head)
     images = build_image_sets(cfg, training=True)
     pictures, contents = read_sets.training(cfg)
-    if pictures.num_classes == 0 and cfg.trainable is not Trainable.head:
+    if pictures.num_classes == 0 and not only_head:
         raise UserError(
             f"data={cfg.data.name} labels anomalies and no known classes: only an anomaly head can "
             f"learn from it, got trainable={cfg.trainable.value}. Type trainable=head "
@@ -169,12 +161,10 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     if (run_dir / SEEN).is_file():  # of an earlier try, which may have seen others
         seen.include(SeenImages.load(run_dir))
     seen_image_warnings(seen, images, settings.evaluator.allow_seen_images)
-    training = TrainingSet(pictures, augmentation, exposure, cfg.data.num_classes, cfg.seed)
-    batch_size = settings.trainer.batch_size
-    training_loader(training, batch_size, 0, cfg.seed)  # enough images for a batch?
-    return Parts(
-        cfg.name, cfg.seed, run_dir, settings, model, losses, images, training, seen, trial
-    )
+    training = TrainingSet(pictures, augmentation, exposure, cfg.data.num_classes, settings.seed)
+    # Are there enough images for a batch?
+    training_loader(training, settings.trainer.batch_size, 0, settings.seed)
+    return Parts(run_dir, settings, model, losses, images, training, seen, trial)
 
 
 def _check_model(cfg: DictConfig) -> None:
@@ -197,23 +187,21 @@ def _check_anomalies(cfg: DictConfig, losses: dict[str, Loss], exposure: Exposur
         )
 
 
-def _rehearse(cfg: DictConfig, model: Model, losses: dict[str, Loss]) -> None:
+def _rehearse(detector: Detector, losses: dict[str, Loss], only_head: bool) -> None:
     """Pass one black image through model, losses and scores: parts that do not fit say so now."""
-    height, width = cfg.data.image_size
-    size = (height, width)
-    detector = runs.make_detector(cfg, model, "no")
+    size = detector.image_size
     pasted = torch.zeros(size, dtype=torch.uint8)
-    pasted[: height // 2] = 1
+    pasted[: size[0] // 2] = 1
     target = Target(
         (pasted == 0)[None], torch.zeros(1, dtype=torch.int64), pasted, torch.zeros(size) > 0
     )
     # A graph of the whole model would want much memory, that of a head little.
-    with torch.set_grad_enabled(cfg.trainable is Trainable.head):
-        output = model.train()(torch.zeros(1, 3, height, width))
+    with torch.set_grad_enabled(only_head):
+        output = detector.model.train()(torch.zeros(1, 3, *size))
         terms = [term for loss in losses.values() for term in loss(output, [target]).values()]
         for scorer in detector.scorers.values():
             scorer(output)
-    if cfg.trainable is Trainable.head and not any(term.requires_grad for term in terms):
+    if only_head and not any(term.requires_grad for term in terms):
         raise UserError(
             f"loss={','.join(losses)} does not depend on the anomaly head, which is all that "
             "trainable=head trains: type loss=[anomaly_head]."
@@ -222,11 +210,11 @@ def _rehearse(cfg: DictConfig, model: Model, losses: dict[str, Loss]) -> None:
 
 def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, str]) -> None:
     settings, model, folder, trial = parts.settings, parts.model, parts.folder, parts.trial
-    seed_everything(parts.seed)  # what was built or trained before must not shift the draws
+    seed_everything(settings.seed)  # what was built or trained before must not shift the draws
     accelerator = make_accelerator(settings.trainer)
     measurement = Measurement(settings, accelerator, folder)
     try:
-        with open_tracker(cfg, folder, accelerator.is_main_process, trial) as tracker:
+        with open_tracker(settings, folder, accelerator.is_main_process, trial) as tracker:
             if accelerator.is_main_process and forget_pruning(folder):
                 tracker.set_tags({"optuna.state": "CONTINUED"})
             tracker.log_params(runs.flat(runs.training_settings(cfg)))
@@ -245,15 +233,11 @@ def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, st
                 bare = in_full_precision(accelerator, model)
                 return runs.make_detector(cfg, bare, measurement.precision)
 
-            label = as_label(f"{parts.name}-{parts.seed}")
-            candidate = Candidate(
-                label, cfg, cfg, folder, parts.seen, warnings, load, measurement.precision
-            )
+            trained_now = candidate(cfg, folder, parts.seen, warnings, measurement.precision, load)
             images = parts.images
             if not settings.evaluator.known_classes:  # data.val was for the validation
                 images = images._replace(validation=None)
-            cells = Cells(measurement)
-            evaluate_models(cfg, cells, [candidate], images, tracker, shown=not trial)
+            evaluate_models(Cells(measurement, images), [trained_now], tracker, shown=not trial)
             if trial:
                 tracker.set_tags({"optuna.state": "COMPLETE"})
     finally:
@@ -263,32 +247,23 @@ def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, st
 def _fit(parts: Parts, accelerator: Accelerator, tracker: Tracker, validate: Validation) -> Model:
     """Train to the end; return the model without what Accelerate wraps around it."""
 
-    def make_bar(total: int, start: int) -> Progress:
-        return progress(total, f"train {parts.name}", start, enabled=accelerator.is_main_process)
-
-    def after_validation(metrics: dict[str, float], epoch: int) -> None:
+    def after_validation(metrics: dict[str, float], epoch: int, step: int) -> None:
         if parts.trial:
-            step = trainer.progress.step
             parts.trial.report(metrics, parts.folder, epoch, settings.epochs, step)
 
-    settings, folder = parts.settings.trainer, parts.folder / runs.STATES
-    if states(folder) and accelerator.is_main_process:
-        print(f"going on with {parts.folder} from {states(folder)[-1].name}", flush=True)
-    batch, workers = settings.batch_size, settings.num_workers
+    settings, name, seed = parts.settings.trainer, parts.settings.name, parts.settings.seed
     trainer = Trainer(
+        name=name,
         accelerator=accelerator,
         model=parts.model,
         losses=parts.losses,
-        loader=training_loader(parts.training, batch, workers, parts.seed),
+        loader=training_loader(parts.training, settings.batch_size, settings.num_workers, seed),
         optim=parts.settings.optim,
         settings=settings,
-        folder=folder,
+        folder=parts.folder / runs.STATES,
         tracker=tracker,
-        make_bar=make_bar,
         validate=validate,
         after_validation=after_validation,
         last_validation=lambda: agreed(last_validation(parts.folder)),
     )
-    trainer.fit()
-    trained: Model = accelerator.unwrap_model(trainer.model)
-    return trained
+    return trainer.fit()
