@@ -19,11 +19,11 @@ from eomt_exp.evaluator.metrics import METRICS, Metric, flagged
 from eomt_exp.report.latex import as_latex, escaped
 from eomt_exp.report.leaderboard import Leaderboard, PublishedResult
 from eomt_exp.report.published import published_for
-from eomt_exp.report.tables import number
+from eomt_exp.report.tables import number, over_seeds
 from eomt_exp.report.terminal import (
     print_report,
     results_table,
-    seeds_table,
+    rich_table,
     write_metrics,
 )
 from eomt_exp.report.text_tables import as_csv, as_markdown
@@ -124,7 +124,8 @@ def test_latex_is_escaped_and_bold_where_best(board):
     row = board.over_seeds[0]
     assert escaped(f"{row.experiment} {row.scorer}, {len(row.seeds)} seeds") in text
     assert rf"{100 * row.mean:.1f} $\pm$ {100 * row.std:.1f}" in text
-    assert f"{row.mean:.3f} ± {row.std:.3f}" in printed(seeds_table(board.over_seeds))
+    table = rich_table(over_seeds(board.over_seeds), "over seeds")
+    assert f"{row.mean:.3f} ± {row.std:.3f}" in printed(table)
 
 
 def printed(table) -> str:

@@ -42,10 +42,7 @@ class CocoPanoptic(KnownClassSet):
     class_names = tuple(_NAMES.values())
 
     def __init__(
-        self,
-        root: str | Path | None,
-        split: Literal["train", "val"],
-        on_broken: OnBroken = "error",
+        self, root: str | Path | None, split: Literal["train", "val"], on_broken: OnBroken = "error"
     ) -> None:
         """`root` holds train2017/ or train2017.zip (val likewise) and annotations/.
 

@@ -14,14 +14,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from eomt_exp.contracts import (
-    ANOMALY,
-    VOID,
-    LabelledImage,
-    OutlierPool,
-    OutlierTarget,
-    UserError,
-)
+from eomt_exp.contracts import ANOMALY, VOID, LabelledImage, OutlierPool, OutlierTarget, UserError
 from eomt_exp.data.cutouts import Patch, colour_matched, padded, scaled, soft_alpha, vary
 
 _ATTEMPTS = 10  # spots tried for one object before the image goes without it
@@ -64,8 +57,11 @@ class CutPaste:
     target: OutlierTarget = "outlier_class"
 
     def __post_init__(self) -> None:
-        _check_choice("placement", self.placement, get_args(Placement))
-        _check_choice("target", self.target, get_args(OutlierTarget))
+        for name, kind in (("placement", Placement), ("target", OutlierTarget)):
+            if (value := getattr(self, name)) not in get_args(kind):
+                raise UserError(
+                    f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}."
+                )
         for name in ("paste_probability", "min_support", "colour_match", "brightness"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
@@ -191,8 +187,3 @@ def _overlap(
         there.append(slice(first, last))
         here.append(slice(first - start, last - start))
     return (there[0], there[1]), (here[0], here[1])
-
-
-def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")

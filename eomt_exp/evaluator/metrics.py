@@ -63,37 +63,28 @@ def mean_f1(siou: Floats, ppv: Floats) -> float:
 
 METRICS = {
     "ap": Metric(
-        "AP",
-        1,
+        "AP", 1,
         "Average precision over all pixels of a benchmark: over falling thresholds, precision "
         "times the step in recall, summed up without interpolation.",
-        "headline narrow main paper seeds study interval image",
-        rank.average_precision,
+        "headline narrow main paper seeds study interval image", rank.average_precision,
     ),
     "fpr95": Metric(
-        "FPR95",
-        -1,
+        "FPR95", -1,
         "False positive rate where 95 % of the anomalous pixels are found: the dot on the curves.",
-        "headline narrow main paper seeds study interval image",
-        rank.fpr_at_recall,
+        "headline narrow main paper seeds study interval image", rank.fpr_at_recall,
     ),
     "auroc": Metric(
-        "AUROC",
-        1,
+        "AUROC", 1,
         "Chance that an anomalous pixel scores higher than a normal one; a tie counts half.",
-        "narrow main seeds study interval image",
-        rank.auroc,
+        "narrow main seeds study interval image", rank.auroc,
     ),
     "f1_star": Metric(
-        "F1*",
-        1,
+        "F1*", 1,
         "Highest pixel F1 over all thresholds: chosen knowing the truth.",
-        "main study interval",
-        lambda ranking: rank.best_f1(ranking)[0],
+        "main study interval", lambda ranking: rank.best_f1(ranking)[0],
     ),
     "siou": Metric(
-        "sIoU",
-        1,
+        "sIoU", 1,
         "IoU of each true component with what was predicted on it, adjusted so that a prediction "
         "that spans several is not punished twice; the mean over components (SegmentMeIfYouCan: "
         "8-connected, of scores above the threshold of F1*).",
@@ -101,34 +92,29 @@ METRICS = {
         components=lambda siou, ppv: mean(siou),
     ),
     "ppv": Metric(
-        "PPV",
-        1,
+        "PPV", 1,
         "Share of each predicted component that is anomalous; the mean over components.",
         "main paper seeds",
         components=lambda siou, ppv: mean(ppv),
     ),
     "component_f1": Metric(
-        "F1",
-        1,
+        "F1", 1,
         "F1 of components, the mean over the sIoU thresholds 0.25, 0.30, …, 0.75.",
         "main paper seeds",
         components=mean_f1,
     ),
     "ap_trapezoid": Metric(
-        "AP trapezoid",
-        1,
+        "AP trapezoid", 1,
         "Area under the curve by the trapezoid rule; too high where scores tie.",
         pixels=points.ap_trapezoid,
     ),
     "ap_bound": Metric(
-        "AP bound",
-        0,
+        "AP bound", 0,
         "The AP of the scores before they were binned is no further away than this.",
         form="{:.1e}",
     ),
     "tie_fraction": Metric(
-        "ties at 95 %",
-        0,
+        "ties at 95 %", 0,
         "Share of the anomalous pixels tied at the threshold of FPR95; when large, FPR95 reflects "
         "saturated or rounded scores more than ranking.",
         pixels=points.tie_fraction,
@@ -138,26 +124,22 @@ METRICS = {
     ),
     "fpr95_first": Metric("FPR95 first", -1, "FPR95 at the first threshold with recall of 95 %."),
     "fpr95_interpolated": Metric(
-        "FPR95 interpolated",
-        -1,
+        "FPR95 interpolated", -1,
         "FPR95 on straight lines between thresholds; too low with ties.",
         pixels=lambda ranking: points.fpr_interpolated(ranking, 0.95),
     ),
     "fpr95_nearest": Metric(
-        "FPR95 nearest",
-        -1,
+        "FPR95 nearest", -1,
         "FPR95 at the threshold whose recall is nearest to 95 %, perhaps less.",
         pixels=lambda ranking: points.fpr_nearest(ranking, 0.95),
     ),
     "tpr_at_fpr05": Metric(
-        "TPR at FPR 5 %",
-        1,
+        "TPR at FPR 5 %", 1,
         "Share of the anomaly found at that many alarms.",
         pixels=lambda ranking: points.tpr_at_fpr(ranking, 0.05),
     ),
     "tpr_at_fpr01": Metric(
-        "TPR at FPR 1 %",
-        1,
+        "TPR at FPR 1 %", 1,
         "Share of the anomaly found at that many alarms.",
         pixels=lambda ranking: points.tpr_at_fpr(ranking, 0.01),
     ),
@@ -165,8 +147,7 @@ METRICS = {
         "TNR at TPR 95 %", 1, "1 - FPR95.", pixels=lambda ranking: 1 - rank.fpr_at_recall(ranking)
     ),
     "id_threshold": Metric(
-        "threshold in use",
-        0,
+        "threshold in use", 0,
         "The score that a share of evaluator.operating_fpr of the pixels of data.val reaches.",
         form="{:.4g}",
     ),
@@ -187,12 +168,11 @@ METRICS = {
     "macc": Metric("mAcc", 1, "Mean recall over the known classes.", "known"),
     "aacc": Metric("aAcc", 1, "Share of the pixels whose known class is right.", "known"),
     "category_miou": Metric(
-        "category mIoU",
-        1,
+        "category mIoU", 1,
         "Mean IoU over categories: a car taken for a truck is right here.",
         "known",
     ),
-}
+}  # fmt: skip
 
 
 def flagged(flag: str) -> tuple[str, ...]:

@@ -22,7 +22,6 @@ PAGE_COLOURS = {  # -> the variable of page.css, which has one value for light a
     **{colour.lower(): f"s{index}" for index, colour in enumerate(COLOURS)},
     **{INK: "ink", FAINT: "quiet", RULE: "rule"},
 }
-HEAT = "inferno"  # the colour map of scores
 DPI = 100
 
 
@@ -36,7 +35,7 @@ def new_figure(width: float, height: float, layout: Any = "constrained") -> Figu
     return figure
 
 
-def line_style(index: int) -> dict[str, Any]:
+def stroke(index: int) -> dict[str, Any]:
     """Choose colour and dash of a line: the dash changes when the colours are used up."""
     dash = STYLES[index // len(COLOURS) % len(STYLES)]
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": dash}
@@ -56,8 +55,9 @@ def tidy(axes: Axes, title: str, x: str, y: str = "") -> None:
         axes.spines[side].set_color(RULE)
 
 
-def save_png(figure: Figure, path: str | Path) -> Path:
-    """Write the figure as a whole and return its path."""
+def save_png(figure: Figure, path: str | Path, title: str) -> Path:
+    """Write the figure, under a title, as a whole and return its path."""
+    figure.suptitle(title, x=0.003, ha="left", fontsize=13, color=INK)
     with replacing(path) as scratch:
         figure.savefig(scratch, format="png", dpi=DPI)
     return Path(path)

@@ -15,12 +15,11 @@ from eomt_exp.engine.evaluation import Example
 from eomt_exp.report.canvas import (
     COLOURS,
     FAINT,
-    HEAT,
     INK,
     as_svg,
-    line_style,
     new_figure,
     save_png,
+    stroke,
     tidy,
 )
 from eomt_exp.report.leaderboard import Histogram, Leaderboard, Result
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ANOMALY, ANOMALY_COLOUR = "#ff3d6b", (255, 61, 107)
+HEAT = "inferno"  # the colour map of scores
 RECALL = 0.95  # the level of FPR95
 QUALITY = 80  # of JPEG
 CHANCE: Any = {"color": FAINT, "linestyle": (0, (2, 2)), "linewidth": 1.2}
@@ -73,10 +73,8 @@ def heat_map_figure(examples: Sequence[Example], path: str | Path, title: str = 
             axes.imshow(panel, interpolation="antialiased")
             axes.set_title(name, loc="left", fontsize=10, color=INK)
             axes.set_axis_off()
-    _colour_bar(figure, figure.add_subplot(grid[:, 3]), low, high)
-    _truth_legend(figure)
-    figure.suptitle(title, x=0.003, ha="left", fontsize=13, color=INK)
-    return save_png(figure, path)
+    _explain_colours(figure, figure.add_subplot(grid[:, 3]), low, high)
+    return save_png(figure, path, title)
 
 
 def as_jpeg(panel: np.ndarray) -> str:
@@ -156,18 +154,15 @@ def _outline(region: np.ndarray) -> np.ndarray:
     return (np.asarray(grown) > 0) & ~region
 
 
-def _colour_bar(figure: Figure, axes: Axes, low: float, high: float) -> None:
+def _explain_colours(figure: Figure, axes: Axes, low: float, high: float) -> None:
+    """Draw the bar of scores, and a legend of the truth below."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.patches import Patch
 
     scale = ScalarMappable(Normalize(low, high), HEAT)
     bar = figure.colorbar(scale, cax=axes, extend="both", label="anomaly score")
     bar.outline.set_visible(False)
-
-
-def _truth_legend(figure: Figure) -> None:
-    from matplotlib.patches import Patch
-
     void = Patch(facecolor="#a0a0a0", edgecolor="#c4c4c4", hatch="////", label="void: not judged")
     handles = [Patch(color=ANOMALY, label="anomaly"), void]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
@@ -179,8 +174,7 @@ def curves_figure(board: Leaderboard, benchmark: str, path: str | Path) -> Path:
     for axes, draw in zip(figure.subplots(1, 2), (_draw_precision, _draw_roc), strict=True):
         draw(axes, board, benchmark)
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), frameon=False, fontsize=9)
-    figure.suptitle(benchmark, x=0.003, ha="left", fontsize=13, color=INK)
-    return save_png(figure, path)
+    return save_png(figure, path, benchmark)
 
 
 def curve_charts(board: Leaderboard, benchmark: str) -> list[str]:
@@ -276,13 +270,12 @@ def _draw_curves(
 
     A method has one style on all benchmarks.
     """
-    for result in sorted(
-        board.on(benchmark), key=lambda r: -np.nan_to_num(r.metrics["ap"], nan=-1)
-    ):
+    by_ap = sorted(board.on(benchmark), key=lambda r: -np.nan_to_num(r.metrics["ap"], nan=-1))
+    for result in by_ap:
         name = board.name(result)
         index = board.methods.index(name)
         numbers = "   ".join(f"{metric(k).heading} {shown(k, result.metrics[k])}" for k in keys)
-        style = {**line_style(index), "gid": f"s{index}"}
+        style = {**stroke(index), "gid": f"s{index}"}
         x, y = (np.asarray(getattr(result.curves, column)) for column in columns)
         label = f"{name}   {numbers}"
         axes.plot(x, y, label=label, linewidth=1.6, **style)
@@ -290,6 +283,6 @@ def _draw_curves(
             dot = (result.metrics["fpr95"], RECALL) if columns[0] == "fpr" else (x[place], y[place])
             axes.plot(*dot, "o", markersize=5, **{**style, "linestyle": ""})
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
-    if not any(result.curves.recall.size for result in board.on(benchmark)):
+    if not any(result.curves.recall.size for result in by_ap):
         text = "undefined: no anomaly, or nothing else"
         axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", fontsize=9, color=INK)

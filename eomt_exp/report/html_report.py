@@ -26,12 +26,7 @@ def write_report(board: Leaderboard, path: str | Path) -> Path:
         main=flagged("main"),
         lead=_lead(board),
         amount=_amount,
-        curves=figures.curve_charts,
-        histogram=figures.histogram_chart,
-        sizes_chart=figures.size_chart,
-        examples=figures.heat_maps,
-        heat_colours=figures.heat_colours,
-        as_jpeg=figures.as_jpeg,
+        figures=figures,
         shown=shown,
         meanings=_meanings(board),
     )
@@ -43,14 +38,10 @@ def write_report(board: Leaderboard, path: str | Path) -> Path:
 def _template() -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("eomt_exp.report")
     environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        trim_blocks=True, lstrip_blocks=True, autoescape=True,
+        undefined=StrictUndefined, loader=PackageLoader("eomt_exp.report"),
+    )  # fmt: skip
     environment.filters["plain"] = _plain
     return environment.get_template("report.html")
 

@@ -11,22 +11,11 @@ from eomt_exp.report.metric_names import UNDEFINED, best, metric
 
 SPECIAL = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "\N{MULTIPLICATION SIGN}": r"$\times$",
-    "τ": r"$\tau$",
-    "\N{EN DASH}": "--",
-    "\N{EM DASH}": "---",
-    "…": r"\ldots{}",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "·": r"$\cdot$",
-}
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$", "τ": r"$\tau$", "\N{EN DASH}": "--",
+    "\N{EM DASH}": "---", "…": r"\ldots{}", "≥": r"$\geq$", "≤": r"$\leq$", "·": r"$\cdot$",
+}  # fmt: skip
 UP, DOWN = r"$\uparrow$", r"$\downarrow$"
 
 
@@ -52,6 +41,10 @@ def as_latex(board: Leaderboard) -> str:
     for name in board.benchmarks:
         groups.append((escaped(name), len(_keys(board, name)), start))
         start += len(_keys(board, name))
+    rows = [
+        [escaped(method), *(_percent_cell(board, cells.get((method, n)), k) for n, k in columns)]
+        for method in board.methods
+    ]
     return environment.get_template("leaderboard.tex").render(
         caption=escaped(title),
         mark=r"$^{\dagger}$" if board.warnings else "",
@@ -60,13 +53,7 @@ def as_latex(board: Leaderboard) -> str:
             f"{escaped(metric(key).heading)} {UP if metric(key).better > 0 else DOWN}"
             for _, key in columns
         ],
-        rows=[
-            [
-                escaped(method),
-                *(_percent_cell(board, cells.get((method, n)), k) for n, k in columns),
-            ]
-            for method in board.methods
-        ],
+        rows=rows,
         seeds=list(_seed_rows(board, columns)),
         warnings=map(escaped, board.warnings),
         notes=map(escaped, board.notes),
@@ -106,9 +93,6 @@ def _percent_cell(board: Leaderboard, result: Result | None, key: str) -> str:
     if math.isnan(value):
         return UNDEFINED
     winner = best(key, [r.metrics.get(key) for r in board.on(result.benchmark)])
-    text = _percent(value)
-    return rf"\textbf{{{text}}}" if winner is not None and text == _percent(winner) else text
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+    text = f"{100 * value:.1f}"
+    is_best = winner is not None and text == f"{100 * winner:.1f}"
+    return rf"\textbf{{{text}}}" if is_best else text

@@ -38,29 +38,11 @@ def shown(key: str, value: float | None) -> str:
     return f"{value:.4f}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
-def shown_interval(key: str, low: float, high: float) -> str:
-    """Write "[0.451, 0.604]", or "[undefined]" where either end is.
-
-    Ends have the digits of the value itself: with fewer, a narrow interval would leave it out.
-    """
-    if math.isnan(low) or math.isnan(high):
-        return f"[{UNDEFINED}]"
-    return f"[{shown(key, low)}, {shown(key, high)}]"
-
-
 def best(key: str, values: Iterable[float | None]) -> float | None:
-    """Return the best of several; None for one alone, if none is defined or neither way is better.
-
-    Values are compared as people read them, so that equals are marked together.
-    """
+    """Return the best of several; None for one alone, or where none is defined or better."""
     everyone = list(values)
     defined = [value for value in everyone if value is not None and not math.isnan(value)]
     better = metric(key).better
     if len(everyone) < 2 or not defined or not better:
         return None
     return max(defined) if better > 0 else min(defined)
-
-
-def is_best(key: str, value: float | None, winner: float | None) -> bool:
-    """Return whether a value reads the same as the best one."""
-    return winner is not None and value is not None and shown(key, value) == shown(key, winner)

@@ -153,6 +153,5 @@ def _same_pixels(a: ImageCounts, b: ImageCounts) -> bool:
 
 
 def _size_rows(components: ComponentCounts | None) -> list[SizeRow]:
-    if components is None:
-        return []
-    return [row for row in (SizeRow(*r) for r in components.by_size(SIZES)) if row.components]
+    rows = [] if components is None else components.by_size(SIZES)
+    return [row for row in map(SizeRow._make, rows) if row.components]

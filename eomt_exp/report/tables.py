@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
-from eomt_exp.evaluator.metrics import METRICS, flagged
+from eomt_exp.evaluator.metrics import METRICS, Metric, flagged
 from eomt_exp.report.leaderboard import Comparison, Leaderboard, OverSeeds, Result, SizeRow, TnrRow
-from eomt_exp.report.metric_names import (
-    NOT_MEASURED,
-    best,
-    is_best,
-    measured,
-    metric,
-    ordered,
-    shown,
-    shown_interval,
-)
+from eomt_exp.report.metric_names import NOT_MEASURED, best, measured, metric, ordered, shown
 
 IOUS = {"iou_": "class", "category_iou_": "category"}  # how keys begin -> what of
-
-
-class Heading(NamedTuple):
-    """Names a column."""
-
-    text: str
-    meaning: str = ""
-    better: int = 0  # as of a Metric
 
 
 class Entry(NamedTuple):
@@ -41,10 +25,13 @@ class Entry(NamedTuple):
     ends: tuple[float, float] | None = None  # of its interval in [0, 1], to be drawn
 
 
+NO_NUMBER = Entry(NOT_MEASURED, look="quiet")
+
+
 class Table(NamedTuple):
     """Holds rows of as many entries as there are headings, the first of each its name."""
 
-    headings: list[Heading]
+    headings: Sequence[Metric]  # what is no metric has a heading alone
     rows: list[list[Entry]]
     groups: Sequence[tuple[str, int]] = ()  # (name, columns) over the headings, from the second
     marked: Collection[int] = ()  # rows that stand out
@@ -60,12 +47,12 @@ def headline(board: Leaderboard) -> Table:
         for key in keys
     ]
     groups = [(name, len(keys)) for name in board.benchmarks]
-    headings = [heading(key) for _ in board.benchmarks for key in keys]
+    headings = [metric(key) for _ in board.benchmarks for key in keys]
     if len(board.known_classes) > 1:  # of one model every row would say the same
         models = {board.name(r): r.model for r in board.results}
         known = [board.known_classes.get(models[method], {}) for method in board.methods]
         columns.append([number("miou", values.get("miou")) for values in known])
-        headings.append(heading("miou"))
+        headings.append(metric("miou"))
         groups.append(("known classes", 1))
     return _of_columns("method", board.methods, headings, columns, groups)
 
@@ -74,7 +61,7 @@ def of_methods(board: Leaderboard, results: Sequence[Result], keys: Iterable[str
     """Tabulate the measured ones of these metrics, with their intervals."""
     keys = measured(keys, [result.metrics for result in results])
     columns = [_metric_entries(results, key) for key in keys]
-    return _of_columns("method", map(board.name, results), map(heading, keys), columns)
+    return _of_columns("method", map(board.name, results), map(metric, keys), columns)
 
 
 def other_metrics(results: Sequence[Result]) -> list[str]:
@@ -86,10 +73,10 @@ def other_metrics(results: Sequence[Result]) -> list[str]:
 def true_negatives(board: Leaderboard, results: Sequence[Result]) -> Table:
     """Show what finding more of the anomaly costs: the true negative rate at levels of recall."""
     there = [result for result in results if result.tnr]
-    levels = list(dict.fromkeys(row.tpr for result in there for row in result.tnr))
+    levels = dict.fromkeys(row.tpr for result in there for row in result.tnr)
     found = [{row.tpr: row for row in result.tnr} for result in there]
     columns = [[_tnr_entry(rows.get(level)) for rows in found] for level in levels]
-    headings = [Heading(f"{100 * level:.0f} %") for level in levels]
+    headings = [Metric(f"{100 * level:.0f} %") for level in levels]
     return _of_columns("method", map(board.name, there), headings, columns)
 
 
@@ -107,7 +94,7 @@ def comparisons(board: Leaderboard, benchmark: str) -> Table:
 
     rows = [row(c) for c in board.comparisons if c.benchmark == benchmark]
     headings = ("first", "second", "metric", "first - second", "95 % interval", "p")
-    return Table([Heading(name) for name in headings], rows)
+    return Table([Metric(name) for name in headings], rows)
 
 
 def over_seeds(seeds: Sequence[OverSeeds]) -> Table:
@@ -121,8 +108,8 @@ def over_seeds(seeds: Sequence[OverSeeds]) -> Table:
         used = max((row.seeds for row in found.values()), key=len)
         entries = [_spread(found.get(key)) for key in keys]
         table.append([*(Entry(n, n) for n in names), Entry(", ".join(map(str, used))), *entries])
-    first = [Heading(name) for name in ("benchmark", "method", "seeds")]
-    return Table([*first, *map(heading, keys)], table)
+    first = [Metric(name) for name in ("benchmark", "method", "seeds")]
+    return Table([*first, *map(metric, keys)], table)
 
 
 def sizes(board: Leaderboard, results: Sequence[Result]) -> Table:
@@ -131,7 +118,7 @@ def sizes(board: Leaderboard, results: Sequence[Result]) -> Table:
     found = [{(row.low, row.high): row for row in result.sizes} for result in there]
     ranges = size_ranges(there)
     columns = [[_size_entry(rows.get(ends)) for rows in found] for ends in ranges]
-    headings = [Heading(size_range(*ends)) for ends in ranges]
+    headings = [Metric(size_range(*ends)) for ends in ranges]
     return _of_columns("pixels", map(board.name, there), headings, columns)
 
 
@@ -149,8 +136,8 @@ def ap_of_images(board: Leaderboard, results: Sequence[Result]) -> Table:
         [number("ap", images[name].metrics["ap"] if name in images else None) for name in rows]
         for images in found
     ]
-    shares = [_share(row.anomaly_share) for row in rows.values()]
-    headings = [Heading("anomaly"), *(Heading(board.name(result)) for result in results)]
+    shares = _shares(row.anomaly_share for row in rows.values())
+    headings = [Metric("anomaly"), *(Metric(board.name(result)) for result in results)]
     return _of_columns("image", rows, headings, [shares, *columns])
 
 
@@ -161,8 +148,8 @@ def of_images(board: Leaderboard, result: Result) -> Table:
     keys = measured(METRICS, [row.metrics for row in result.images])
     columns = [[number(key, row.metrics[key]) for row in result.images] for key in keys]
     named = ["fpr95_first" if key == "fpr95" and is_other else key for key in keys]
-    shares = [_share(row.anomaly_share) for row in result.images]
-    headings = [Heading("anomaly"), *map(heading, named)]
+    shares = _shares(row.anomaly_share for row in result.images)
+    headings = [Metric("anomaly"), *map(metric, named)]
     return _of_columns("image", (row.name for row in result.images), headings, [shares, *columns])
 
 
@@ -171,7 +158,7 @@ def known_classes(board: Leaderboard) -> Table:
     rows = list(board.known_classes.values())
     keys = measured(flagged("known"), rows)
     columns = [numbers(key, [row.get(key) for row in rows]) for key in keys]
-    return _of_columns("model", board.known_classes, map(heading, keys), columns)
+    return _of_columns("model", board.known_classes, map(metric, keys), columns)
 
 
 def ious(board: Leaderboard) -> dict[str, Table]:
@@ -187,7 +174,7 @@ def ious(board: Leaderboard) -> dict[str, Table]:
             for name in [key.removeprefix(start).replace("_", " ")]
         ]
         if rows:
-            found[kind] = Table([Heading(name) for name in (kind, *board.known_classes)], rows)
+            found[kind] = Table([Metric(name) for name in (kind, *board.known_classes)], rows)
     return found
 
 
@@ -207,7 +194,7 @@ def published(board: Leaderboard, benchmark: str) -> Table:
         rows.append((entry.values.get("ap", math.nan), False, row))
     rows.sort(key=lambda row: math.inf if math.isnan(row[0]) else -row[0])
     marked = {index for index, (_, is_ours, _) in enumerate(rows) if is_ours}
-    headings = [Heading("method"), *map(heading, keys), Heading("protocol and source")]
+    headings = [Metric("method"), *map(metric, keys), Metric("protocol and source")]
     return Table(headings, [row for _, _, row in rows], marked=marked)
 
 
@@ -218,23 +205,26 @@ def number(
     winner: float | None = None,
 ) -> Entry:
     """Show a metric, its interval below it; None was not measured, NaN is undefined."""
-    if value is None or math.isnan(value):
-        return Entry(NOT_MEASURED if value is None else shown(key, value), look="quiet")
-    below = shown_interval(key, *interval) if interval else ""
+    if value is None:
+        return NO_NUMBER
+    if math.isnan(value):
+        return Entry(shown(key, value), look="quiet")
     ends = interval if interval and not any(map(math.isnan, interval)) else None
-    return Entry(shown(key, value), value, below, is_best(key, value, winner), "number", ends)
+    # Ends have the digits of the value itself: with fewer, a narrow interval would leave it out.
+    below = f"[{', '.join(shown(key, end) for end in ends or [None])}]" if interval else ""
+    # Values are compared as people read them, so that equals are marked together.
+    is_best = winner is not None and shown(key, value) == shown(key, winner)
+    return Entry(shown(key, value), value, below, is_best, "number", ends)
 
 
-def numbers(key: str, values: Sequence[float | None]) -> list[Entry]:
+def numbers(
+    key: str,
+    values: Sequence[float | None],
+    intervals: Iterable[tuple[float, float] | None] = repeat(None),
+) -> list[Entry]:
     """Show a metric of several rivals."""
-    winner = best(key, values)
-    return [number(key, value, winner=winner) for value in values]
-
-
-def heading(key: str) -> Heading:
-    """Name a metric's column."""
-    found = metric(key)
-    return Heading(found.heading, found.meaning, found.better)
+    pairs, winner = zip(values, intervals), best(key, values)  # noqa: B905
+    return [number(key, value, interval, winner) for value, interval in pairs]
 
 
 def size_range(low: int, high: int | None) -> str:
@@ -251,20 +241,19 @@ def _thousands(pixels: int) -> str:
 def _of_columns(
     first: str,
     names: Iterable[str],
-    headings: Iterable[Heading],
+    headings: Iterable[Metric],
     columns: Sequence[Sequence[Entry]],
     groups: Sequence[tuple[str, int]] = (),
 ) -> Table:
     """Make a table of named rows from its columns; without columns it has no rows."""
     rows = [[Entry(name, name), *row] for name, row in zip(names, zip(*columns, strict=True))]  # noqa: B905
-    return Table([Heading(first), *headings], rows, groups)
+    return Table([Metric(first), *headings], rows, groups)
 
 
 def _metric_entries(results: Sequence[Result | None], key: str) -> list[Entry]:
     """Show a metric of several results, None where a method was not measured."""
-    there = [(r.metrics.get(key), r.intervals.get(key)) if r else (None, None) for r in results]
-    winner = best(key, [value for value, _ in there])
-    return [number(key, value, interval, winner) for value, interval in there]
+    values = [r.metrics.get(key) if r else None for r in results]
+    return numbers(key, values, [r.intervals.get(key) if r else None for r in results])
 
 
 def _tnr_entry(row: TnrRow | None) -> Entry:
@@ -275,20 +264,18 @@ def _tnr_entry(row: TnrRow | None) -> Entry:
 
 def _size_entry(row: SizeRow | None) -> Entry:
     if row is None or math.isnan(row.found):
-        return number("", None if row is None else row.found)
+        return number("", row and row.found)
     below = f"{shown('siou', row.siou)} of {row.components}"
     return Entry(f"{row.found:.0%}", row.found, below, look="number")
 
 
-def _share(value: float) -> Entry:
-    if math.isnan(value):
-        return number("", value)
-    return Entry(f"{value:.2%}", value, look="number")
+def _shares(shares: Iterable[float]) -> list[Entry]:
+    return [Entry(f"{share:.2%}", share, look="number") for share in shares]
 
 
 def _spread(row: OverSeeds | None) -> Entry:
     if row is None:
-        return number("", None)
+        return NO_NUMBER
     text = f"{shown(row.metric, row.mean)} ± {shown(row.metric, row.std)}"
     return Entry(text, row.mean, look="number")
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eomt_exp.evaluator.metrics import flagged
+from eomt_exp.evaluator.metrics import Metric, flagged
 from eomt_exp.files import write_text
 from eomt_exp.report import tables
 from eomt_exp.report.leaderboard import OverSeeds, PublishedResult
-from eomt_exp.report.metric_names import best, ordered, shown
-from eomt_exp.report.tables import Entry, Heading
+from eomt_exp.report.metric_names import best, metric, ordered, shown
+from eomt_exp.report.tables import Entry
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,8 +25,7 @@ NUM_PUBLISHED = 6  # shown of each benchmark: here our own numbers come first
 
 
 def results_table(
-    metrics: Mapping[str, float | None],
-    intervals: Mapping[str, tuple[float, float]] | None = None,
+    metrics: Mapping[str, float | None], intervals: Mapping[str, tuple[float, float]] | None = None
 ) -> Table:
     """Tabulate benchmarks and scorers by metrics, as fractions; the best one has a star.
 
@@ -44,8 +44,8 @@ def results_table(
             interval = (intervals or {}).get(f"{benchmark}/{scorer}/{key}") if key == "ap" else None
             entries.append(tables.number(key, row.get(key), interval, best(key, rivals)))
         table.append(entries)
-    headings = [Heading("benchmark"), Heading("scorer"), *map(tables.heading, names)]
-    return _rich_table(tables.Table(headings, table), None, _semantic(metrics) or "")
+    headings = [Metric("benchmark"), Metric("scorer"), *map(metric, names)]
+    return rich_table(tables.Table(headings, table), None, _semantic(metrics))
 
 
 def published_table(published: Sequence[PublishedResult]) -> Table:
@@ -53,31 +53,24 @@ def published_table(published: Sequence[PublishedResult]) -> Table:
 
     Notes below say the protocol and source of each; the last one counts what is left out.
     """
-    groups: dict[str, list[PublishedResult]] = {}
-    for entry in published:
-        groups.setdefault(entry.benchmark, []).append(entry)
-    chosen = [entry for group in groups.values() for entry in group[:NUM_PUBLISHED]]
-    remarks = list(dict.fromkeys(map(_protocol_and_source, chosen)))
+    groups = groupby(published, key=lambda entry: entry.benchmark)
+    chosen = [entry for _, group in groups for entry in islice(group, NUM_PUBLISHED)]
+    said = ["; ".join(filter(None, (entry.protocol, entry.source))) for entry in chosen]
+    remarks = list(dict.fromkeys(said))
     names = ordered(key for entry in chosen for key in entry.values)
     rows = [
         [
             *(Entry(entry.benchmark), Entry(entry.method)),
             *(tables.number(key, entry.values.get(key)) for key in names),
-            Entry(str(remarks.index(_protocol_and_source(entry)) + 1), look="number"),
+            Entry(str(remarks.index(remark) + 1), look="number"),
         ]
-        for entry in chosen
+        for entry, remark in zip(chosen, said, strict=True)
     ]
     notes = [f"{index}  {remark}" for index, remark in enumerate(remarks, 1)]
     if more := len(published) - len(chosen):
         notes.append(f"and {more} more in report.html")
-    first, last = [Heading("benchmark"), Heading("method")], Heading("note")
-    headings = [*first, *map(tables.heading, names), last]
-    return _rich_table(tables.Table(headings, rows), "published", "\n".join(notes))
-
-
-def seeds_table(seeds: Sequence[OverSeeds]) -> Table:
-    """Tabulate mean and sample standard deviation of experiments that have several seeds."""
-    return _rich_table(tables.over_seeds(seeds), "over seeds")
+    headings = [Metric("benchmark"), Metric("method"), *map(metric, names), Metric("note")]
+    return rich_table(tables.Table(headings, rows), "published", "\n".join(notes))
 
 
 def print_report(
@@ -106,7 +99,7 @@ def print_report(
     elif line := _semantic(metrics):
         console.print(line, markup=False)
     if seeds:
-        console.print(seeds_table(seeds))
+        console.print(rich_table(tables.over_seeds(seeds), "over seeds"))
     if published:
         console.print(published_table(published))
     _print_files(console, Path(run_dir), figures)
@@ -181,16 +174,14 @@ def _cells(metrics: Mapping[str, float | None]) -> dict[tuple[str, str], dict[st
     """Map (benchmark, scorer) to its metrics, in the order they came, benchmarks kept together."""
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for key, value in metrics.items():
-        parts = key.split("/")
-        if len(parts) == 3 and parts[2] in flagged("main"):
-            rows.setdefault((parts[0], parts[1]), {})[parts[2]] = (
-                math.nan if value is None else value
-            )
-    order = list(dict.fromkeys(benchmark for benchmark, _ in rows))
+        if key.count("/") == 2 and (name := key.rpartition("/")[2]) in flagged("main"):
+            benchmark, scorer, _ = key.split("/")
+            rows.setdefault((benchmark, scorer), {})[name] = math.nan if value is None else value
+    order = [benchmark for benchmark, _ in rows]
     return dict(sorted(rows.items(), key=lambda item: order.index(item[0][0])))
 
 
-def _rich_table(table: tables.Table, title: str | None, caption: str = "") -> Table:
+def rich_table(table: tables.Table, title: str | None, caption: str = "") -> Table:
     """Draw a table; thin rules and stars need no colour, so that logs have them too.
 
     A first column that repeats is written once, with a gap above. Where columns do not fit, names
@@ -205,9 +196,9 @@ def _rich_table(table: tables.Table, title: str | None, caption: str = "") -> Ta
     looks = [entry.look for entry in (table.rows or [[]])[0]]
     for heading, look in zip(table.headings, looks, strict=False):
         if look in ("number", "quiet"):
-            drawn.add_column(heading.text, justify="right", no_wrap=True)
+            drawn.add_column(heading.heading, justify="right", no_wrap=True)
         else:
-            drawn.add_column(heading.text, overflow="fold")
+            drawn.add_column(heading.heading, overflow="fold")
     previous = None
     for first, *others in table.rows:
         if previous not in (None, first.text):
@@ -227,11 +218,7 @@ def _rich_text(entry: Entry) -> str:
     return f"{text} {escape(entry.below)}" if entry.below else text
 
 
-def _protocol_and_source(entry: PublishedResult) -> str:
-    return "; ".join(part for part in (entry.protocol, entry.source) if part)
-
-
-def _semantic(metrics: Mapping[str, float | None]) -> str | None:
-    """Write "semantic: val/miou 0.712" of every "<set>/miou", or None."""
+def _semantic(metrics: Mapping[str, float | None]) -> str:
+    """Write "semantic: val/miou 0.712" of every "<set>/miou", or ""."""
     texts = [f"{key} {shown('miou', v)}" for key, v in metrics.items() if key.endswith("/miou")]
-    return f"semantic: {', '.join(texts)}" if texts else None
+    return f"semantic: {', '.join(texts)}" if texts else ""

@@ -78,7 +78,7 @@ def as_markdown(board: Leaderboard) -> str:
 
 
 def _markdown(table: Table) -> str:
-    headings = [_literal(heading.text) for heading in table.headings]
+    headings = [_literal(metric.heading) for metric in table.headings]
     lines = [headings, ["---"] * len(headings), *(map(_cell, row) for row in table.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

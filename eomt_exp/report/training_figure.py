@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eomt_exp.evaluator.metrics import METRICS
-from eomt_exp.report.canvas import FAINT, INK, line_style, new_figure, save_png, tidy
+from eomt_exp.report.canvas import FAINT, new_figure, save_png, stroke, tidy
 from eomt_exp.tracking.metrics_file import read_journal
 
 if TYPE_CHECKING:
@@ -30,16 +30,15 @@ def training_figure(jsonl_path: str | Path, path: str | Path) -> Path:
     title = f"Training, {Path(jsonl_path).resolve().parent.name}"
     if len(panels) > len(shown):
         title += f"   (left out: {', '.join(list(panels)[MAX_PANELS:])})"[:150]
-    figure.suptitle(title, x=0.003, ha="left", fontsize=13, color=INK)
     if not shown:
         figure.text(0.5, 0.45, "no metrics were logged", ha="center", color=FAINT, fontsize=14)
-        return save_png(figure, path)
+        return save_png(figure, path, title)
     cells = figure.subplots(rows, min(COLUMNS, len(shown)), squeeze=False).ravel()
     for axes, (name, lines) in zip(cells, shown.items(), strict=False):
         _draw(axes, name, lines)
     for axes in cells[len(shown) :]:
         axes.set_axis_off()
-    return save_png(figure, path)
+    return save_png(figure, path, title)
 
 
 def _series(lines: Sequence[Mapping[str, float]]) -> dict[str, Series]:
@@ -97,7 +96,7 @@ def _draw(axes: Axes, name: str, lines: Mapping[str, Series]) -> None:
         chosen = sorted(chosen, key=lambda key: -np.nan_to_num(lines[key][1][-1]))[:MAX_LINES]
     for index, key in enumerate(chosen):
         steps, values = lines[key]
-        style, is_long = line_style(index), len(steps) >= MIN_SMOOTHED
+        style, is_long = stroke(index), len(steps) >= MIN_SMOOTHED
         if is_long and name != RATE:
             axes.plot(steps, values, color=style["color"], alpha=0.25, linewidth=0.8)
             values = smoothed(values)
