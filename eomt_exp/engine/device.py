@@ -12,7 +12,6 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 
-from eomt_exp.contracts import Model
 from eomt_exp.schema import Precision, TrainerConfig
 
 T = TypeVar("T")
@@ -40,12 +39,6 @@ def resolve_precision(precision: Precision, cpu: bool) -> str:
     # Private names, so asked for with care: without them float32 is right, only slower.
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return "bf16" if any(getattr(torch.cpu, p, bool)() for p in probes) else "no"
-
-
-def in_full_precision(accelerator: Accelerator, model: Model) -> Model:
-    """Return the model without the autocast that Accelerate wraps its forward in for training."""
-    bare: Model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    return bare
 
 
 def forget_accelerator(accelerator: Accelerator) -> None:

@@ -21,7 +21,6 @@ from eomt_exp.contracts import ImageSet, LabelledImage, OutlierPool
 from eomt_exp.files import write_text
 
 FILE_NAME = "images.json"
-USES = ("training", "validation", "selection", "tuning", "mining")
 Digests = tuple[str, str, str]
 _HEX = 32  # 128 bits of SHA-256: two images will not meet by chance
 
@@ -90,9 +89,7 @@ class SeenImages:
     unknown: list[str] = field(default_factory=list)  # weights whose images are not on record
 
     def add(self, use: str, images: Mapping[str, str]) -> None:
-        """Note images, digest -> name, under one of USES."""
-        if use not in USES:
-            raise ValueError(f"use must be one of {', '.join(USES)}, got {use!r}.")
+        """Note images, digest -> name, under a use such as training, validation or tuning."""
         self.uses.setdefault(use, {}).update(images)
 
     def include(self, earlier: SeenImages) -> None:

@@ -21,7 +21,6 @@ from eomt_exp.engine.device import (
     Accelerator,
     agreed,
     forget_accelerator,
-    in_full_precision,
     is_first_process,
     make_accelerator,
     seed_everything,
@@ -230,7 +229,8 @@ def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, st
             accelerator.wait_for_everyone()  # the weights are the first process's
 
             def load() -> Detector:
-                bare = in_full_precision(accelerator, model)
+                # Without the autocast that Accelerate wraps its forward in for training.
+                bare: Model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
                 return runs.make_detector(cfg, bare, measurement.precision)
 
             trained_now = candidate(cfg, folder, parts.seen, warnings, measurement.precision, load)
