@@ -28,7 +28,7 @@ from eomt_exp.report.terminal import (
 )
 from eomt_exp.report.text_tables import as_csv, as_markdown
 from eomt_exp.tasks.publish import publish
-from eomt_exp.tracking.run import NullTracker
+from eomt_exp.tracking.run import Tracker
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_a_metric_that_is_added_in_one_place_is_everywhere(tmp_path, monkeypatch
     low, high = board.results[0].intervals["found_at_5"]
     assert 0 < low <= value <= high < 1
     logged = {}
-    tracker = NullTracker(tmp_path)
+    tracker = Tracker(tmp_path)
     monkeypatch.setattr(tracker, "log_metrics", lambda metrics, step: logged.update(metrics))
     assert publish(None, board, [], tracker, tmp_path) == logged  # what MLflow gets
     key = f"{BENCHMARKS[0]}/{MODELS[0]}.{SCORERS[0]}/found_at_5"
