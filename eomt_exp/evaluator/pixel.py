@@ -17,9 +17,9 @@ from torch import Tensor, from_numpy
 
 from eomt_exp.evaluator import operating_points
 from eomt_exp.evaluator import ranking as rank
-from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, ZERO, to_score
+from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, to_score
 from eomt_exp.evaluator.metrics import of_pixels
-from eomt_exp.evaluator.pixel_arrays import KeyedPixels
+from eomt_exp.evaluator.pixel_arrays import KeyedPixels, finest_shift
 from eomt_exp.evaluator.ranking import Counts, Floats, Ints, PixelCurves, Ranking
 
 
@@ -53,11 +53,10 @@ class PixelCounts:
 
     def add(self, pixels: KeyedPixels) -> None:
         """Count pixels whose keys are made already."""
-        if not pixels.keys.size:
+        if not pixels.size:
             return
-        self._add_pages(pixels.pages, pixels.keys.size)
-        self._low = min(self._low, int(pixels.keys.min()) + ZERO)
-        self._high = max(self._high, int(pixels.keys.max()) + ZERO)
+        self._add_pages(pixels.pages, pixels.size)
+        self._low, self._high = min(self._low, pixels.low), max(self._high, pixels.high)
         bins, one = self._bins.reshape(-1), self._bins.dtype.type(1)
         for places in pixels.places(self._row, self.shift, self.bits):
             np.add.at(bins, places, one)  # in place, faster than bincount: few bins are met
@@ -195,10 +194,8 @@ class PixelCounts:
         if self._pixels > np.iinfo(self._bins.dtype).max:
             self._bins = self._bins.astype(np.int64)
         new = pages[self._row[pages] < 0]
-        shift, total = self.shift, len(self._pages) + len(new)
-        while total << (PAGE_BITS - shift) > 1 << self.bits:
-            shift += 1
-        self._coarsen(shift)
+        total = len(self._pages) + len(new)
+        self._coarsen(finest_shift(total, self.bits))
         self._row[new] = np.arange(len(self._pages), total)
         self._pages = np.append(self._pages, new)
 
