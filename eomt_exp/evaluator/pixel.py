@@ -19,7 +19,7 @@ from eomt_exp.evaluator import operating_points
 from eomt_exp.evaluator import ranking as rank
 from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, to_score
 from eomt_exp.evaluator.metrics import of_pixels
-from eomt_exp.evaluator.pixel_arrays import KeyedPixels, finest_shift
+from eomt_exp.evaluator.pixel_arrays import KeyedPixels, filled_bins, finest_shift
 from eomt_exp.evaluator.ranking import Counts, Floats, Ints, PixelCurves, Ranking
 
 
@@ -179,14 +179,12 @@ class PixelCounts:
 
     def filled(self) -> tuple[Ints, Ints]:
         """Return key >> shift (G,) of the bins with a pixel, rising; (2, G) normal, anomalous."""
-        width, order = PAGE_BITS - self.shift, np.argsort(self._pages)
-        bins: Counts = self._used().reshape(2, -1, 1 << width)
+        order = np.argsort(self._pages)
+        bins: Counts = self._used().reshape(2, -1, 1 << (PAGE_BITS - self.shift))
         if (order[1:] < order[:-1]).any():
             bins = bins[:, order]
-        bins = bins.reshape(2, -1)
-        filled = np.flatnonzero((bins[0] | bins[1]).astype(bool))  # of bool it is much faster
-        before = (self._pages[order] - np.arange(len(order))) << width  # bins of untouched pages
-        return before[filled >> width] + filled, bins.take(filled, axis=1).astype(np.int64)
+        keys, counts = filled_bins(bins.reshape(2, -1), self._pages[order], self.shift)
+        return keys, counts.astype(np.int64)
 
     def _add_pages(self, pages: Ints, pixels: int) -> None:
         """Make room for this many pixels on these pages, and coarsen until all pages fit."""

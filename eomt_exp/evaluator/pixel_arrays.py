@@ -89,16 +89,23 @@ class KeyedPixels:
         anomalous.
         """
         shift = finest_shift(len(self.pages), bits)
-        width = PAGE_BITS - shift
-        size = len(self.pages) << width
+        size = len(self.pages) << (PAGE_BITS - shift)
         counts = bincount(from_numpy(self._codes >> shift), minlength=2 * size).numpy()
-        counts = counts.reshape(2, size)
-        filled = np.flatnonzero((counts[0] | counts[1]).astype(bool))  # of bool it is much faster
-        before = (self.pages - np.arange(len(self.pages))) << width  # bins of untouched pages
-        return shift, before[filled >> width] + filled, counts.take(filled, axis=1)
+        return shift, *filled_bins(counts.reshape(2, size), self.pages, shift)
 
     def _parts(self) -> Iterator[slice]:
         return (slice(start, start + CHUNK) for start in range(0, self.size, CHUNK))
+
+
+def filled_bins(counts: NDArray, pages: Ints, shift: int) -> tuple[Ints, NDArray]:
+    """Return key >> shift (G,) of the bins with a pixel, rising, and their counts (2, G).
+
+    counts (2, bins of all pages) hold the pages one after another, and pages (P,) rise.
+    """
+    width = PAGE_BITS - shift
+    filled = np.flatnonzero((counts[0] | counts[1]).astype(bool))  # of bool it is much faster
+    before = (pages - np.arange(len(pages))) << width  # bins of untouched pages
+    return before[filled >> width] + filled, counts.take(filled, axis=1)
 
 
 def finest_shift(pages: int, bits: int) -> int:
