@@ -149,14 +149,14 @@ class ComponentCounts:
 
 def label_components(mask: NDArray[np.bool_], min_pixels: int) -> NDArray[np.int32]:
     """Number the 8-connected components of at least min_pixels 1, 2, … in (H, W), 0 elsewhere."""
-    return _drop_small(_label(mask), min_pixels).reshape(mask.shape)
+    # The algorithm that numbers components in the order of their first pixels.
+    return _drop_small(_label(mask, cv2.CCL_SAUF), min_pixels).reshape(mask.shape)
 
 
-def _label(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+def _label(mask: NDArray[np.bool_], algorithm: int = cv2.CCL_DEFAULT) -> NDArray[np.int32]:
     """Number the 8-connected components; flat."""
-    # Of its algorithms, the one that numbers components in the order of their first pixels.
-    picture, sauf = mask.view(np.uint8), cv2.CCL_SAUF
-    found: Any = cv2.connectedComponentsWithAlgorithm(picture, 8, cv2.CV_32S, sauf)[1]
+    picture = mask.view(np.uint8)
+    found: Any = cv2.connectedComponentsWithAlgorithm(picture, 8, cv2.CV_32S, algorithm)[1]
     return found.ravel()  # type: ignore[no-any-return]
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, from_numpy, tensor
 
 from eomt_exp.evaluator.metrics import METRICS, flagged
-from eomt_exp.evaluator.pixel import PixelCounts
 from eomt_exp.evaluator.pixel_arrays import KeyedPixels
 from eomt_exp.evaluator.ranking import Floats, Ints, Ranking
 
@@ -65,12 +64,10 @@ class ImageCounts:
     def add(self, name: str, pixels: KeyedPixels) -> None:
         """Count an image whose keys are made already; ValueError for a name that is counted."""
         self._check_new([name])
-        alone = PixelCounts(BITS)
-        alone.add(pixels)
-        bins, counts = alone.filled()
-        shift = max(alone.shift, self._shift)
+        own, bins, counts = pixels.filled(BITS)
+        shift = max(own, self._shift)
         image = _Image(bins, counts.astype(np.int32), _metrics(counts))
-        image = _coarse(image, shift - alone.shift)
+        image = _coarse(image, shift - own)
         self._add_images({name: image}, image.bins, shift)
 
     def merge(self, other: ImageCounts) -> None:

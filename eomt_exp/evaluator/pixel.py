@@ -17,9 +17,9 @@ from torch import Tensor, from_numpy
 
 from eomt_exp.evaluator import operating_points
 from eomt_exp.evaluator import ranking as rank
-from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, ZERO, to_score
+from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, to_score
 from eomt_exp.evaluator.metrics import of_pixels
-from eomt_exp.evaluator.pixel_arrays import KeyedPixels
+from eomt_exp.evaluator.pixel_arrays import KeyedPixels, filled_bins, finest_shift
 from eomt_exp.evaluator.ranking import Counts, Floats, Ints, PixelCurves, Ranking
 
 
@@ -53,11 +53,10 @@ class PixelCounts:
 
     def add(self, pixels: KeyedPixels) -> None:
         """Count pixels whose keys are made already."""
-        if not pixels.keys.size:
+        if not pixels.size:
             return
-        self._add_pages(pixels.pages, pixels.keys.size)
-        self._low = min(self._low, int(pixels.keys.min()) + ZERO)
-        self._high = max(self._high, int(pixels.keys.max()) + ZERO)
+        self._add_pages(pixels.pages, pixels.size)
+        self._low, self._high = min(self._low, pixels.low), max(self._high, pixels.high)
         bins, one = self._bins.reshape(-1), self._bins.dtype.type(1)
         for places in pixels.places(self._row, self.shift, self.bits):
             np.add.at(bins, places, one)  # in place, faster than bincount: few bins are met
@@ -180,14 +179,12 @@ class PixelCounts:
 
     def filled(self) -> tuple[Ints, Ints]:
         """Return key >> shift (G,) of the bins with a pixel, rising; (2, G) normal, anomalous."""
-        width, order = PAGE_BITS - self.shift, np.argsort(self._pages)
-        bins: Counts = self._used().reshape(2, -1, 1 << width)
+        order = np.argsort(self._pages)
+        bins: Counts = self._used().reshape(2, -1, 1 << (PAGE_BITS - self.shift))
         if (order[1:] < order[:-1]).any():
             bins = bins[:, order]
-        bins = bins.reshape(2, -1)
-        filled = np.flatnonzero((bins[0] | bins[1]).astype(bool))  # of bool it is much faster
-        before = (self._pages[order] - np.arange(len(order))) << width  # bins of untouched pages
-        return before[filled >> width] + filled, bins.take(filled, axis=1).astype(np.int64)
+        keys, counts = filled_bins(bins.reshape(2, -1), self._pages[order], self.shift)
+        return keys, counts.astype(np.int64)
 
     def _add_pages(self, pages: Ints, pixels: int) -> None:
         """Make room for this many pixels on these pages, and coarsen until all pages fit."""
@@ -195,10 +192,8 @@ class PixelCounts:
         if self._pixels > np.iinfo(self._bins.dtype).max:
             self._bins = self._bins.astype(np.int64)
         new = pages[self._row[pages] < 0]
-        shift, total = self.shift, len(self._pages) + len(new)
-        while total << (PAGE_BITS - shift) > 1 << self.bits:
-            shift += 1
-        self._coarsen(shift)
+        total = len(self._pages) + len(new)
+        self._coarsen(finest_shift(total, self.bits))
         self._row[new] = np.arange(len(self._pages), total)
         self._pages = np.append(self._pages, new)
 

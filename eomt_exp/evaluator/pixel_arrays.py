@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, bincount, from_numpy
 
-from eomt_exp.evaluator.keys import MODERATE, NUM_PAGES, PAGE_BITS, ZERO_PAGE, centred_keys
+from eomt_exp.evaluator.keys import MODERATE, PAGE_BITS, TOP, ZERO, ZERO_PAGE, centred_keys
+from eomt_exp.evaluator.ranking import Ints
 
 CHUNK = 1 << 17  # pixels worked on at a time: the temporaries stay in the cache
 
@@ -32,36 +33,84 @@ class KeyedPixels:
         keep = counted_pixels(values, labels, void)
         if not keep.all():
             values, labels = values[keep], labels[keep]
-        values, self._labels = values.ravel(), labels.ravel()
+        values, labels = values.ravel(), labels.ravel()
         largest = max(-values.min(initial=0), values.max(initial=0))
-        self.keys = np.empty(values.size, np.int32 if largest < MODERATE else np.int64)  # centred
+        self._codes = np.empty(values.size, np.int32 if largest < MODERATE else np.int64)
         for part in self._parts():
-            self.keys[part] = centred_keys(values[part], self.keys.dtype.type)
-        self.pages = self._touched() if values.size else np.empty(0, np.int64)  # (P,) rising
+            self._codes[part] = centred_keys(values[part], self._codes.dtype.type)
+        self.low, self.high = TOP, 0  # extreme keys
+        self.pages = np.empty(0, np.int64)  # (P,) rising
+        if values.size:
+            self._encode(labels, int(self._codes.min()), int(self._codes.max()))
+
+    @property
+    def size(self) -> int:
+        """Return how many pixels count."""
+        return self._codes.size
+
+    def _encode(self, labels: np.ndarray, low: int, high: int) -> None:
+        """Turn centred keys into codes: label, index in `pages` and low bits, high bits first."""
+        self.low, self.high = low + ZERO, high + ZERO
+        first, span = low >> PAGE_BITS, (high >> PAGE_BITS) - (low >> PAGE_BITS) + 1
+        pages = (from_numpy((self._codes[part] >> PAGE_BITS) - first) for part in self._parts())
+        found = np.flatnonzero(sum(bincount(part, minlength=span) for part in pages))
+        self.pages = found + (first + ZERO_PAGE)
+        if len(found) >= 1 << (30 - PAGE_BITS):
+            self._codes = self._codes.astype(np.int64)
+        kind = self._codes.dtype
+        moved = np.zeros(span, kind)  # what a page's keys change by; int32 may wrap around and back
+        moved[found] = (np.arange(len(found)) - (found + first)) << PAGE_BITS
+        for part in self._parts():
+            codes = self._codes[part]
+            if len(found) == span:
+                codes += moved[0]
+            else:
+                page = from_numpy((codes >> PAGE_BITS) - first)
+                codes += from_numpy(moved).index_select(0, page).numpy()
+            codes += labels[part].astype(kind) * kind.type(len(found) << PAGE_BITS)
 
     def places(self, row: NDArray, shift: int, bits: int) -> Iterator[NDArray[np.int64]]:
         """Yield, part by part, each pixel's index in a flat array (label, 2**bits bins).
 
         A bin is the row of its page, row (NUM_PAGES,), and the rest of key >> shift.
         """
-        offset = np.empty(NUM_PAGES, np.int64)
-        offset[self.pages] = (row[self.pages] + ZERO_PAGE - self.pages) << (PAGE_BITS - shift)
+        rows = np.stack([row[self.pages], row[self.pages] + (1 << (bits + shift - PAGE_BITS))])
+        offset = from_numpy((rows.ravel() - np.arange(rows.size)) << (PAGE_BITS - shift))
         for part in self._parts():
-            keys = self.keys[part]
-            pages = from_numpy((keys >> PAGE_BITS) + ZERO_PAGE)
-            places = from_numpy(offset).index_select(0, pages).numpy()
-            places += keys >> shift
-            places |= self._labels[part].astype(np.int64) << bits
+            codes = self._codes[part]
+            places = offset.index_select(0, from_numpy(codes >> PAGE_BITS)).numpy()
+            places += codes >> shift
             yield places
 
-    def _touched(self) -> NDArray[np.int64]:
-        lowest, highest = (int(end) >> PAGE_BITS for end in (self.keys.min(), self.keys.max()))
-        pages = (from_numpy((self.keys[part] >> PAGE_BITS) - lowest) for part in self._parts())
-        counts = sum(bincount(part, minlength=highest - lowest + 1) for part in pages)
-        return np.flatnonzero(counts) + (lowest + ZERO_PAGE)
+    def filled(self, bits: int) -> tuple[int, Ints, Ints]:
+        """Count in the finest of at most 2**bits bins; return what PixelCounts would have then.
+
+        These are shift, key >> shift (G,) of the bins with a pixel, rising, and (2, G) normal,
+        anomalous.
+        """
+        shift = finest_shift(len(self.pages), bits)
+        size = len(self.pages) << (PAGE_BITS - shift)
+        counts = bincount(from_numpy(self._codes >> shift), minlength=2 * size).numpy()
+        return shift, *filled_bins(counts.reshape(2, size), self.pages, shift)
 
     def _parts(self) -> Iterator[slice]:
-        return (slice(start, start + CHUNK) for start in range(0, self.keys.size, CHUNK))
+        return (slice(start, start + CHUNK) for start in range(0, self.size, CHUNK))
+
+
+def filled_bins(counts: NDArray, pages: Ints, shift: int) -> tuple[Ints, NDArray]:
+    """Return key >> shift (G,) of the bins with a pixel, rising, and their counts (2, G).
+
+    counts (2, bins of all pages) hold the pages one after another, and pages (P,) rise.
+    """
+    width = PAGE_BITS - shift
+    filled = np.flatnonzero((counts[0] | counts[1]).astype(bool))  # of bool it is much faster
+    before = (pages - np.arange(len(pages))) << width  # bins of untouched pages
+    return before[filled >> width] + filled, counts.take(filled, axis=1)
+
+
+def finest_shift(pages: int, bits: int) -> int:
+    """Return how many low bits of a key must be ignored for these pages to fit 2**bits bins."""
+    return max(PAGE_BITS - bits + (pages - 1).bit_length(), 0)
 
 
 def float32_array(scores: np.ndarray | Tensor) -> NDArray[np.float32]:
