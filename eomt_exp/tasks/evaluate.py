@@ -16,7 +16,7 @@ from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import agreed, forget_accelerator, is_first_process, make_accelerator
 from eomt_exp.run_folders import working_in
 from eomt_exp.tasks.candidate import Candidate, candidate
-from eomt_exp.tasks.image_sets import build_image_sets, seen_image_warnings
+from eomt_exp.tasks.image_sets import build_image_sets, read_sets, seen_image_warnings
 from eomt_exp.tasks.measure import Cells, Measurement
 from eomt_exp.tasks.mlflow_runs import open_tracker
 from eomt_exp.tasks.publish import evaluate_models
@@ -27,6 +27,7 @@ from eomt_exp.tasks.train import start_of
 def run(cfg: DictConfig) -> None:
     """Evaluate the run or weights at cfg.checkpoint, or this configuration's semantic EoMT."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
+    read_sets.forget_files()
     with working_in(run_dir, Path(cfg.paths.outputs)) if is_first_process() else nullcontext():
         _run(cfg, run_dir)
 

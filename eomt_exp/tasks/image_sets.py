@@ -106,6 +106,11 @@ class ReadSets:
             self._training[key] = images, contents
         return images, contents
 
+    def forget_files(self) -> None:
+        """Forget sets of files to measure on, as files may change between two commands."""
+        drawn = {key: kept for key, kept in self._measured.items() if not kept[0].reads_files}
+        self._measured, self._room = drawn, KEPT_BYTES
+
     def measured(
         self, images: ImageSet, name: str, node: Any, num_workers: int
     ) -> tuple[ImageSet, Contents]:

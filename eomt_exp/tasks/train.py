@@ -69,6 +69,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     study's pruner ended the training.
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
+    read_sets.forget_files()
     first = is_first_process()
     trial = current_trial()
     with working_in(run_dir, Path(cfg.paths.outputs)) if first else nullcontext():
