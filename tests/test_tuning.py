@@ -324,17 +324,19 @@ def test_a_command_under_a_study_reports_to_it_and_to_mlflow(
     study = Study(tmp_path)
     result = tmp_path / "result.json"
     monkeypatch.setenv("EOMT_RESULT", str(result))
-    trial = study.settings(run_name="trial-001 lr=1", experiment="studies", parent_run_id="abc")
+    client = mlflow_client(tmp_path)
+    parent = client.create_run(client.create_experiment("studies")).info.run_id
+    trial = study.settings(run_name="trial-001 lr=1", parent_run_id=parent)
     monkeypatch.setenv("EOMT_TRIAL", json.dumps(trial))
     overrides = [word for word in TINY if word != "tracking=none"]
     overrides += [*VALIDATED, f"paths.outputs={tmp_path}", f"hydra.run.dir={tmp_path}/000"]
     assert run(capfd, *overrides).code == 0
     assert json.loads(result.read_text())["status"] == "pruned"
-    client, found = mlflow_client(tmp_path), mlflow_run(tmp_path, tmp_path / "000")
+    found = mlflow_run(tmp_path, tmp_path / "000")
     assert (found.info.status, found.info.run_name) == ("FINISHED", "trial-001 lr=1")
     tags = {"optuna.state": "PRUNED", "optuna.study": "eim", "optuna.trial": "1"}
     assert tags.items() <= found.data.tags.items()
-    assert found.data.tags["mlflow.parentRunId"] == "abc"
+    assert found.data.tags["mlflow.parentRunId"] == parent
     assert client.get_experiment(found.info.experiment_id).name == "studies"
     assert [m.step for m in client.get_metric_history(found.info.run_id, "val/ap")] == [2]
 
