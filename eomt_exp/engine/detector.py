@@ -8,9 +8,9 @@ score is formed from it; scores of single queries are averaged themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -129,17 +129,16 @@ class Detector:
         self.model.eval()
         height, width = self.image_size
         crops = torch.cat([c.image[..., y : y + height, x : x + width] for c, y, x in windows])
-        outputs = self._forward(crops)
-        # One window at a time: tensors of all of them are fresh memory each, which is slow.
+        output = self._forward(crops)
+        if self.resolution == "input":
+            output = output.resized((height, width))
+        semantic = output.semantic_scores()  # (B, K, h, w)
+        queries = {n: s(output)[:, None] for n, s in scorers.items() if s.level == "query"}
+        semantic = _resize(semantic, (height, width))
+        queries = {name: _resize(maps, (height, width))[:, 0] for name, maps in queries.items()}
         for i, (canvas, y, x) in enumerate(windows):
-            output = _changed(outputs, lambda v: v[i : i + 1])  # noqa: B023
-            if self.resolution == "input":
-                output = output.resized((height, width))
-            queries = {n: s(output)[:, None] for n, s in scorers.items() if s.level == "query"}
-            semantic = _resize(output.semantic_scores(), (height, width))[0]  # (K, h, w)
             box = (slice(y, y + height), slice(x, x + width))
-            maps = {name: _resize(m, (height, width))[0, 0] for name, m in queries.items()}
-            canvas.add(box, semantic, maps)
+            canvas.add(box, semantic[i], {name: maps[i] for name, maps in queries.items()})
 
     @torch.inference_mode()
     def _detection(self, canvas: _Canvas, scorers: dict[str, Scorer], known: bool) -> Detection:
@@ -162,7 +161,7 @@ class Detector:
         with torch.autocast(crops.device.type, kind, enabled=self.precision != "no"):
             output = self.model(crops)
         # Scores in float32: half precision ties the very pixels a metric must tell apart.
-        return _changed(output, Tensor.float)
+        return type(output)(*[v.float() if isinstance(v, Tensor) else v for v in output])
 
 
 @dataclass(eq=False)
@@ -203,14 +202,6 @@ def window_boxes(size: tuple[int, int], window: tuple[int, int]) -> list[tuple[i
         step = (length - side) / max(1, count - 1)
         starts.append([int(i * step) for i in range(count)])
     return [(y, x) for y in starts[0] for x in starts[1]]
-
-
-def _changed(
-    output: MaskOutput | PixelOutput, change: Callable[[Tensor], Tensor]
-) -> MaskOutput | PixelOutput:
-    """Return the output with each of its tensors changed."""
-    values: Any = (change(v) if isinstance(v, Tensor) else v for v in output)
-    return type(output)(*values)
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
