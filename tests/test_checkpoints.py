@@ -510,6 +510,7 @@ def for_the_command(num_classes: int) -> EoMT:
     return eomt(size=(32, 64), num_classes=num_classes, num_queries=6, num_blocks=3)
 
 
+@pytest.mark.slow
 def test_published_weights_are_evaluated_by_a_command(outputs: Path, tmp_path, capfd) -> None:
     model = for_the_command(9)
     path = write(lightning(model.state_dict()), tmp_path / "published.safetensors")
@@ -542,6 +543,7 @@ def test_who_brings_the_backbones_weights(outputs: Path, tmp_path, capfd, monkey
         assert asked.pop() is wanted, more
 
 
+@pytest.mark.slow
 def test_weights_that_would_make_no_sense_are_not_evaluated(outputs, tmp_path, capfd) -> None:
     model = for_the_command(9)
     vit = write(model.encoder.backbone.state_dict(), tmp_path / "vit.safetensors")

@@ -365,6 +365,7 @@ def test_a_workers_death_does_not_hide_that_the_command_was_stopped(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
 def test_an_interrupt_that_python_swallows_ends_training_after_its_step(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], outputs: Path
 ) -> None:

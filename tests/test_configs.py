@@ -77,6 +77,7 @@ def test_every_option_composes_and_what_is_a_part_builds(group: str) -> None:
             assert len(node["image_size"]) == 2
 
 
+@pytest.mark.slow
 def test_every_benchmark_composes_and_can_be_tuned_on() -> None:
     for benchmark in options("benchmark"):
         cfg = load(f"benchmark=[{benchmark}]", f"benchmark@tuning=[{benchmark}]")

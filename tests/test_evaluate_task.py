@@ -167,6 +167,7 @@ def test_a_protocol_changes_the_numbers_and_is_written_beside_them(
     assert "road_anomaly/msp/siou" not in found["polito_legacy"]["metrics"]
 
 
+@pytest.mark.slow
 def test_the_course_is_evaluated_by_one_path(
     trained: Path, outputs: Path, course: Path, capfd
 ) -> None:
@@ -187,6 +188,7 @@ def test_the_course_is_evaluated_by_one_path(
     assert "where the published set has 10" in (folder / "leaderboard.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_is_left_out_or_doubled_is_said_beside_the_numbers(
     trained: Path, outputs: Path, tmp_path: Path, capfd
 ) -> None:

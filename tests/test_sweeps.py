@@ -137,6 +137,7 @@ def each_its_own_end(lr: float) -> dict[str, float]:
     return {"val/miou": math.nan if lr == 0.3 else lr}
 
 
+@pytest.mark.slow
 def test_every_end_of_a_trial_is_booked_and_the_same_command_does_nothing(
     capfd, tmp_path, does
 ) -> None:

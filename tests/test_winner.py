@@ -103,6 +103,7 @@ def test_any_name_of_a_study_gives_one_that_hydra_takes(write: Winner) -> None:
     assert OmegaConf.load(path).name == path.stem
 
 
+@pytest.mark.slow
 def test_the_command_runs_as_it_is_printed(write: Winner, capfd) -> None:
     typed = ["loss=[mask_classification]", "~scorer.uno", "~data.train.length"]
     _, command = write(typed, {"optim.lr": 0.25})
