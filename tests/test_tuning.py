@@ -325,7 +325,8 @@ def test_a_command_under_a_study_reports_to_it_and_to_mlflow(
     result = tmp_path / "result.json"
     monkeypatch.setenv("EOMT_RESULT", str(result))
     client = mlflow_client(tmp_path)
-    parent = client.create_run(client.create_experiment("studies")).info.run_id
+    studies = client.create_experiment("studies", artifact_location=f"{tmp_path}/artifacts")
+    parent = client.create_run(studies).info.run_id
     trial = study.settings(run_name="trial-001 lr=1", parent_run_id=parent)
     monkeypatch.setenv("EOMT_TRIAL", json.dumps(trial))
     overrides = [word for word in TINY if word != "tracking=none"]
