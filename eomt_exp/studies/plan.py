@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eomt_exp import runs
 from eomt_exp.build import build
-from eomt_exp.config_keys import OF_A_TRY, Role, of_roles
+from eomt_exp.config_keys import Role, of_roles
 from eomt_exp.contracts import UserError
 from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.schema import StudyConfig, typed
@@ -40,7 +40,7 @@ class Plan:
                 "nothing is searched: write hydra.sweeper.params, or type "
                 "'optim.lr=tag(log, interval(1e-4, 1e-2))'."
             )
-        self.fixed = [one for one in fixed if not one.lstrip("+").startswith(OF_A_TRY)]
+        self.fixed = [one for one in fixed if not one.lstrip("+").startswith("resume=")]
         self.cfg = self.compose(fixed)  # what every job has in common; the values go on top of it
         self.is_grid = given.sampler.get("_target_") == GRID
         if not self.cfg.resume:

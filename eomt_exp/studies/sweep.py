@@ -144,12 +144,11 @@ class Loop:
         if isinstance(result, BaseException):
             # Its frames hold the model, which must be gone before the next one comes.
             result.__traceback__ = result.__context__ = result.__cause__ = None
-        states = {row.state for row in self.ledger.rows()}
         if job.status is JobStatus.COMPLETED:
             self._complete(claimed, result)
         elif (status := jobs.status_of(result)) == jobs.PRUNED:
             self.ledger.prune(claimed)
-        elif status == jobs.REFUSED and not states & {"complete", "pruned"}:
+        elif status == jobs.REFUSED and not self._has_results():
             # The next ones would fare the same, and that can be known now.
             self.ledger.refuse(claimed, _shortened(str(result)))
             raise UserError(f"the study ends with its first trial: {result}")
@@ -157,6 +156,9 @@ class Loop:
             reason = _shortened(f"{type(result).__name__}: {result}")
             self.ledger.fail(claimed, reason, retry=status in _WORTH_A_RETRY)
         self.record.trial_ended(claimed)
+
+    def _has_results(self) -> bool:
+        return any(row.state in ("complete", "pruned") for row in self.ledger.rows())
 
     def _complete(self, claimed: ClaimedTrial, result: Any) -> None:
         """Store the metrics that a job returned; one that is missing counts as NaN."""

@@ -106,7 +106,8 @@ def publish(
     step = int(max((line["step"] for line in read_journal(run_dir / JOURNAL)), default=0))
     tracker.log_metrics(metrics | _of_own_score(settings, board), step)
     tracker.flush()
-    link = compared_in_mlflow(settings, board, models, tracker, run_dir)
+    # A trial is compared by its study.
+    link = compared_in_mlflow(settings, board, models, tracker, run_dir) if shown else ""
     write_metrics(run_dir / runs.METRICS, metrics, saved_manifest(board))
     tracker.log_artifact(run_dir / runs.METRICS)
     if not shown:

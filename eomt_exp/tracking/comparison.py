@@ -18,7 +18,7 @@ _SAME = ("data", "protocol")  # numbers of other images or another protocol are 
 def latest_of_each_method(client: MlflowClient, run_id: str) -> list[Run]:
     """Return a run and the latest finished one of each other method, newest first.
 
-    Methods are told apart by the tag `method` of runs in the same experiment, on the same data and
+    Methods differ in the tag `method` of runs in the same experiment, on the same data and
     under the same protocol. A run without that tag stands alone.
     """
     run = client.get_run(run_id)
