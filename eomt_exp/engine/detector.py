@@ -112,7 +112,7 @@ class Detector:
             )
         device = next(self.model.parameters()).device
         tensor = torch.from_numpy(np.array(image)).to(device)  # a copy: it may be read-only
-        tensor = tensor.permute(2, 0, 1)[None].float() / 255
+        tensor = tensor.permute(2, 0, 1)[None].float().div_(255)
         size = self.image_size
         if self.windows:
             factor = max(s / n for s, n in zip(size, image.shape[:2], strict=True))
@@ -129,16 +129,15 @@ class Detector:
         self.model.eval()
         height, width = self.image_size
         crops = torch.cat([c.image[..., y : y + height, x : x + width] for c, y, x in windows])
-        output = self._forward(crops)
-        if self.resolution == "input":
-            output = output.resized((height, width))
-        semantic = output.semantic_scores()  # (B, K, h, w)
-        queries = {n: s(output)[:, None] for n, s in scorers.items() if s.level == "query"}
-        semantic = _resize(semantic, (height, width))
-        queries = {name: _resize(maps, (height, width))[:, 0] for name, maps in queries.items()}
-        for i, (canvas, y, x) in enumerate(windows):
+        # Masks of one window at a time: those of all at once are gigabytes at full resolution.
+        for (canvas, y, x), output in zip(windows, self._forward(crops), strict=True):
+            if self.resolution == "input":
+                output = output.resized((height, width))
+            semantic = _resize(output.semantic_scores(), (height, width))  # (1, K, h, w)
+            queries = {n: s(output)[:, None] for n, s in scorers.items() if s.level == "query"}
+            queries = {n: _resize(maps, (height, width))[0, 0] for n, maps in queries.items()}
             box = (slice(y, y + height), slice(x, x + width))
-            canvas.add(box, semantic[i], {name: maps[i] for name, maps in queries.items()})
+            canvas.add(box, semantic[0], queries)
 
     @torch.inference_mode()
     def _detection(self, canvas: _Canvas, scorers: dict[str, Scorer], known: bool) -> Detection:
@@ -150,18 +149,23 @@ class Detector:
             else scorer(PixelOutput(evidence))[0]
             for name, scorer in scorers.items()
         }
-        scaled = {n: _resize(m[None, None], canvas.original)[0, 0] for n, m in maps.items()}
-        classes = None
+        scores, classes = {}, None
+        if maps:
+            scaled = _resize(torch.stack([*maps.values()])[None], canvas.original)
+            scores = dict(zip(maps, scaled[0].float().cpu().numpy(), strict=True))
         if known:
             classes = _resize(evidence, canvas.original).argmax(dim=1)[0].cpu().numpy()
-        return Detection({n: m.float().cpu().numpy() for n, m in scaled.items()}, classes)
+        return Detection(scores, classes)
 
-    def _forward(self, crops: Tensor) -> MaskOutput | PixelOutput:
+    def _forward(self, crops: Tensor) -> Iterator[MaskOutput | PixelOutput]:
+        """Yield the output of each window, of the one forward pass of all, (1, …) each."""
         kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
         with torch.autocast(crops.device.type, kind, enabled=self.precision != "no"):
             output = self.model(crops)
-        # Scores in float32: half precision ties the very pixels a metric must tell apart.
-        return type(output)(*[v.float() if isinstance(v, Tensor) else v for v in output])
+        for i in range(len(crops)):
+            # Scores in float32: half precision ties the very pixels a metric must tell apart.
+            one = (v[i : i + 1].float() if isinstance(v, Tensor) else v for v in output)
+            yield type(output)(*one)
 
 
 @dataclass(eq=False)

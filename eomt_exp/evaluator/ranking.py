@@ -83,7 +83,8 @@ def ap_bound(ranking: Ranking, mixed: NDArray[np.bool_]) -> float:
     precision between (t + j) / (t + j + f + n) and (t + p) / (t + p + f). The sum of the former
     is at least p - F log(1 + p / (t + F)) with F = f + n, for 1 / x lies under its integral.
     """
-    p, n, tp, fp = (column[mixed & (ranking.positives > 0)] for column in ranking)
+    where = np.flatnonzero(mixed & (ranking.positives > 0))
+    p, n, tp, fp = (column.take(where) for column in ranking)
     above = tp - p
     with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 at the very top: fmax drops it
         lowest = np.fmax(p - fp * np.log1p(p / (above + fp)), p * ((above + 1) / (above + 1 + fp)))
