@@ -36,10 +36,10 @@ class Entropy:
         if self.normalise == "softmax":
             log_probs = (scores / self.temperature).log_softmax(dim=1)
             return -(log_probs.exp() * log_probs).sum(dim=1)
-        if isinstance(output, PixelOutput):
+        if (lowest := scores.amin()) < 0:
             raise UserError(
-                "normalise=sum needs scores of at least 0, got the logits of a per-pixel model; "
-                "use normalise=softmax."
+                f"normalise=sum needs evidence of at least 0, which mask models have, got {lowest} "
+                "of a per-pixel model; use normalise=softmax."
             )
         # The smallest share keeps a pixel that no query claims uniform: it must score high.
         shares = scores.clamp(min=torch.finfo(scores.dtype).eps)
