@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.metrics import (
     auc,
     average_precision_score,
@@ -18,6 +17,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from eomt_exp.evaluator.image_counts import ImageCounts
 from eomt_exp.evaluator.pixel import PixelCounts
 
 SIZE = 20_000
@@ -104,10 +104,17 @@ def count(scores: object, labels: object, bits: int = 19) -> PixelCounts:
     return counts
 
 
+def contents(counts: Any) -> dict[str, Any]:
+    """What was counted, in an order that does not depend on that of images and shards."""
+    if isinstance(counts, ImageCounts):
+        return {name: value.tolist() for name, value in counts.state_dict().items()}
+    if isinstance(counts, PixelCounts):
+        rows = [counts.shift, *(array.tolist() for array in counts.filled())]
+    else:
+        rows = [sorted(np.concatenate(kind).tolist()) for kind in (counts._true, counts._predicted)]
+    return {"counts": rows, "results": counts.results()}
+
+
 def same(left: Any, right: Any) -> bool:
-    """Whether two counts have one state, and the same results, to the bit; NaN equals NaN."""
-    mine, theirs = left.state_dict(), right.state_dict()
-    equal = mine.keys() == theirs.keys() and all(
-        torch.equal(mine[key].nan_to_num(-1), theirs[key].nan_to_num(-1)) for key in mine
-    )
-    return equal and (not hasattr(left, "results") or repr(left.results()) == repr(right.results()))
+    """Whether two counts hold the same, and have the same results, to the bit; NaN equals NaN."""
+    return repr(contents(left)) == repr(contents(right))

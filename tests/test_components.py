@@ -119,7 +119,7 @@ def test_a_small_truth_becomes_void_and_shortens_the_prediction_over_it_to_nothi
     kept = count(image, sizes=(4, 2)).results()
     assert (kept["components_true"], kept["ppv"]) == (2, pytest.approx(2 / 4))
     shortened = count(image, sizes=(4, 3))  # 2 pixels are left of the 4: still a prediction
-    assert shortened.state_dict()["predicted"].tolist() == [[2, 0]]
+    assert shortened._predicted[0].tolist() == [[2, 0]]
     assert shortened.results()["components_true"] == 1
     nothing = count(scene(".xxx.... ........"), sizes=(3, 4)).results()  # no false alarm either
     assert (nothing["components_predicted"], nothing["components_true"]) == (0, 0)
@@ -135,7 +135,7 @@ def test_an_image_with_hardly_a_normal_pixel_loses_it() -> None:
 def test_a_score_at_the_threshold_is_not_predicted() -> None:
     labels = np.ones((1, 2), np.uint8)
     scores = np.array([[0.1, np.nextafter(np.float32(0.1), np.float32(1))]], np.float32)
-    assert count((scores, labels), threshold=0.1).state_dict()["predicted"].tolist() == [[1, 1]]
+    assert count((scores, labels), threshold=0.1)._predicted[0].tolist() == [[1, 1]]
     assert count((scores.astype(np.float64), labels), threshold=0.1).results()["siou"] == 0.5
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, float64, from_numpy, tensor
+from torch import Tensor
 
 from eomt_exp.evaluator.metrics import FOUND_FROM, mean, of_components
 from eomt_exp.evaluator.pixel_arrays import counted_pixels, float32_array, integer_array
@@ -119,22 +119,6 @@ class ComponentCounts:
             rows.append((low, high, len(inside), share, mean(inside)))
         return rows
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return tensors to save or gather; equal images give equal ones, whatever their order."""
-        return {
-            "settings": tensor(self._settings(), dtype=float64),
-            "true": from_numpy(_ordered(_stack(self._true, 3))),
-            "predicted": from_numpy(_ordered(_stack(self._predicted, 2))),
-        }
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Become what state_dict() described; what was counted here is dropped."""
-        threshold, min_predicted, min_true = state["settings"].tolist()
-        self.threshold = threshold
-        self.min_predicted, self.min_true = int(min_predicted), int(min_true)
-        self._true = [state["true"].cpu().numpy().copy()]
-        self._predicted = [state["predicted"].cpu().numpy().copy()]
-
     def _settings(self) -> tuple[float, int, int]:
         return self.threshold, self.min_predicted, self.min_true
 
@@ -205,7 +189,3 @@ def _sums(ids: NDArray[np.integer], pixels: Ints, number: int) -> Ints:
 
 def _stack(rows: list[Ints], width: int) -> Ints:
     return np.concatenate([np.empty((0, width), np.int64), *rows])
-
-
-def _ordered(rows: Ints) -> Ints:
-    return rows[np.lexsort(rows.T)]

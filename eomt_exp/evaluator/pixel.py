@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor, from_numpy
+from torch import Tensor
 
 from eomt_exp.evaluator import operating_points
 from eomt_exp.evaluator import ranking as rank
@@ -72,45 +72,16 @@ class PixelCounts:
         pages[:, self._row[other._pages]] += added.reshape(2, -1, per_page)
         self._low, self._high = min(self._low, other._low), max(self._high, other._high)
 
-    def __add__(self, other: PixelCounts) -> PixelCounts:
-        total = PixelCounts(self.bits, self.void)
-        total.merge(self)
-        total.merge(other)
-        return total
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return tensors to save or gather; equal pixels give equal ones, whatever their order."""
-        order = np.argsort(self._pages)
-        bins = self._used().reshape(2, -1, 1 << (PAGE_BITS - self.shift))[:, order]
-        arrays = {
-            "bits_low_high": np.array([self.bits, self._low, self._high]),
-            "pages": self._pages[order],
-            "bins": np.stack([*bins], axis=-1).astype(np.int64),
-        }
-        return {name: from_numpy(array) for name, array in arrays.items()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Become what state_dict() described; what was counted here is dropped."""
-        arrays = {name: value.cpu().numpy() for name, value in state.items()}
-        bins = arrays["bins"].reshape(-1, 2)
-        self._restore(arrays["bits_low_high"], arrays["pages"], slice(len(bins)), bins.T)
-
     def __getstate__(self) -> dict[str, Any]:
         # To another process go the bins that hold a pixel, not the memory of all of them.
-        used, ends = self._used(), np.array([self.bits, self._low, self._high])
+        used = self._used()
         filled = np.flatnonzero((used[0] | used[1]).astype(bool))
-        return {"void": self.void, "state": (ends, self._pages, filled, used.take(filled, axis=1))}
+        return self.__dict__ | {"_bins": (filled, used.take(filled, axis=1))}
 
     def __setstate__(self, packed: dict[str, Any]) -> None:
-        self.void = packed["void"]
-        self._restore(*packed["state"])
-
-    def _restore(self, bits_low_high: Ints, pages: Ints, where: Any, counts: Counts) -> None:
-        bits, low, high = bits_low_high.tolist()
-        self.__init__(bits, self.void)  # type: ignore[misc]
-        self._add_pages(pages, int(counts.sum()))
-        self._bins[:, where] = counts
-        self._low, self._high = low, high
+        filled, counts = packed["_bins"]
+        self.__dict__.update(packed, _bins=np.zeros((2, 1 << packed["bits"]), counts.dtype))
+        self._bins[:, filled] = counts
 
     def results(self) -> dict[str, float]:
         """Return the metrics that metrics.py computes of pixels, and three that need more.
