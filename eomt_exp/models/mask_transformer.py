@@ -173,28 +173,23 @@ class MaskTransformer(Model):
             anomaly_logits=self.anomaly_head(output.queries, output.class_logits)
         )
 
-    def _inside(
-        self, mask_logits: Tensor, grid: tuple[int, int], prob: float | None
+    def _keep(
+        self, mask_logits: Tensor, grid: tuple[int, int], prob: float, front: int
     ) -> Tensor | None:
-        """Return which cells of the grid each query may see, (B, Q, h*w) bool; None: all of them.
+        """Return what each query may see, (B, 1, Q, front + h*w) bool; None: everything.
 
-        Each query is masked with probability `prob`. Without official_quirks, open blocks draw no
-        random numbers.
+        Each query is masked with probability `prob`, to the cells of the grid in its own mask and
+        the `front` tokens before them. An empty mask is harmless: the other queries are among
+        these. Without official_quirks, open blocks draw no random numbers.
         """
-        if prob is None or (prob <= 0 and not self.official_quirks):
+        if prob <= 0 and not self.official_quirks:
             return None
         inside = F.interpolate(mask_logits, size=grid, mode="bilinear", align_corners=False) > 0
         inside = inside.flatten(2)
         if prob < 1:
             opened = torch.rand(inside.shape[:2], device=inside.device) > prob
             inside = inside | opened[..., None]
-        return inside
-
-
-def with_front(inside: Tensor, count: int) -> Tensor:
-    """(B, Q, h*w) bool -> (B, 1, Q, count + h*w), where all may see the `count` tokens in front."""
-    always = inside.new_ones(*inside.shape[:2], count)
-    return torch.cat([always, inside], dim=2)[:, None]
+        return F.pad(inside, (front, 0), value=True)[:, None]
 
 
 def _read_probs(model: MaskTransformer, _: object) -> None:
