@@ -87,7 +87,6 @@ class MaskOutput(NamedTuple):
     anomaly_logits: Tensor | None  # (B, Q, 3), or None without an anomaly head
     num_classes: int  # K
     aux: tuple[MaskOutput, ...] = ()  # predictions of the supervised blocks, first block first
-    semantic: Tensor | None = None  # (B, K, h, w), filled by with_semantic()
 
     @property
     def has_outlier_class(self) -> bool:
@@ -100,19 +99,13 @@ class MaskOutput(NamedTuple):
         The softmax runs over all C outputs and only the K known are kept, so sum_k of one query
         may be well under 1 (facts of EoMT, `to_per_pixel_logits_semantic`).
         """
-        if self.semantic is not None:
-            return self.semantic
         probs = self.class_logits.softmax(dim=-1)[..., : self.num_classes]
         return torch.einsum("bqk,bqhw->bkhw", probs, self.mask_logits.sigmoid())
-
-    def with_semantic(self) -> MaskOutput:
-        """Return the same output with L computed once, for several scorers to share."""
-        return self._replace(semantic=self.semantic_scores())
 
     def resized(self, size: tuple[int, int]) -> MaskOutput:
         """Resize mask logits to an (H, W) grid, bilinear before the sigmoid, as EoMT does."""
         logits = F.interpolate(self.mask_logits, size=size, mode="bilinear", align_corners=False)
-        return self._replace(mask_logits=logits, semantic=None)
+        return self._replace(mask_logits=logits)
 
 
 class Tokens(NamedTuple):

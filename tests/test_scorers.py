@@ -54,7 +54,7 @@ def test_a_region_of_no_class_outranks_the_known_half(node: dict):
     scorer = planted.part_of(node)
     assert scorer.level in ("semantic", "query")
     bare = planted.planted_output(outlier_class=False, with_head=False)
-    outputs = (bare, bare.with_semantic(), planted.planted_pixels())
+    outputs = (bare, planted.planted_pixels())
     for output in outputs if scorer.level == "semantic" else ():  # the others need more
         left, right = planted.halves(scorer(output))
         assert right.min() > left.max()
@@ -118,9 +118,11 @@ def test_semantic_scores_agree_with_a_per_pixel_model_of_the_same_evidence():
 def test_entropy_by_sum_ignores_how_much_evidence_there_is():
     output = planted.random_output(2)
     scorer = Entropy(normalise="sum")
-    halved = output._replace(semantic=0.5 * output.semantic_scores())
-    torch.testing.assert_close(scorer(output), scorer(halved))
-    nothing = output._replace(semantic=torch.zeros(planted.B, planted.K, 8, 8))
+    # Each query twice: twice the evidence, shared out as before.
+    masks, classes = (torch.cat([one, one], dim=1) for one in output[:2])
+    doubled = output._replace(mask_logits=masks, class_logits=classes)
+    torch.testing.assert_close(scorer(output), scorer(doubled))
+    nothing = output._replace(mask_logits=torch.full_like(output.mask_logits, -torch.inf))
     torch.testing.assert_close(scorer(nothing).amin(), torch.tensor(math.log(planted.K)))
     with pytest.raises(ValueError, match="use normalise=softmax"):
         scorer(planted.planted_pixels())
