@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from eomt_exp.backbones.attention import attend, merge_heads, split_heads, split_qkv
 from eomt_exp.backbones.pixel_encoder import PixelEncoder
-from eomt_exp.backbones.vit_pytorch_extra import vit_pytorch
+from eomt_exp.backbones.vit_pytorch import library
 from eomt_exp.contracts import UserError
 
 _FIRST_STRIDE = 4  # of the library's patch embedding; each stage doubles it
@@ -58,8 +58,8 @@ class ScalableViT(PixelEncoder):
             )
         self.embed_dim = embed_dim
         self.widths = tuple(embed_dim // shrink * 2**stage for stage in range(len(depth)))
-        self.check_size((image_size[0], image_size[1]), "data.image_size")
-        self.backbone = vit_pytorch("scalable_vit").ScalableViT(
+        self.check_size(image_size, "data.image_size")
+        self.backbone = library("scalable_vit").ScalableViT(
             num_classes=1,
             dim=self.widths[0],
             depth=tuple(depth),
