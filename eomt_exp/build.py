@@ -44,24 +44,21 @@ def build_all(nodes: DictConfig, full_key: str) -> dict[str, Any]:
 
     benchmark=none stays empty, whatever debug= has set below it.
     """
-    if full_key == "benchmark" and not any(_is_part(node) for _, node in _named(nodes)):
+    parts = {
+        str(name): node
+        for name, node in nodes.items()
+        if OmegaConf.is_dict(node) and "_target_" in node
+    }
+    if full_key == "benchmark" and not parts:
         return {}
-    for name, node in _named(nodes):
-        if not _is_part(node):  # a misspelt member of a merged group
+    for name in map(str, nodes):
+        if name not in parts:  # a misspelt member of a merged group
             raise UserError(
                 f"{full_key}.{name} is no part: it has no _target_. "
-                f"There are {', '.join(n for n, v in _named(nodes) if _is_part(v)) or 'none'}."
+                f"There are {', '.join(parts) or 'none'}."
             )
-    built = {name: build(node, f"{full_key}.{name}") for name, node in _named(nodes)}
+    built = {name: build(node, f"{full_key}.{name}") for name, node in parts.items()}
     return {name: part for name, part in built.items() if part is not None}
-
-
-def _is_part(node: Any) -> bool:
-    return OmegaConf.is_dict(node) and "_target_" in node
-
-
-def _named(nodes: DictConfig) -> list[tuple[str, Any]]:
-    return [(str(name), node) for name, node in nodes.items()]
 
 
 def _checked(node: Any, key: str) -> Any:
@@ -113,7 +110,8 @@ def _check_call(part: Any, node: dict[str, Any], key: str) -> None:
     hints = _hints(part)
     for name, value in given.items():
         wanted: Any = hints.get(name)
-        if wanted in _ACCEPTS and not _has_type(value, wanted):
+        # Not isinstance: true is an int of Python's, but no number that somebody means.
+        if wanted in _ACCEPTS and type(value) not in _ACCEPTS[wanted]:
             raise UserError(f"{key}.{name} must be {wanted.__name__}, got {value!r}.")
 
 
@@ -131,9 +129,3 @@ _ACCEPTS: dict[Any, tuple[type, ...]] = {
     bool: (bool,),
     str: (str,),
 }
-
-
-def _has_type(value: Any, wanted: Any) -> bool:
-    if isinstance(value, bool) and wanted is not bool:
-        return False
-    return isinstance(value, _ACCEPTS[wanted])
