@@ -8,6 +8,7 @@ with named arguments.
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, get_type_hints
 
@@ -107,20 +108,14 @@ def _check_call(part: Any, node: dict[str, Any], key: str) -> None:
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in given]
     if missing:
         raise UserError(f"{key} lacks {', '.join(missing)}, which {node['_target_']} needs.")
-    hints = _hints(part)
+    hints: dict[str, Any] = {}
+    with suppress(NameError):  # some of Optuna's types exist for type checkers only
+        hints = get_type_hints(part.__init__)
     for name, value in given.items():
         wanted: Any = hints.get(name)
         # Not isinstance: true is an int of Python's, but no number that somebody means.
         if wanted in _ACCEPTS and type(value) not in _ACCEPTS[wanted]:
             raise UserError(f"{key}.{name} must be {wanted.__name__}, got {value!r}.")
-
-
-def _hints(part: Any) -> dict[str, Any]:
-    """Return the types of a constructor's arguments; {} where some exist for type checkers only."""
-    try:
-        return get_type_hints(part.__init__)
-    except NameError:
-        return {}
 
 
 _ACCEPTS: dict[Any, tuple[type, ...]] = {

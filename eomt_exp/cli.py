@@ -43,11 +43,24 @@ ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
 
 def register() -> None:
-    """Make the schema and the options of sweep= known to Hydra; safe to call twice."""
+    """Make the schema and the options of sweep= known to Hydra; safe to call twice.
+
+    The options are sweeps/*.yaml, each about the whole configuration.
+    """
     chosen.clear()
     # conf/config.yaml starts its defaults with this name.
     ConfigStore.instance().store("schema", schema.Config, provider="eomt_exp/schema.py")
-    _register_sweeps()
+    for file in sorted(asset_dir("sweeps").glob("[!.]*.yaml")):
+        try:
+            node = OmegaConf.load(file)
+        except (yaml.YAMLError, OSError, UnicodeError) as error:
+            # Somebody may be writing it while the jobs of another study start.
+            if any(one.endswith(f"sweep={file.stem}") for one in sys.argv[1:]):
+                schema.refuse(f"{file} is no YAML: {error}")
+            continue
+        ConfigStore.instance().store(
+            group="sweep", name=file.stem, node=node, package="_global_", provider=str(file)
+        )
 
 
 def run_task(cfg: DictConfig) -> Any:
@@ -114,21 +127,6 @@ def user_errors_in_one_line() -> Iterator[None]:
             raise
         print(f"error: {_message(error)}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from error
-
-
-def _register_sweeps() -> None:
-    """Store sweeps/*.yaml as options of the group `sweep`, each about the whole configuration."""
-    for file in sorted(asset_dir("sweeps").glob("[!.]*.yaml")):
-        try:
-            node = OmegaConf.load(file)
-        except (yaml.YAMLError, OSError, UnicodeError) as error:
-            # Somebody may be writing it while the jobs of another study start.
-            if any(one.endswith(f"sweep={file.stem}") for one in sys.argv[1:]):
-                schema.refuse(f"{file} is no YAML: {error}")
-            continue
-        ConfigStore.instance().store(
-            group="sweep", name=file.stem, node=node, package="_global_", provider=str(file)
-        )
 
 
 def _run(cfg: DictConfig) -> Any:

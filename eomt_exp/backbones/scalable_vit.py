@@ -191,8 +191,6 @@ def _check_lists(**lists: list[Any]) -> None:
     if len({len(numbers) for numbers in lists.values()}) != 1 or not lists["depth"]:
         raise UserError(f"backbone=scalable_vit needs one number per stage, got {given}.")
     for name, numbers in lists.items():
-        for number in numbers:
-            if number is None and name == "window":
-                continue
-            if not isinstance(number, int) or number < 1:
-                raise UserError(f"backbone.{name} must hold whole numbers from 1, got {given}.")
+        known = [number for number in numbers if number is not None or name != "window"]
+        if not all(isinstance(number, int) and number > 0 for number in known):
+            raise UserError(f"backbone.{name} must hold whole numbers from 1, got {given}.")

@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from eomt_exp.backbones.attention import attend, merge_heads, split_qkv
 from eomt_exp.backbones.pixel_encoder import PixelEncoder
@@ -124,17 +124,9 @@ class VitPytorchViT(_VitPytorch):
             for parameter in (self.backbone.cls_token, self.backbone.pos_embedding)
         )
         if grid != self.grid:
-            pos_embed = self._resampled(pos_embed, grid)
+            pos_embed = resample_abs_pos_embed(pos_embed[None], list(grid), list(self.grid))[0]
         tokens = torch.cat([class_token.expand(len(patches), 1, -1), patches], dim=1)
         return tokens + pos_embed
-
-    def _resampled(self, pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(1 + h*w, D) -> (1 + h'*w', D); the class token, which is nowhere in the image, stays."""
-        plane = pos_embed[1:].T.unflatten(1, self.grid)[None]  # (1, D, h, w)
-        # In float32 at least: CPUs do not interpolate in half precision.
-        wide = torch.promote_types(plane.dtype, torch.float32)
-        plane = F.interpolate(plane.to(wide), size=grid, mode="bicubic", antialias=True)
-        return torch.cat([pos_embed[:1], plane[0].flatten(1).T.to(pos_embed.dtype)])
 
 
 class VitPytorchSimpleViT(_VitPytorch):

@@ -52,9 +52,7 @@ class MaskClassification:
 
     Pixels in no mask are plain negatives; only `Target.ignore` pixels are left out. The random
     points of O outputs and N pairs are held at once, 26 * O * N * num_points bytes by default:
-    29 MB for two images of 11 classes and O = 4, and 0.5 GB for 16 images that each show all 19
-    classes of Cityscapes and O = 5, where the masks of 1024 x 1024 take 1.3 GB. Predicted masks are
-    read one output at a time, which is no slower than all stacked (measured on a CPU).
+    0.5 GB for 16 images that each show all 19 classes of Cityscapes and O = 5.
     """
 
     needs_anomalies = False

@@ -59,7 +59,6 @@ class MaskTransformer(Model):
             nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)
         )
         self.anomaly_head = anomaly_head
-        self._frozen: tuple[str, ...] = ()
         self._trains = TRAINABLE["all"]
 
     @property
@@ -89,18 +88,16 @@ class MaskTransformer(Model):
         for part in self.parts():
             for parameter in part.parameters:
                 parameter.requires_grad_(part.kind in self._trains)
-        self._frozen = tuple(
-            name
-            for name, module in self.named_modules()
-            if name and (own := list(module.parameters())) and not any(p.requires_grad for p in own)
-        )
         self.train(self.training)
 
     def train(self, mode: bool = True) -> MaskTransformer:
         """Set train mode for what is trained; frozen parts stay in eval mode."""
         super().train(mode)
-        for name in self._frozen:
-            self.get_submodule(name).eval()
+        _, *inner = self.modules()
+        for module in inner:
+            own = list(module.parameters())
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
         return self
 
     def _parts(
