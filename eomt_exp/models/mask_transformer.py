@@ -80,8 +80,6 @@ class MaskTransformer(Model):
         the first trained part is computed without autograd. What has no parameters follows
         `train()`, such as DINOv3's random scale of positions, which the trained blocks share.
         """
-        if which not in TRAINABLE:
-            raise UserError(f"trainable must be one of {', '.join(TRAINABLE)}, got {which!r}.")
         if which == "head" and self.anomaly_head is None:
             raise UserError("trainable=head needs a head; add anomaly_head=query_only.")
         self._trains = TRAINABLE[which]
