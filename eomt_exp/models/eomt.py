@@ -94,7 +94,7 @@ class EoMT(MaskTransformer):
 
     def parts(self) -> list[Part]:
         """List embeddings, blocks and norm of the encoder, queries, heads and upscaling."""
-        return self._parts(self.encoder, self.encoder.blocks, {"upscale": self.upscale})
+        return self._parts(self.encoder, list(self.encoder.blocks), {"upscale": self.upscale})
 
     def _output(self, tokens: Tensor, grid: tuple[int, int]) -> MaskOutput:
         """Predict masks and classes from (B, Q + P + h*w, D) tokens between two blocks."""

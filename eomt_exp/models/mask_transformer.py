@@ -5,7 +5,7 @@ Names follow EoMT's official state dict, so published weights load as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -99,13 +99,12 @@ class MaskTransformer(Model):
         return self
 
     def _parts(
-        self, encoder: Any, blocks: Iterable[nn.Module], heads: Mapping[str, nn.Module]
+        self, encoder: Any, blocks: Sequence[nn.Module], heads: dict[str, nn.Module]
     ) -> list[Part]:
         """List encoder, queries, heads, a sub-class's own `heads` and the anomaly head.
 
         `depth` counts the encoder's blocks behind a part.
         """
-        blocks = list(blocks)
         inner = {id(p) for module in (*blocks, encoder.norm) for p in module.parameters()}
         embeddings = tuple(p for p in encoder.parameters() if id(p) not in inner)
         parts = [Part("embeddings", "backbone", len(blocks) - 1, embeddings)]
@@ -115,12 +114,12 @@ class MaskTransformer(Model):
             parts.append(Part(f"block {index}", kind, behind, (*block.parameters(),)))
         parts.append(Part("norm", "joint", 0, (*encoder.norm.parameters(),)))
         own = {"queries": self.q, "class head": self.class_head, "mask head": self.mask_head}
-        for name, module in (own | dict(heads)).items():
+        for name, module in (own | heads).items():
             parts.append(Part(name, "head", 0, (*module.parameters(),)))
-        if self.anomaly_head is None:
-            return parts
-        trained = (*self.anomaly_head.parameters(),)
-        return [*parts, Part("anomaly head", "anomaly_head", 0, trained)]
+        if self.anomaly_head is not None:
+            trained = (*self.anomaly_head.parameters(),)
+            parts.append(Part("anomaly head", "anomaly_head", 0, trained))
+        return parts
 
     def _masking(self) -> list[float | None]:
         """Return the share of masked queries per joint block, None where no prediction is wanted.
@@ -161,12 +160,10 @@ class MaskTransformer(Model):
 
     def _finished(self, output: MaskOutput, aux: list[MaskOutput]) -> MaskOutput:
         """Return the last output with its anomaly logits and the supervised ones before it."""
-        output = output._replace(aux=tuple(aux))
-        if self.anomaly_head is None:
-            return output
-        return output._replace(
-            anomaly_logits=self.anomaly_head(output.queries, output.class_logits)
-        )
+        if self.anomaly_head is not None:
+            states = self.anomaly_head(output.queries, output.class_logits)
+            output = output._replace(anomaly_logits=states)
+        return output._replace(aux=tuple(aux))
 
     def _keep(
         self, mask_logits: Tensor, grid: tuple[int, int], prob: float, front: int
