@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -96,7 +96,7 @@ def _locate(target: str, key: str) -> Any:
 
 
 def _check_call(part: Any, node: dict[str, Any], key: str) -> None:
-    """Check arguments by name and, where the constructor says int, float, bool or str, by type."""
+    """Check arguments by name and, by the types of the constructor, choices and plain values."""
     parameters = inspect.signature(part).parameters
     given = {k: v for k, v in node.items() if k != "_target_"}
     for name in given:
@@ -113,6 +113,9 @@ def _check_call(part: Any, node: dict[str, Any], key: str) -> None:
         hints = get_type_hints(part.__init__)
     for name, value in given.items():
         wanted: Any = hints.get(name)
+        if get_origin(wanted) is Literal and value not in get_args(wanted):
+            allowed = ", ".join(get_args(wanted))
+            raise UserError(f"{key}.{name} must be one of {allowed}, got {value!r}.")
         # Not isinstance: true is an int of Python's, but no number that somebody means.
         if wanted in _ACCEPTS and type(value) not in _ACCEPTS[wanted]:
             raise UserError(f"{key}.{name} must be {wanted.__name__}, got {value!r}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,8 +23,6 @@ class Entropy(Tempered):
     """
 
     def __init__(self, *, temperature: float = 1.0, normalise: Normalise = "softmax") -> None:
-        if normalise not in get_args(Normalise):
-            raise UserError(f"normalise must be one of {get_args(Normalise)}, got {normalise!r}.")
         super().__init__(temperature=temperature)
         self.normalise = normalise
 
