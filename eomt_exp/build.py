@@ -8,8 +8,9 @@ with named arguments.
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -44,24 +45,21 @@ def build_all(nodes: DictConfig, full_key: str) -> dict[str, Any]:
 
     benchmark=none stays empty, whatever debug= has set below it.
     """
-    if full_key == "benchmark" and not any(_is_part(node) for _, node in _named(nodes)):
+    parts = {
+        str(name): node
+        for name, node in nodes.items()
+        if OmegaConf.is_dict(node) and "_target_" in node
+    }
+    if full_key == "benchmark" and not parts:
         return {}
-    for name, node in _named(nodes):
-        if not _is_part(node):  # a misspelt member of a merged group
+    for name in map(str, nodes):
+        if name not in parts:  # a misspelt member of a merged group
             raise UserError(
                 f"{full_key}.{name} is no part: it has no _target_. "
-                f"There are {', '.join(n for n, v in _named(nodes) if _is_part(v)) or 'none'}."
+                f"There are {', '.join(parts) or 'none'}."
             )
-    built = {name: build(node, f"{full_key}.{name}") for name, node in _named(nodes)}
+    built = {name: build(node, f"{full_key}.{name}") for name, node in parts.items()}
     return {name: part for name, part in built.items() if part is not None}
-
-
-def _is_part(node: Any) -> bool:
-    return OmegaConf.is_dict(node) and "_target_" in node
-
-
-def _named(nodes: DictConfig) -> list[tuple[str, Any]]:
-    return [(str(name), node) for name, node in nodes.items()]
 
 
 def _checked(node: Any, key: str) -> Any:
@@ -98,7 +96,7 @@ def _locate(target: str, key: str) -> Any:
 
 
 def _check_call(part: Any, node: dict[str, Any], key: str) -> None:
-    """Check arguments by name and, where the constructor says int, float, bool or str, by type."""
+    """Check arguments by name and, by the types of the constructor, choices and plain values."""
     parameters = inspect.signature(part).parameters
     given = {k: v for k, v in node.items() if k != "_target_"}
     for name in given:
@@ -110,19 +108,17 @@ def _check_call(part: Any, node: dict[str, Any], key: str) -> None:
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in given]
     if missing:
         raise UserError(f"{key} lacks {', '.join(missing)}, which {node['_target_']} needs.")
-    hints = _hints(part)
+    hints: dict[str, Any] = {}
+    with suppress(NameError):  # some of Optuna's types exist for type checkers only
+        hints = get_type_hints(part.__init__)
     for name, value in given.items():
         wanted: Any = hints.get(name)
-        if wanted in _ACCEPTS and not _has_type(value, wanted):
+        if get_origin(wanted) is Literal and value not in get_args(wanted):
+            allowed = ", ".join(get_args(wanted))
+            raise UserError(f"{key}.{name} must be one of {allowed}, got {value!r}.")
+        # Not isinstance: true is an int of Python's, but no number that somebody means.
+        if wanted in _ACCEPTS and type(value) not in _ACCEPTS[wanted]:
             raise UserError(f"{key}.{name} must be {wanted.__name__}, got {value!r}.")
-
-
-def _hints(part: Any) -> dict[str, Any]:
-    """Return the types of a constructor's arguments; {} where some exist for type checkers only."""
-    try:
-        return get_type_hints(part.__init__)
-    except NameError:
-        return {}
 
 
 _ACCEPTS: dict[Any, tuple[type, ...]] = {
@@ -131,9 +127,3 @@ _ACCEPTS: dict[Any, tuple[type, ...]] = {
     bool: (bool,),
     str: (str,),
 }
-
-
-def _has_type(value: Any, wanted: Any) -> bool:
-    if isinstance(value, bool) and wanted is not bool:
-        return False
-    return isinstance(value, _ACCEPTS[wanted])

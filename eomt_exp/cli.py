@@ -7,6 +7,7 @@ Nothing heavy is imported before a task really runs, so that --help and --cfg an
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -42,11 +43,24 @@ ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
 
 def register() -> None:
-    """Make the schema and the options of sweep= known to Hydra; safe to call twice."""
+    """Make the schema and the options of sweep= known to Hydra; safe to call twice.
+
+    The options are sweeps/*.yaml, each about the whole configuration.
+    """
     chosen.clear()
     # conf/config.yaml starts its defaults with this name.
     ConfigStore.instance().store("schema", schema.Config, provider="eomt_exp/schema.py")
-    _register_sweeps()
+    for file in sorted(asset_dir("sweeps").glob("[!.]*.yaml")):
+        try:
+            node = OmegaConf.load(file)
+        except (yaml.YAMLError, OSError, UnicodeError) as error:
+            # Somebody may be writing it while the jobs of another study start.
+            if any(one.endswith(f"sweep={file.stem}") for one in sys.argv[1:]):
+                schema.refuse(f"{file} is no YAML: {error}")
+            continue
+        ConfigStore.instance().store(
+            group="sweep", name=file.stem, node=node, package="_global_", provider=str(file)
+        )
 
 
 def run_task(cfg: DictConfig) -> Any:
@@ -56,23 +70,24 @@ def run_task(cfg: DictConfig) -> Any:
     """
     if HydraConfig.get().mode != RunMode.RUN:  # the sweep wants the exception itself
         return _run(cfg)
-    try:
-        with user_errors_in_one_line():
+    with user_errors_in_one_line():
+        try:
             value = _run(cfg)
-    except BaseException as error:
-        is_shown = isinstance(error, SystemExit) and isinstance(error.__cause__, Exception)
-        cause: BaseException = error.__cause__ if is_shown else error  # type: ignore[assignment]
-        status = jobs.status_of(cause)
-        if isinstance(cause, Exception):  # a stopped job is one that died: it may be tried again
-            _write_result(status, error=cause)
-        if status == jobs.PRUNED:
-            return None
-        if stop_signals:
-            raise KeyboardInterrupt from error
-        if is_shown and _rank() == 0:
-            _leave_no_empty_folder(Path(HydraConfig.get().runtime.output_dir))
-        raise
-    _write_result(jobs.COMPLETED, value)
+        except BaseException as error:
+            status = jobs.status_of(error)
+            # A stopped job is one that died: it may be tried again.
+            if isinstance(error, Exception):
+                kind = type(error).__name__
+                _write_result(jobs.JobResult(status, None, _message(error), kind))
+            if status == jobs.PRUNED:
+                return None
+            if stop_signals:
+                raise KeyboardInterrupt from error
+            if status == jobs.REFUSED and _rank() == 0:
+                _leave_no_empty_folder(Path(HydraConfig.get().runtime.output_dir))
+            raise
+    if _rank() == 0:
+        _write_result(jobs.JobResult(jobs.COMPLETED, value))
     return value
 
 
@@ -108,55 +123,28 @@ def user_errors_in_one_line() -> Iterator[None]:
     except Exception as error:
         from eomt_exp.contracts import UserError
 
-        if not isinstance(error, UserError) or stop_signals or os.environ.get("EOMT_TRACEBACK"):
+        if not isinstance(error, UserError) or os.environ.get("EOMT_TRACEBACK"):
             raise
         print(f"error: {_message(error)}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from error
 
 
-def _register_sweeps() -> None:
-    """Store sweeps/*.yaml as options of the group `sweep`, each about the whole configuration."""
-    for file in sorted(asset_dir("sweeps").glob("[!.]*.yaml")):
-        try:
-            node = OmegaConf.load(file)
-        except (yaml.YAMLError, OSError, UnicodeError) as error:
-            # Somebody may be writing it while the jobs of another study start.
-            if any(one.endswith(f"sweep={file.stem}") for one in sys.argv[1:]):
-                schema.refuse(f"{file} is no YAML: {error}")
-            continue
-        ConfigStore.instance().store(
-            group="sweep", name=file.stem, node=node, package="_global_", provider=str(file)
-        )
-
-
 def _run(cfg: DictConfig) -> Any:
     _check_values(cfg)
-    return _task(str(cfg.task._target_))(cfg)
+    module, _, function = str(cfg.task._target_).rpartition(".")
+    if not module.startswith("eomt_exp.tasks."):
+        schema.refuse(f"task._target_ must be in eomt_exp.tasks, got {cfg.task._target_!r}.")
+    return getattr(import_module(module), function)(cfg)
 
 
-def _write_result(status: str, value: Any = None, error: BaseException | None = None) -> None:
+def _write_result(result: jobs.JobResult) -> None:
     """Write the result that whoever started this job waits for.
 
-    A failure is written by the rank that has it, and only the first: the others fail because of it.
+    Of several processes only the first that fails does: the others fail because of it.
     """
     path = os.environ.get(jobs.RESULT_ENV)
-    if not path:
-        return
-    if status in (jobs.COMPLETED, jobs.PRUNED):
-        if _rank() == 0:
-            jobs.write_result(path, jobs.JobResult(status, value))
-    elif error and not Path(path).exists():
-        jobs.write_result(path, jobs.JobResult(status, None, _message(error), type(error).__name__))
-
-
-def _task(target: str) -> Callable[[DictConfig], Any]:
-    module, _, function = target.rpartition(".")
-    if not module.startswith("eomt_exp.tasks."):
-        schema.refuse(f"task._target_ must be in eomt_exp.tasks, got {target!r}.")
-    task = getattr(import_module(module), function, None)
-    if task is None:
-        schema.refuse(f"task._target_: {module} has no {function!r}.")
-    return task
+    if path and not Path(path).exists():
+        jobs.write_result(path, result)
 
 
 def _run_folder(outputs: str | None, name: str, resume: bool) -> str:
@@ -193,11 +181,8 @@ def _check_values(cfg: DictConfig) -> None:
 def _leave_no_empty_folder(run_dir: Path) -> None:
     """Remove what Hydra made for a run that never began: its .hydra folder, empty log and lock."""
     made = {".hydra", f"{HydraConfig.get().job.name}.log", LOCK}
-    if not run_dir.is_dir() or any(entry.name not in made for entry in run_dir.iterdir()):
-        return
-    for path in sorted(run_dir.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    run_dir.rmdir()
+    if run_dir.is_dir() and all(entry.name in made for entry in run_dir.iterdir()):
+        shutil.rmtree(run_dir)
 
 
 def _world() -> int:

@@ -55,9 +55,9 @@ def status_of(error: BaseException) -> str:
     is_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     if is_memory or "can't allocate memory" in str(error):  # torch's allocator for the CPU
         return OUT_OF_MEMORY
-    if isinstance(error, TrainingError):  # its values were tried, and another trial's may do
-        return FAILED
-    return REFUSED if isinstance(error, UserError) else FAILED
+    # After a TrainingError the values were tried, and another trial's may do.
+    is_refused = isinstance(error, UserError) and not isinstance(error, TrainingError)
+    return REFUSED if is_refused else FAILED
 
 
 def write_result(path: str | Path, result: JobResult) -> None:

@@ -47,31 +47,25 @@ def working_in(run_dir: Path, outputs: Path) -> Iterator[None]:
         )
     # Typing the command again finds a folder only if the command chose it itself.
     points = run_dir.resolve() in {Path(folder).resolve() for folder in chosen.values()}
+    goes_on = True
     try:
         if points:
             write_text(_pointer(outputs), json.dumps({"run_dir": str(run_dir.resolve())}))
-        try:
-            yield
-        except Exception:
-            left = (p for p in run_dir.glob("*") if p.is_file())
-            if points and all(p.suffix == ".log" or p.name == LOCK for p in left):
-                _remove_pointer(outputs, run_dir)
-            raise
-        if points:
-            _remove_pointer(outputs, run_dir)
+        yield
+        goes_on = False
+    except Exception:
+        left = (p for p in run_dir.glob("*") if p.is_file())
+        goes_on = any(p.suffix != ".log" and p.name != LOCK for p in left)
+        raise
     finally:
+        if points and not goes_on and _pointed(outputs) == run_dir.resolve():
+            _pointer(outputs).unlink(missing_ok=True)
         lock.release()
 
 
-def _remove_pointer(outputs: Path, run_dir: Path) -> None:
-    pointer = _pointer(outputs)
-    if _read(pointer).get("run_dir") == str(run_dir.resolve()):
-        pointer.unlink(missing_ok=True)
-
-
 def _unfinished(outputs: Path) -> Path | None:
-    run_dir = Path(_read(_pointer(outputs)).get("run_dir", ""))
-    if run_dir == Path() or not run_dir.is_dir():
+    run_dir = _pointed(outputs)
+    if run_dir is None or not run_dir.is_dir():
         return None
     if is_locked(run_dir / LOCK):
         print(
@@ -89,8 +83,8 @@ def _pointer(outputs: Path) -> Path:
     return outputs / ".unfinished" / f"{digest}.json"
 
 
-def _read(pointer: Path) -> dict[str, str]:
+def _pointed(outputs: Path) -> Path | None:
     try:
-        return dict(json.loads(pointer.read_text()))
+        return Path(json.loads(_pointer(outputs).read_text())["run_dir"])
     except (OSError, ValueError):
-        return {}
+        return None

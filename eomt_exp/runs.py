@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -235,10 +235,8 @@ def flat(node: Any, key: str = "") -> dict[str, Any]:
     return {name: value for found in below for name, value in found.items()}
 
 
-def differences(old: Any, new: Any, key: str = "") -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return `key: old -> new` for every leaf of two nested mappings that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = {f"{key}.{name}" if key else name: name for name in sorted({*old, *new})}
-        pairs = [(old.get(name), new.get(name), path) for path, name in names.items()]
-        return [line for pair in pairs for line in differences(*pair)]
-    return [] if old == new else [f"{key}: {old} -> {new}"]
+    old, new = flat(old), flat(new)
+    keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys]

@@ -357,7 +357,7 @@ def test_a_workers_death_does_not_hide_that_the_command_was_stopped(
                 "DataLoader worker (pid 7) is killed by signal: Terminated."
             ) from None
 
-    monkeypatch.setattr(cli, "_task", lambda target: killed_with_its_workers)
+    monkeypatch.setattr(cli, "_run", killed_with_its_workers)
     outcome = run(capfd, f"paths.outputs={tmp_path}")
     assert outcome.code == cli.INTERRUPTED
     assert "stopped" in outcome.err

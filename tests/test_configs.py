@@ -216,6 +216,12 @@ def test_wrong_arguments_of_a_part_are_named(arguments: dict, message: str) -> N
         build({"_target_": MSP, **arguments}, "scorer.msp")
 
 
+def test_a_choice_that_is_none_of_the_constructors_is_named() -> None:
+    node = {"_target_": "eomt_exp.losses.isotropy_penalty.IsotropyPenalty", "queries": "matched"}
+    with pytest.raises(UserError, match=r"loss\.x\.queries must be one of all, .*got 'matched'"):
+        build(node, "loss.x")
+
+
 def test_a_null_target_is_none_and_a_misspelt_member_is_named() -> None:
     assert build({"_target_": None, "adds_class": False}, "x") is None
     nodes = OmegaConf.create({"msp": {"_target_": MSP}, "mps": {"x": 1}})

@@ -526,7 +526,6 @@ def test_label_values_of_others_become_known_classes_and_the_rest_is_void(tmp_pa
     for options, message in (
         ({"label_values": {"raod": 7}}, "names raod, which is none of the classes: road, car"),
         ({"label_values": {"road": 7, "car": "5-8"}}, r"label_values\.car holds 7, which has a m"),
-        ({"unmapped_values": "skip"}, "must be void or error, got 'skip'"),
         ({"classes": ["road"]}, "names car, which is none"),
     ):
         with pytest.raises(UserError, match=message):

@@ -63,7 +63,6 @@ def test_the_anomaly_heads_loss_trains_nothing_but_the_anomaly_logits():
     [
         (lambda: total(AnomalyHeadLoss(), HEADLESS, planted.two_targets()), "=query_only"),
         (lambda: AnomalyHeadLoss(no_object_weight=0.0), "must be above 0"),
-        (lambda: IsotropyPenalty(queries="matched"), "got 'matched'"),
         (lambda: OutlierMargin(scorer=RbA(), low=0.0, high=-1.0), "got low=0.0, high=-1.0"),
     ],
 )

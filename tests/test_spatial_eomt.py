@@ -63,7 +63,8 @@ def test_a_masked_query_takes_from_its_own_cells_only() -> None:
     inside[:, 3, 1:3, 1:4] = True
 
     def updated(changed: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        return meeting(queries, changed, None if mask is None else mask.flatten(2))[0][0]
+        keep = None if mask is None else F.pad(mask.flatten(2), (5, 0), value=True)[:, None]
+        return meeting(queries, changed, keep)[0][0]
 
     before = updated(cells, inside)
     far = cells.clone()
@@ -86,8 +87,9 @@ def test_each_block_is_masked_by_the_prediction_before_it() -> None:
     for meeting in model.meetings:
         meeting.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
     output = model(images_of())
-    for inside, aux in zip(seen, output.aux, strict=True):
+    for keep, aux in zip(seen, output.aux, strict=True):
         at_cells = F.interpolate(aux.mask_logits, size=(2, 4), mode="bilinear")
+        inside = keep[:, 0, :, 7:]
         assert torch.equal(inside, (at_cells > 0).flatten(2))
         assert 0 < inside.float().mean() < 1
 

@@ -83,7 +83,7 @@ def does(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[float], Any]], 
             tried.append(cfg.optim.lr)
             return function(cfg.optim.lr)
 
-        monkeypatch.setattr(cli, "_task", lambda target: task)
+        monkeypatch.setattr(cli, "_run", task)
         monkeypatch.setattr(record, "draw", lambda study, folder, objective: [folder])
         return tried
 

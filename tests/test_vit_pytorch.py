@@ -85,8 +85,9 @@ def test_learned_positions_are_interpolated_and_the_class_token_left_alone() -> 
     # Positions that are a straight line over the columns stay one, away from the rim.
     line = torch.arange(4.0).repeat(2)[:, None].expand(-1, 48)
     encoder.backbone.pos_embedding.data[1:] = line
-    bigger = encoder._resampled(encoder.backbone.pos_embedding, (4, 8))
-    assert torch.equal(bigger[0], encoder.backbone.pos_embedding[0])
+    bigger = encoder._with_positions(torch.zeros(1, 32, 48), (4, 8))[0]
+    first = encoder.backbone.cls_token[0] + encoder.backbone.pos_embedding[0]
+    assert torch.equal(bigger[0], first)
     rows = bigger[1:].view(4, 8, 48)
     assert torch.allclose(rows[0], rows[3])
     assert rows[0, 3:5, 0].tolist() == pytest.approx([1.25, 1.75], abs=0.1)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from eomt_exp.backbones.attention import attend, merge_heads, split_heads, split_qkv
 from eomt_exp.backbones.pixel_encoder import PixelEncoder
-from eomt_exp.backbones.vit_pytorch_extra import vit_pytorch
+from eomt_exp.backbones.vit_pytorch import library
 from eomt_exp.contracts import UserError
 
 _FIRST_STRIDE = 4  # of the library's patch embedding; each stage doubles it
@@ -58,8 +58,8 @@ class ScalableViT(PixelEncoder):
             )
         self.embed_dim = embed_dim
         self.widths = tuple(embed_dim // shrink * 2**stage for stage in range(len(depth)))
-        self.check_size((image_size[0], image_size[1]), "data.image_size")
-        self.backbone = vit_pytorch("scalable_vit").ScalableViT(
+        self.check_size(image_size, "data.image_size")
+        self.backbone = library("scalable_vit").ScalableViT(
             num_classes=1,
             dim=self.widths[0],
             depth=tuple(depth),
@@ -191,8 +191,6 @@ def _check_lists(**lists: list[Any]) -> None:
     if len({len(numbers) for numbers in lists.values()}) != 1 or not lists["depth"]:
         raise UserError(f"backbone=scalable_vit needs one number per stage, got {given}.")
     for name, numbers in lists.items():
-        for number in numbers:
-            if number is None and name == "window":
-                continue
-            if not isinstance(number, int) or number < 1:
-                raise UserError(f"backbone.{name} must hold whole numbers from 1, got {given}.")
+        known = [number for number in numbers if number is not None or name != "window"]
+        if not all(isinstance(number, int) and number > 0 for number in known):
+            raise UserError(f"backbone.{name} must hold whole numbers from 1, got {given}.")

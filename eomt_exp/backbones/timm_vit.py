@@ -152,8 +152,7 @@ class TimmViT(PixelEncoder):
         positions are taken for a square grid. Raises UserError where they cannot be one.
         """
         vit = self.backbone
-        is_eva = isinstance(vit, eva.Eva)
-        module = eva if is_eva else vision_transformer
+        module = eva if isinstance(vit, eva.Eva) else vision_transformer
         pos_embed = state.get("pos_embed")
         prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
         if pos_embed is not None and trained_size is not None:

@@ -9,16 +9,31 @@ classification head is dropped: parameters without a gradient would stop distrib
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from eomt_exp.backbones.attention import attend, merge_heads, split_qkv
 from eomt_exp.backbones.pixel_encoder import PixelEncoder
-from eomt_exp.backbones.vit_pytorch_extra import vit_pytorch
 from eomt_exp.contracts import Tokens, UserError
+
+
+def library(module: str) -> Any:
+    """Return a module of vit-pytorch by its short name, such as "simple_vit".
+
+    It is an optional extra, so it is imported only when one of its backbones is built. Raises
+    UserError, with the command that helps, where it is not installed.
+    """
+    try:
+        return import_module(f"vit_pytorch.{module}")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"backbone {module} is one of vit-pytorch's, and {error.name} is not installed: "
+            'type pip install -e ".[vit-pytorch]", or take another, such as backbone=tiny.'
+        ) from error
 
 
 class _VitPytorch(PixelEncoder):
@@ -44,8 +59,8 @@ class _VitPytorch(PixelEncoder):
         super().__init__(patch_size, f"patch_size={patch_size}")
         self.embed_dim = embed_dim
         self.patch_size = patch_size
+        self.check_size(image_size, "data.image_size")
         height, width = image_size
-        self.check_size((height, width), "data.image_size")
         self.grid = (height // patch_size, width // patch_size)  # that positions are built for
         self.backbone = self._network(
             image_size=(height, width),
@@ -98,7 +113,7 @@ class VitPytorchViT(_VitPytorch):
     """
 
     def _network(self, **sizes: Any) -> Any:
-        network = vit_pytorch("vit").ViT(**sizes)
+        network = library("vit").ViT(**sizes)
         network.mlp_head = nn.Identity()
         return network
 
@@ -109,17 +124,9 @@ class VitPytorchViT(_VitPytorch):
             for parameter in (self.backbone.cls_token, self.backbone.pos_embedding)
         )
         if grid != self.grid:
-            pos_embed = self._resampled(pos_embed, grid)
+            pos_embed = resample_abs_pos_embed(pos_embed[None], list(grid), list(self.grid))[0]
         tokens = torch.cat([class_token.expand(len(patches), 1, -1), patches], dim=1)
         return tokens + pos_embed
-
-    def _resampled(self, pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(1 + h*w, D) -> (1 + h'*w', D); the class token, which is nowhere in the image, stays."""
-        plane = pos_embed[1:].T.unflatten(1, self.grid)[None]  # (1, D, h, w)
-        # In float32 at least: CPUs do not interpolate in half precision.
-        wide = torch.promote_types(plane.dtype, torch.float32)
-        plane = F.interpolate(plane.to(wide), size=grid, mode="bicubic", antialias=True)
-        return torch.cat([pos_embed[:1], plane[0].flatten(1).T.to(pos_embed.dtype)])
 
 
 class VitPytorchSimpleViT(_VitPytorch):
@@ -134,9 +141,9 @@ class VitPytorchSimpleViT(_VitPytorch):
                 f"(sine and cosine of row and column), got {self.embed_dim}; "
                 f"try backbone.embed_dim={max(2, round(self.embed_dim / 4)) * 4}."
             )
-        library = vit_pytorch("simple_vit")
-        self._sines = library.posemb_sincos_2d
-        network = library.SimpleViT(**sizes)
+        module = library("simple_vit")
+        self._sines = module.posemb_sincos_2d
+        network = module.SimpleViT(**sizes)
         network.linear_head = nn.Identity()
         # As a buffer they move with the model; not saved, since they follow from the grid.
         self.register_buffer("pos_embed", network.pos_embedding, persistent=False)

@@ -40,8 +40,6 @@ class KnownClassFolder(KnownClassSet):
         too, which task=doctor counts, or an error. `expected_images` may be given by split.
         UserError, DataError: what is wrong and what to type.
         """
-        if unmapped_values not in ("void", "error"):
-            raise UserError(f"unmapped_values must be void or error, got {unmapped_values!r}.")
         self.expected_images = published_size(expected_images, split)
         self.num_classes, self.class_names = len(classes), tuple(classes)
         self.class_categories = None if class_categories is None else tuple(class_categories)

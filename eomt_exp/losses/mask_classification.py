@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from eomt_exp.contracts import MaskOutput, Target, UserError
 from eomt_exp.losses.matching import Matcher, Pairs, Truth, loss_dtype, segmentation_truth
-from eomt_exp.losses.point_sampling import Candidates, PointSampler, points_ignored, sample_points
+from eomt_exp.losses.point_sampling import Candidates, PointSampler, sample_points
 
 
 def masks_per_process(num_masks: int, device: torch.device) -> Tensor:
@@ -52,9 +52,7 @@ class MaskClassification:
 
     Pixels in no mask are plain negatives; only `Target.ignore` pixels are left out. The random
     points of O outputs and N pairs are held at once, 26 * O * N * num_points bytes by default:
-    29 MB for two images of 11 classes and O = 4, and 0.5 GB for 16 images that each show all 19
-    classes of Cityscapes and O = 5, where the masks of 1024 x 1024 take 1.3 GB. Predicted masks are
-    read one output at a time, which is no slower than all stacked (measured on a CPU).
+    0.5 GB for 16 images that each show all 19 classes of Cityscapes and O = 5.
     """
 
     needs_anomalies = False
@@ -100,11 +98,12 @@ class MaskClassification:
         mask, dice = self._mask_terms(outputs, pairs, candidates, truth)
         classes = [self._class_term(*one, truth) for one in zip(outputs, pairs, strict=True)]
         # Weighted first and added one by one, for the official bits.
-        return {
-            "mask": weighted_sum(self.mask_weight, mask),
-            "dice": weighted_sum(self.dice_weight, dice),
-            "class": weighted_sum(self.class_weight, classes),
+        weighted = {
+            "mask": [self.mask_weight * term for term in mask],
+            "dice": [self.dice_weight * term for term in dice],
+            "class": [self.class_weight * term for term in classes],
         }
+        return {name: reduce(torch.add, terms) for name, terms in weighted.items()}
 
     def _match(
         self, outputs: Sequence[MaskOutput], truth: Truth
@@ -122,7 +121,12 @@ class MaskClassification:
             points,
             truth,
         )
-        check_labels(matched.largest_label, num_classes=num_states - 1)
+        if matched.largest_label >= num_states - 1:
+            raise UserError(
+                f"A mask has class {matched.largest_label}, but the class head knows 0 to "
+                f"{num_states - 2}. Give model and data the same classes; a class for pasted "
+                "outliers comes with outlier_exposure.target=outlier_class."
+            )
         if not matched.any_ignored:
             truth = truth._replace(cells=None)
         return truth, matched.pairs, candidates
@@ -148,9 +152,7 @@ class MaskClassification:
         num_masks = masks_per_process(len(pairs[0].mask), truth.masks.device)
         bce, dice = [], []
         for masks, pair, where, label in zip(logits, pairs, points, labels, strict=True):
-            weights = torch.ones_like(label)
-            if truth.cells is not None:
-                weights = weights * ~points_ignored(truth.cells, pair.image, where)
+            weights = truth.weights(pair.image, where)
             at_points = sample_points(masks, where)  # (N, P)
             bce.append(point_bce(at_points, label, weights) / num_masks)
             dice.append(point_dice(at_points, label, weights) / num_masks)
@@ -164,11 +166,6 @@ class MaskClassification:
         weight = logits.new_ones(no_object + 1)
         weight[no_object].fill_(self.no_object_weight)
         return F.cross_entropy(logits.transpose(1, 2), states, weight)
-
-
-def weighted_sum(weight: float, terms: Sequence[Tensor]) -> Tensor:
-    """Add the weighted terms, from the first to the last."""
-    return reduce(torch.add, [weight * term for term in terms])
 
 
 def read_pairs(
@@ -185,13 +182,3 @@ def read_pairs(
         by_mask[row, index] = own
     read = sample_points(masks, by_mask.flatten(1, 2)).unflatten(1, (len(rows), num_points))
     return tuple(read[row, index] for index, row in enumerate(rows))
-
-
-def check_labels(largest: int, num_classes: int) -> None:
-    """Raise UserError unless the largest label of a batch lies under num_classes."""
-    if largest >= num_classes:
-        raise UserError(
-            f"A mask has class {largest}, but the class head knows 0 to {num_classes - 1}. Give "
-            "model and data the same classes; a class for pasted outliers comes with "
-            "outlier_exposure.target=outlier_class."
-        )

@@ -37,6 +37,12 @@ class Truth(NamedTuple):
         """Return N, the number of pairs, which is known before the matching."""
         return sum(min(count, num_queries) for count in self.counts)
 
+    def weights(self, image: Tensor, points: Tensor) -> Tensor:
+        """(N,) images, (N, P, 2) points -> (N, P): 0 for points that do not count, else 1."""
+        if self.cells is None:
+            return torch.ones_like(points[..., 0])
+        return (~points_ignored(self.cells, image, points)).to(points.dtype)
+
 
 class Pairs(NamedTuple):
     """Says which query was given which mask: image after image, queries rising within one."""
@@ -144,49 +150,42 @@ class Matcher:
             self._costs(
                 [one[index] for one in mask_logits],
                 [one[index] for one in probs],
-                read_truth(truth, index, torch.stack([one[index] for one in points])),
+                torch.stack([one[index] for one in points]),
+                truth,
+                index,
             )
             for index in range(len(truth.counts))
         ]
         return assign(torch.cat(costs, dim=2), truth)
 
     def _costs(
-        self, mask_logits: Sequence[Tensor], probs: Sequence[Tensor], truth: TruthAtPoints
+        self,
+        mask_logits: Sequence[Tensor],
+        probs: Sequence[Tensor],
+        points: Tensor,
+        truth: Truth,
+        index: int,
     ) -> Tensor:
-        """Compute one image's costs: (Q, h, w) and (Q, C) of each of O outputs -> (O, Q, M)."""
-        has_class = truth.labels != NO_CLASS
+        """Compute the costs of image `index`, (O, Q, M) of O outputs.
+
+        Each has (Q, h, w) logits, (Q, C) probabilities and (P, 2) points.
+        """
+        first = sum(truth.counts[:index])
+        own = slice(first, first + truth.counts[index])
+        labels = truth.labels[own]
+        # The masks are read at all points at once: an image stays in the cache.
+        masks = sample_points(truth.masks[own], points.flatten(0, 1)[None])  # (M, O * P)
+        weights = truth.weights(torch.full((len(points),), index, device=points.device), points)
         costs = []
-        for logits, known, points, masks, weights in zip(
-            mask_logits, probs, truth.points, truth.masks.unbind(dim=1), truth.weights, strict=True
+        for logits, known, where, at_masks, weight in zip(
+            mask_logits, probs, points, masks.chunk(len(points), dim=1), weights, strict=True
         ):
-            at_queries = sample_points(logits.to(masks.dtype), points[None])  # (Q, P)
-            bce, dice = pairwise_mask_costs(at_queries, masks, weights)
+            at_queries = sample_points(logits.to(masks.dtype), where[None])  # (Q, P)
+            bce, dice = pairwise_mask_costs(at_queries, at_masks, weight)
             # A label the head does not have is refused after the transfer; it may not crash here.
-            of_class = known[:, truth.labels.clamp(0, known.shape[1] - 1)] * has_class
+            of_class = known[:, labels.clamp(0, known.shape[1] - 1)] * (labels != NO_CLASS)
             costs.append(self.mask_cost * bce + self.dice_cost * dice - self.class_cost * of_class)
         return torch.stack(costs).clamp(-COST_LIMIT, COST_LIMIT).nan_to_num(0.0)
-
-
-class TruthAtPoints(NamedTuple):
-    """Holds the truth of one image at the points of every output."""
-
-    labels: Tensor  # (M,)
-    points: Tensor  # (O, P, 2)
-    masks: Tensor  # (M, O, P) in [0, 1]
-    weights: Tensor  # (O, P), 0 for points that do not count
-
-
-def read_truth(truth: Truth, index: int, points: Tensor) -> TruthAtPoints:
-    """Read the masks of image `index` at (O, P, 2) points, at once: it stays in the cache."""
-    first = sum(truth.counts[:index])
-    own = slice(first, first + truth.counts[index])
-    shared = points.flatten(0, 1)[None]  # (1, O * P, 2)
-    masks = sample_points(truth.masks[own], shared).unflatten(1, points.shape[:2])
-    weights = torch.ones_like(points[..., 0])
-    if truth.cells is not None:
-        image = torch.full((len(points),), index, device=points.device)
-        weights = weights * ~points_ignored(truth.cells, image, points)
-    return TruthAtPoints(truth.labels[own], points, masks, weights)
 
 
 def assign(costs: Tensor, truth: Truth) -> Assignment:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from eomt_exp.contracts import ANOMALY, NORMAL, MaskOutput, Scorer, Target, UserError
 from eomt_exp.losses.cell_shares import share_of_cells
+from eomt_exp.losses.matching import loss_dtype
 
 
 class OutlierMargin:
@@ -38,7 +39,7 @@ class OutlierMargin:
     def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Return "outlier_margin": mean hinge of the anomalous pixels + mean of the normal ones."""
         score = self.scorer(output)  # (B, h, w)
-        score = score.to(torch.promote_types(score.dtype, torch.float32))
+        score = score.to(loss_dtype(score))
         anomaly = torch.stack([target.anomaly for target in targets])  # (B, H, W), VOID in neither
         too_low = F.relu(self.high - score).square()
         too_high = F.relu(score - self.low).square()

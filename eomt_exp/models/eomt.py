@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from eomt_exp.contracts import AnomalyHead, Backbone, MaskOutput, Part, UserError
-from eomt_exp.models.mask_transformer import MaskTransformer, with_front
+from eomt_exp.models.mask_transformer import MaskTransformer
 from eomt_exp.models.scale_block import ScaleBlock
 
 
@@ -73,25 +73,28 @@ class EoMT(MaskTransformer):
     def forward(self, images: Tensor) -> MaskOutput:
         """(B, 3, H, W) RGB in [0, 1] -> MaskOutput; `aux` holds the blocks before the last."""
         tokens, grid, positions = self.encoder.embed(images)  # (B, P + h*w, D)
-        depth = len(self.encoder.blocks)
-        masking = [None] * (depth - self.num_blocks) + self._masking()
+        num_alone = len(self.encoder.blocks) - self.num_blocks
+        for index in range(num_alone):
+            tokens = self.encoder.block(index, tokens, positions, None)
+        queries = self.q.weight[None].expand(len(tokens), -1, -1)
+        tokens = torch.cat([queries, tokens], dim=1)  # queries first: (B, Q + P + h*w, D)
+        front = tokens.shape[1] - grid[0] * grid[1]
         aux: list[MaskOutput] = []
-        for index in range(depth):
-            if index == depth - self.num_blocks:
-                queries = self.q.weight[None].expand(len(tokens), -1, -1)
-                tokens = torch.cat([queries, tokens], dim=1)  # queries first: (B, Q + P + h*w, D)
+        for index, prob in enumerate(self._masking(), start=num_alone):
             keep = None
-            if masking[index] is not None and self._supervises:
-                aux.append(self._output(tokens, grid))
-                keep = self._keep(aux[-1].mask_logits, masking[index], tokens, grid)
-            elif masking[index] is not None:
-                keep = self._keep(self._coarse_masks(tokens, grid), masking[index], tokens, grid)
+            if prob is not None:
+                if self._supervises:
+                    aux.append(self._output(tokens, grid))
+                    masks = aux[-1].mask_logits
+                else:
+                    masks = self._coarse_masks(tokens, grid)
+                keep = self._keep(masks, grid, prob, front)
             tokens = self.encoder.block(index, tokens, positions, keep)
         return self._finished(self._output(tokens, grid), aux)
 
     def parts(self) -> list[Part]:
         """List embeddings, blocks and norm of the encoder, queries, heads and upscaling."""
-        return self._parts(self.encoder, self.encoder.blocks, {"upscale": self.upscale})
+        return self._parts(self.encoder, list(self.encoder.blocks), {"upscale": self.upscale})
 
     def _output(self, tokens: Tensor, grid: tuple[int, int]) -> MaskOutput:
         """Predict masks and classes from (B, Q + P + h*w, D) tokens between two blocks."""
@@ -114,14 +117,4 @@ class EoMT(MaskTransformer):
         """(B, Q + P + h*w, D) tokens -> (B, Q, D) queries and (B, D, h, w) patches, normalised."""
         normed = self.encoder.norm(tokens)
         patches = normed[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
-        return normed[:, : self.q.num_embeddings], patches
-
-    def _keep(
-        self, mask_logits: Tensor, prob: float | None, tokens: Tensor, grid: tuple[int, int]
-    ) -> Tensor | None:
-        """Return the (B, 1, Q, N) bool mask, False for some patches only, or None: all is seen.
-
-        An empty mask is harmless: a query still sees the other queries and the prefix tokens.
-        """
-        inside = self._inside(mask_logits, grid, prob)
-        return None if inside is None else with_front(inside, tokens.shape[1] - inside.shape[2])
+        return normed[:, : self.num_queries], patches

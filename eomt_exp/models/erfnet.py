@@ -76,21 +76,16 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.initial_block = Downsampler(3, 16)
-        self.layers = nn.ModuleList(
-            [
-                Downsampler(16, 64),
-                *(NonBottleneck1d(64, dropout=0.03) for _ in range(5)),
-                Downsampler(64, 128),
-                *(NonBottleneck1d(128, dropout=0.3, dilation=d) for d in 2 * (2, 4, 8, 16)),
-            ]
+        self.layers = nn.Sequential(
+            Downsampler(16, 64),
+            *(NonBottleneck1d(64, dropout=0.03) for _ in range(5)),
+            Downsampler(64, 128),
+            *(NonBottleneck1d(128, dropout=0.3, dilation=d) for d in 2 * (2, 4, 8, 16)),
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 128, H/8, W/8)."""
-        x = self.initial_block(images)
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        return self.layers(self.initial_block(images))
 
 
 class Decoder(nn.Module):
@@ -98,21 +93,17 @@ class Decoder(nn.Module):
 
     def __init__(self, num_outputs: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            [
-                Upsampler(128, 64),
-                *(NonBottleneck1d(64) for _ in range(2)),
-                Upsampler(64, 16),
-                *(NonBottleneck1d(16) for _ in range(2)),
-            ]
+        self.layers = nn.Sequential(
+            Upsampler(128, 64),
+            *(NonBottleneck1d(64) for _ in range(2)),
+            Upsampler(64, 16),
+            *(NonBottleneck1d(16) for _ in range(2)),
         )
         self.output_conv = nn.ConvTranspose2d(16, num_outputs, kernel_size=2, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 128, h, w) -> (B, outputs, 8h, 8w)."""
-        for layer in self.layers:
-            x = layer(x)
-        return self.output_conv(x)
+        return self.output_conv(self.layers(x))
 
 
 class Downsampler(nn.Module):

@@ -5,7 +5,7 @@ Names follow EoMT's official state dict, so published weights load as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -59,7 +59,6 @@ class MaskTransformer(Model):
             nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)
         )
         self.anomaly_head = anomaly_head
-        self._frozen: tuple[str, ...] = ()
         self._trains = TRAINABLE["all"]
 
     @property
@@ -81,36 +80,31 @@ class MaskTransformer(Model):
         the first trained part is computed without autograd. What has no parameters follows
         `train()`, such as DINOv3's random scale of positions, which the trained blocks share.
         """
-        if which not in TRAINABLE:
-            raise UserError(f"trainable must be one of {', '.join(TRAINABLE)}, got {which!r}.")
         if which == "head" and self.anomaly_head is None:
             raise UserError("trainable=head needs a head; add anomaly_head=query_only.")
         self._trains = TRAINABLE[which]
         for part in self.parts():
             for parameter in part.parameters:
                 parameter.requires_grad_(part.kind in self._trains)
-        self._frozen = tuple(
-            name
-            for name, module in self.named_modules()
-            if name and (own := list(module.parameters())) and not any(p.requires_grad for p in own)
-        )
         self.train(self.training)
 
     def train(self, mode: bool = True) -> MaskTransformer:
         """Set train mode for what is trained; frozen parts stay in eval mode."""
         super().train(mode)
-        for name in self._frozen:
-            self.get_submodule(name).eval()
+        _, *inner = self.modules()
+        for module in inner:
+            own = list(module.parameters())
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
         return self
 
     def _parts(
-        self, encoder: Any, blocks: Iterable[nn.Module], heads: Mapping[str, nn.Module]
+        self, encoder: Any, blocks: Sequence[nn.Module], heads: dict[str, nn.Module]
     ) -> list[Part]:
         """List encoder, queries, heads, a sub-class's own `heads` and the anomaly head.
 
         `depth` counts the encoder's blocks behind a part.
         """
-        blocks = list(blocks)
         inner = {id(p) for module in (*blocks, encoder.norm) for p in module.parameters()}
         embeddings = tuple(p for p in encoder.parameters() if id(p) not in inner)
         parts = [Part("embeddings", "backbone", len(blocks) - 1, embeddings)]
@@ -120,12 +114,12 @@ class MaskTransformer(Model):
             parts.append(Part(f"block {index}", kind, behind, (*block.parameters(),)))
         parts.append(Part("norm", "joint", 0, (*encoder.norm.parameters(),)))
         own = {"queries": self.q, "class head": self.class_head, "mask head": self.mask_head}
-        for name, module in (own | dict(heads)).items():
+        for name, module in (own | heads).items():
             parts.append(Part(name, "head", 0, (*module.parameters(),)))
-        if self.anomaly_head is None:
-            return parts
-        trained = (*self.anomaly_head.parameters(),)
-        return [*parts, Part("anomaly head", "anomaly_head", 0, trained)]
+        if self.anomaly_head is not None:
+            trained = (*self.anomaly_head.parameters(),)
+            parts.append(Part("anomaly head", "anomaly_head", 0, trained))
+        return parts
 
     def _masking(self) -> list[float | None]:
         """Return the share of masked queries per joint block, None where no prediction is wanted.
@@ -166,35 +160,28 @@ class MaskTransformer(Model):
 
     def _finished(self, output: MaskOutput, aux: list[MaskOutput]) -> MaskOutput:
         """Return the last output with its anomaly logits and the supervised ones before it."""
-        output = output._replace(aux=tuple(aux))
-        if self.anomaly_head is None:
-            return output
-        return output._replace(
-            anomaly_logits=self.anomaly_head(output.queries, output.class_logits)
-        )
+        if self.anomaly_head is not None:
+            states = self.anomaly_head(output.queries, output.class_logits)
+            output = output._replace(anomaly_logits=states)
+        return output._replace(aux=tuple(aux))
 
-    def _inside(
-        self, mask_logits: Tensor, grid: tuple[int, int], prob: float | None
+    def _keep(
+        self, mask_logits: Tensor, grid: tuple[int, int], prob: float, front: int
     ) -> Tensor | None:
-        """Return which cells of the grid each query may see, (B, Q, h*w) bool; None: all of them.
+        """Return what each query may see, (B, 1, Q, front + h*w) bool; None: everything.
 
-        Each query is masked with probability `prob`. Without official_quirks, open blocks draw no
-        random numbers.
+        Each query is masked with probability `prob`, to the cells of the grid in its own mask and
+        the `front` tokens before them. An empty mask is harmless: the other queries are among
+        these. Without official_quirks, open blocks draw no random numbers.
         """
-        if prob is None or (prob <= 0 and not self.official_quirks):
+        if prob <= 0 and not self.official_quirks:
             return None
         inside = F.interpolate(mask_logits, size=grid, mode="bilinear", align_corners=False) > 0
         inside = inside.flatten(2)
         if prob < 1:
             opened = torch.rand(inside.shape[:2], device=inside.device) > prob
             inside = inside | opened[..., None]
-        return inside
-
-
-def with_front(inside: Tensor, count: int) -> Tensor:
-    """(B, Q, h*w) bool -> (B, 1, Q, count + h*w), where all may see the `count` tokens in front."""
-    always = inside.new_ones(*inside.shape[:2], count)
-    return torch.cat([always, inside], dim=2)[:, None]
+        return F.pad(inside, (front, 0), value=True)[:, None]
 
 
 def _read_probs(model: MaskTransformer, _: object) -> None:

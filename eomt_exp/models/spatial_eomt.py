@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eomt_exp.contracts import AnomalyHead, MaskOutput, Part, SpatialBackbone, UserError
-from eomt_exp.models.mask_transformer import MaskTransformer, with_front
+from eomt_exp.models.mask_transformer import MaskTransformer
 
 
 class SpatialEoMT(MaskTransformer):
@@ -92,13 +92,13 @@ class SpatialEoMT(MaskTransformer):
             cells = self.encoder.block(index, cells)
         aux: list[MaskOutput] = []
         for index, prob in enumerate(self._masking()):
-            inside = None
+            keep = None
             if prob is not None:
                 between = self._output(queries, cells, finer)
                 grid = (cells.shape[-2], cells.shape[-1])
-                inside = self._inside(between.mask_logits, grid, prob)
+                keep = self._keep(between.mask_logits, grid, prob, self.num_queries)
                 aux += [between] if self._supervises else []
-            queries, cells = self.meetings[index](queries, cells, inside)
+            queries, cells = self.meetings[index](queries, cells, keep)
             cells = self.encoder.block(self._num_alone + index, cells)
         return self._finished(self._output(queries, cells, finer), aux)
 
@@ -131,12 +131,13 @@ class Meeting(nn.Module):
         self.answer = Attention(dim, heads)
         self.scales = nn.Parameter(torch.full((3, dim), layer_scale))
 
-    def forward(
-        self, queries: Tensor, cells: Tensor, inside: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """(B, Q, D), (B, D, h, w) -> the same; inside (B, Q, h*w) bool: cells a query may see."""
+    def forward(self, queries: Tensor, cells: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, Q, D), (B, D, h, w) -> the same.
+
+        keep (B, 1, Q, Q + h*w) bool says which queries and cells each query may see.
+        """
         read_scale, mlp_scale, answer_scale = self.scales
-        queries = queries + read_scale * self._reading(queries, cells, inside)
+        queries = queries + read_scale * self._reading(queries, cells, keep)
         queries = queries + mlp_scale * self.mlp(self.norms["mlp"](queries))
         rows = cells.permute(0, 2, 3, 1)  # (B, h, w, D)
         normed = self.norms["answer"](queries)
@@ -144,13 +145,11 @@ class Meeting(nn.Module):
         rows = rows + answer_scale * answer.unflatten(1, rows.shape[1:3])
         return queries, rows.permute(0, 3, 1, 2)
 
-    def _reading(self, queries: Tensor, cells: Tensor, inside: Tensor | None) -> Tensor:
+    def _reading(self, queries: Tensor, cells: Tensor, keep: Tensor | None) -> Tensor:
         """Return (B, Q, D), what the queries take from each other and from their cells."""
         asking = self.norms["asking"](queries)
         values = self.norms["read"](cells.permute(0, 2, 3, 1))  # (B, h, w, D)
         with_position = values + self.place(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        # (B, 1, Q, Q + h*w). An empty mask is harmless: a query still sees the other queries.
-        keep = None if inside is None else with_front(inside, asking.shape[1])
         return self.read(
             asking,
             torch.cat([asking, with_position.flatten(1, 2)], dim=1),

@@ -5,16 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from eomt_exp.contracts import MaskOutput, PixelOutput
-from eomt_exp.scorers.temperature import checked_temperature
+from eomt_exp.scorers.temperature import Tempered
 
 
-class Energy:
+class Energy(Tempered):
     """s = -T log sum_k exp(L_k / T); the smaller T, the closer to max_logit."""
-
-    level = "semantic"
-
-    def __init__(self, *, temperature: float = 1.0) -> None:
-        self.temperature = checked_temperature(temperature)
 
     def __call__(self, output: MaskOutput | PixelOutput) -> Tensor:
         """-> (B, h, w)."""

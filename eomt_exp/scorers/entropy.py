@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from eomt_exp.contracts import MaskOutput, PixelOutput, UserError
-from eomt_exp.scorers.temperature import checked_temperature
+from eomt_exp.scorers.temperature import Tempered
 
 Normalise = Literal["softmax", "sum"]
 
 
-class Entropy:
+class Entropy(Tempered):
     """s = -sum_k p_k log p_k in nats, in [0, log K].
 
     normalise:
@@ -22,12 +22,8 @@ class Entropy:
                evidence there is and keeps how it is shared out; T has no part in it.
     """
 
-    level = "semantic"
-
     def __init__(self, *, temperature: float = 1.0, normalise: Normalise = "softmax") -> None:
-        if normalise not in get_args(Normalise):
-            raise UserError(f"normalise must be one of {get_args(Normalise)}, got {normalise!r}.")
-        self.temperature = checked_temperature(temperature)
+        super().__init__(temperature=temperature)
         self.normalise = normalise
 
     def __call__(self, output: MaskOutput | PixelOutput) -> Tensor:

@@ -5,20 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from eomt_exp.contracts import MaskOutput, PixelOutput
-from eomt_exp.scorers.temperature import checked_temperature
+from eomt_exp.scorers.temperature import Tempered
 
 
-class MSP:
+class MSP(Tempered):
     """s = 1 - max_k softmax(L / T)_k, in [0, 1 - 1/K].
 
     On a mask model L lies in about [0, 1], so the softmax is nearly flat and the ranking close to
     max_logit's; a small temperature makes it less so.
     """
-
-    level = "semantic"
-
-    def __init__(self, *, temperature: float = 1.0) -> None:
-        self.temperature = checked_temperature(temperature)
 
     def __call__(self, output: MaskOutput | PixelOutput) -> Tensor:
         """-> (B, h, w)."""

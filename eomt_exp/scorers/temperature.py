@@ -1,12 +1,16 @@
-"""Check temperatures (Guo et al., ICML 2017): they are above 0, and logits are divided by them."""
+"""Divide evidence by a temperature (Guo et al., ICML 2017) before a score is formed from it."""
 
 from __future__ import annotations
 
 from eomt_exp.contracts import UserError
 
 
-def checked_temperature(temperature: float) -> float:
-    """Return it, or raise UserError unless it is above 0."""
-    if not temperature > 0:
-        raise UserError(f"temperature must be above 0, got {temperature}.")
-    return temperature
+class Tempered:
+    """Holds the temperature T of a score of the evidence L / T; UserError unless it is above 0."""
+
+    level = "semantic"
+
+    def __init__(self, *, temperature: float = 1.0) -> None:
+        if not temperature > 0:
+            raise UserError(f"temperature must be above 0, got {temperature}.")
+        self.temperature = temperature

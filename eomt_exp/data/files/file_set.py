@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,8 +45,6 @@ class FileSet(ImageSet):
 
         `option` is the key whose .on_broken the user may set: "data", "benchmark.x".
         """
-        if on_broken not in get_args(OnBroken):
-            raise UserError(f"on_broken must be error or skip, got {on_broken!r}.")
         self.room = 0  # bytes of memory for the images that are read now
         self._kept: dict[int, LabelledImage] = {}
         self._images, self._labels, self.pairs = found.images, found.labels, list(found.pairs)
