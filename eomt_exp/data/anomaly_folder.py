@@ -18,8 +18,7 @@ from eomt_exp.data.files.file_set import (
 )
 from eomt_exp.data.files.label_values import Values, value_table
 from eomt_exp.data.files.layout_search import SearchPaths, find_layout
-from eomt_exp.data.files.layouts import Found, Layout
-from eomt_exp.data.files.pairs import Pair
+from eomt_exp.data.files.layouts import Found, Layout, Pair
 
 # How the course hands its benchmarks out.
 _COURSE = {"course": Layout("images/{id}", "labels_masks/{id}.png")}

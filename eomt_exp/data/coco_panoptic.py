@@ -17,8 +17,7 @@ from eomt_exp.contracts import VOID, DataError
 from eomt_exp.data.files.decode import decode_image
 from eomt_exp.data.files.file_set import KnownClassSet, OnBroken, published_size
 from eomt_exp.data.files.layout_search import SearchPaths, find_layout
-from eomt_exp.data.files.layouts import Layout
-from eomt_exp.data.files.pairs import Pair
+from eomt_exp.data.files.layouts import Layout, Pair
 
 # 80 things up to category 90, 53 kinds of stuff above, as in panoptic_coco_categories.json of the
 # COCO panoptic API; the gaps are classes that were never annotated or were merged into others.
@@ -62,8 +61,9 @@ class CocoPanoptic(KnownClassSet):
         meaning = {index: index for index in range(self.num_classes)} | {VOID: VOID}
         super().__init__(found._replace(pairs=pairs), meaning, on_broken, "data")
 
-    def _decoded_labels(self, pair: Pair, data: bytes, location: str) -> np.ndarray:
-        return self._segments.classes(pair.name, decode_image(data, location), location)
+    def _decoded_labels(self, index: int, data: bytes, location: str) -> np.ndarray:
+        colours = decode_image(data, location)
+        return self._segments.classes(self.pairs[index].name, colours, location)
 
 
 class Segments:

@@ -6,7 +6,7 @@ import os
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 from eomt_exp.contracts import DataError
 from eomt_exp.data.files.decode import IMAGE_SUFFIXES, natural_key
 
-_LISTED = 8  # names in a message
 _DEPTH = 10  # folders below each other that are looked into; the deepest data set has six
 _HIDDEN = (".", "__MACOSX")  # how names begin of hidden files and of what macOS adds
 _LOST_AND_FOUND = "lost+found"  # at the top of a disk, and only root may read it
@@ -119,9 +118,3 @@ def _refuse(error: OSError) -> NoReturn:
     raise DataError(
         f"{error.filename} cannot be read, and what is in it would be missing: {error.strerror}."
     ) from error
-
-
-def first_few(names: Sequence[str], kind: str = "") -> str:
-    """List what was found instead, for a message: no more than eight names, or they bury it."""
-    more = f" and {len(names) - _LISTED} more{kind}" if len(names) > _LISTED else ""
-    return f"{', '.join(names[:_LISTED])}{more}"
