@@ -55,11 +55,6 @@ def formats(survey: Survey) -> Iterator[Finding | None]:
         return of_names(kind, level, [i.name for i in survey.images if is_such(i)], what, advice)
 
     yield find(
-        "jpeg_named_png", "note",
-        lambda i: (i.image_file.format, i.image_file.suffix) == ("JPEG", ".png"),
-        "images of JPEG data named .png", "Harmless: they are read for what they are.",
-    )  # fmt: skip
-    yield find(
         "jpeg_labels", "error", lambda i: i.label_file.format == "JPEG", "label maps of JPEG data",
         "JPEG blurs values into those beside them: these are not the values that were labelled. "
         "Take the label maps from the original archive.",
@@ -99,12 +94,6 @@ def versions(survey: Survey) -> Iterator[Finding | None]:
         "With and without a region of interest AP differs strongly: say which you used.",
     )  # fmt: skip
     first = survey.images[0].image_file.location
-    if "obsticle" in first.lower():
-        yield Finding(
-            "course_spelling", "note", 0,
-            'The folder says "Obsticle", the course\'s own spelling of RoadObstacle21',
-            "The set is the same, and scripts look for it by this name: leave it as it is.",
-        )  # fmt: skip
     pattern = re.compile(r"(fs|fishyscapes)[\W_](.*[\W_])?static", re.IGNORECASE)
     if pattern.search(survey.key) or pattern.search(first):
         yield Finding(
