@@ -46,14 +46,14 @@ class FileTree:
 
     def has(self, name: str) -> bool:
         """Return whether there is such a file; all are listed once, so that many can be asked."""
-        return name in self._name_set
+        return name in self._names
 
     def read(self, name: str) -> bytes:
         """Return the content; DataError names the file when there is none or it is damaged."""
         try:
             if not self.is_zip:
                 return (self.root / name).read_bytes()
-            stored = self._stored.get(name, name)
+            stored = self._names.get(name, name)
             with self._lock:
                 return self._archive().read(stored)
         except _UNREADABLE as error:
@@ -70,21 +70,19 @@ class FileTree:
         self.__init__(state["root"])  # type: ignore[misc]
 
     @cached_property
-    def _names(self) -> list[str]:
-        names = self._stored if self.is_zip else _walk(self.root)
-        return [n for n in names if not any(p.startswith(_HIDDEN) for p in n.split("/"))]
-
-    @cached_property
-    def _name_set(self) -> frozenset[str]:
-        return frozenset(self._names)
-
-    @cached_property
-    def _stored(self) -> dict[str, str]:
-        """Maps our name to the archive's own, which made on Windows may have backslashes."""
-        with self._lock:
-            stored = self._archive().namelist()
-        ours = {name.replace("\\", "/").removeprefix("./"): name for name in stored}
-        return {name: own for name, own in ours.items() if not name.endswith("/")}
+    def _names(self) -> dict[str, str]:
+        """Maps our name to the one stored, which in archives made on Windows has backslashes."""
+        if self.is_zip:
+            with self._lock:
+                stored = self._archive().namelist()
+            names = {name.replace("\\", "/").removeprefix("./"): name for name in stored}
+        else:
+            names = {name: name for name in _walk(self.root)}
+        return {
+            name: own
+            for name, own in names.items()
+            if not (name.endswith("/") or any(p.startswith(_HIDDEN) for p in name.split("/")))
+        }
 
     def _archive(self) -> zipfile.ZipFile:
         """Return this process's own handle: a forked one shares its position with the parent."""
