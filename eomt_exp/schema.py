@@ -330,12 +330,11 @@ class ProcessLauncherConfig:
         """Check ranges, as in OptimConfig."""
         counts = (self.slots, self.threads)
         are_counts = [one == "auto" or (type(one) is int and one >= 1) for one in counts]
+        _at_least("hydra.launcher", self, num_processes=1, grace_s=0)
         _check_ranges("hydra.launcher", self, {
             "slots": (are_counts[0], "a number from 1, or auto"),
             "threads": (are_counts[1], "a number from 1, or auto"),
-            "num_processes": (self.num_processes >= 1, "a number from 1"),
             "gpus": (self.gpus in (None, "auto"), "null, or auto; CUDA_VISIBLE_DEVICES chooses"),
-            "grace_s": (self.grace_s >= 0, "seconds, from 0"),
         })  # fmt: skip
 
 

@@ -9,14 +9,15 @@ import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from eomt_exp.contracts import DataError
 from eomt_exp.data.files.decode import IMAGE_SUFFIXES, natural_key
 
 _DEPTH = 10  # folders below each other that are looked into; the deepest data set has six
-_HIDDEN = (".", "__MACOSX")  # how names begin of hidden files and of what macOS adds
-_LOST_AND_FOUND = "lost+found"  # at the top of a disk, and only root may read it
+# How names begin of hidden files, of what macOS adds, and at the top of a disk of a folder that
+# only root may read.
+_HIDDEN = (".", "__MACOSX", "lost+found")
 # A damaged member breaks off, unpacks to nonsense or claims a method of packing that is none.
 _UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -63,11 +64,8 @@ class FileTree:
         """Say where the file is, for messages: "/data/x.zip!left/a.png" inside an archive."""
         return f"{self.root}!{name}" if self.is_zip else str(self.root / name)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["root"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[FileTree], tuple[Path, str]]:
+        return FileTree, (self.root, self.name)  # without lock, handle and names
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -107,7 +105,7 @@ def _walk(root: Path) -> Iterator[str]:
 
 def _is_entered(folder: Path) -> bool:
     """Leave out hidden folders and links back to a folder on the way to them: those never end."""
-    if folder.name.startswith(_HIDDEN) or folder.name == _LOST_AND_FOUND:
+    if folder.name.startswith(_HIDDEN):
         return False
     return not (folder.is_symlink() and any(folder.samefile(above) for above in folder.parents))
 
