@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import pickle
 import re
 import warnings
 import zipfile
@@ -156,7 +155,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    """Say what to do, but not what torch advises first: to unpickle the file after all."""
+    """Say what to do, and not what torch advises: to unpickle the file after all."""
     try:
         wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # no zip file, or not a whole one
@@ -169,14 +168,10 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
             "w = w.state_dict() if hasattr(w, 'state_dict') else w.get('state_dict', w); "
             f"torch.save(w, '{path.with_suffix('')}-weights.pt')\""
         )
-    if isinstance(error, pickle.UnpicklingError):
-        reason = "it is no file of torch.save, or asks for code to be run"
-    else:
-        first = (str(error).splitlines() or [""])[0]
-        # Not the advice that torch has for TorchScript: to unpickle it after all.
-        first = "a TorchScript archive" if "TorchScript" in first else first.split(". This")[0]
-        reason = f"{type(error).__name__}: {first}"
-    return CheckpointError(f"{path} is no whole file of PyTorch weights ({reason}).")
+    return CheckpointError(
+        f"{path} is no whole file of PyTorch weights ({type(error).__name__}): it was cut off, was "
+        "not written by torch.save (TorchScript is not), or asks for code to be run."
+    )
 
 
 @functools.cache

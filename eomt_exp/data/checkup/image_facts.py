@@ -52,7 +52,7 @@ class ImageFacts(NamedTuple):
 
 
 def examine_files(images: FileSet, index: int) -> ImageFacts:
-    """Read and decode both files once."""
+    """Look at the headers of both files, and decode them once."""
     location, label_location = images.locations(index)
     seen = ImageFacts(PurePosixPath(location).name, image_file=FileFacts(location))
     try:
