@@ -40,11 +40,9 @@ def find_layout(
     faults: list[str] = []
     for images_in, labels_in in _trees_to_search(trees, paths, lower, faults):
         for layout in layouts.values():
-            found = layout.find(images_in, labels_in, lower, options)
-            if found is not None and found.pairs:
-                return found
+            found = layout.find(images_in, labels_in, lower, options, faults)
             if found is not None:
-                faults.append(found.lack)
+                return found
     raise DataError(_not_found(layouts, paths._replace(folders=folders), trees, options, faults))
 
 

@@ -26,7 +26,6 @@ class Found(NamedTuple):
     images: FileTree
     labels: FileTree
     pairs: list[Pair]
-    lack: str = ""  # why there are none although images fit, for messages
 
 
 class _Matches(NamedTuple):
@@ -77,11 +76,12 @@ class Layout:
         labels_in: Sequence[FileTree],
         folders: Sequence[str],
         options: Mapping[str, str],
+        faults: list[str],
     ) -> Found | None:
         """Return the pairs, from the first of `folders` ("": the tree itself) that has them.
 
-        None where no image fits, no pairs where images do and more does not. DataError where two
-        label maps fit one image.
+        None where there are none; if images fit, what they lack is added to `faults`. DataError
+        where two label maps fit one image.
         """
         if not self._accepts(options):
             return None
@@ -92,13 +92,14 @@ class Layout:
             labels: _Matches | None = images._replace(by_key={})
         else:
             labels = _matches(filled(self.labels, options), labels_in, folders, near=images)
-        found = Found(images.tree, (labels or images).tree, [])
         if labels is None or (self.labels and not self._have_a_pair(images, labels)):
-            return found._replace(lack=self._without_labels(images, options))
-        pairs = self._pairs(images, labels, options)
+            faults.append(self._without_labels(images, options))
+            return None
+        if pairs := self._pairs(images, labels, options):
+            return Found(images.tree, labels.tree, pairs)
         folder = images.tree.location(images.base.rstrip("/"))
-        none = "" if pairs else f"{folder} has this layout, but no image of the split asked for."
-        return found._replace(pairs=pairs, lack=none)
+        faults.append(f"{folder} has this layout, but no image of the split asked for.")
+        return None
 
     def _accepts(self, options: Mapping[str, str]) -> bool:
         if any(options.get(key) != value for key, value in self._only.items()):
