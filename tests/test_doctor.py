@@ -141,7 +141,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int, str]] = {
     "no_truth": (_none, 1, "warnings"),
     "void_counts_as_anomaly": (_none, COUNT, "warnings"),
     "broken_files": (_truncate, 2, "broken"),
-    "other_sizes": (_label(label_map()[:10], 2), 1, "broken"),
+    "broken_files, another size": (_label(label_map()[:10], 2), 1, "broken"),
     "unknown_values": (_label(label_map(anomaly=7), 0, 4), 2, "broken"),
     "without_anomaly": (_label(label_map(anomaly=0), 1), 1, "ok"),
     "without_anomaly, most": (_label(ZEROS, 0, 1, 2), 3, "warnings"),
@@ -161,6 +161,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "void_counts_as_anomaly": {"meaning": MEANING | {VOID: ANOMALY}},
 }
 TEXTS = {
+    "broken_files, another size": "one of the two was resized",
     "wrong_number": "where the published set has 7: 5.",
     "without_anomaly, most": "3 hold nothing but the value 0",
 }
@@ -282,7 +283,7 @@ class Wrong(SyntheticRoads):
 
 def test_drawn_labels_must_fit_and_exist() -> None:
     surveyed = survey(Wrong("val", 3, height=32, width=64), "data.val", "val")
-    assert kinds(surveyed) == {"unknown_values": 1, "other_sizes": 2}
+    assert kinds(surveyed) == {"unknown_values": 1, "broken_files": 2}
 
 
 def test_a_training_image_in_a_benchmark_is_a_leak(healthy: Path, camvid: KnownClassFolder) -> None:

@@ -23,22 +23,15 @@ def unusable(survey: Survey) -> Iterator[Finding | None]:
         )  # fmt: skip
     # With on_broken=skip they are left out, and all else goes on.
     severity: Severity = "warning" if survey.may_skip else "error"
-    faults: dict[bool, list[str]] = {False: [], True: []}
+    yield of_names(
+        "broken_files", severity, [image.fault for image in survey.images if image.fault],
+        "images that cannot be used", "Fetch them again (where sizes differ, one of the two was "
+        "resized or belongs to another image):", first=survey.length,
+    )  # fmt: skip
     pictures = defaultdict(list)
     for image in survey.images:
-        if image.fault:
-            faults[image.has_other_size].append(image.fault)
         if image.picture:
             pictures[image.picture].append(image.name)
-    yield of_names(
-        "broken_files", severity, faults[False],
-        "images that cannot be used", "Fetch them again:", first=survey.length,
-    )  # fmt: skip
-    yield of_names(
-        "other_sizes", severity, faults[True], "label maps of another size than their image",
-        "One of the two was resized or belongs to another image; take both from the original "
-        "archive:", first=survey.length,
-    )  # fmt: skip
     yield of_names(
         "duplicates", "warning", [" = ".join(names) for names in pictures.values() if names[1:]],
         "pictures that are there under more than one name",
