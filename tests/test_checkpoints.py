@@ -482,7 +482,7 @@ def test_hub_ids_that_cannot_be_had_say_what_to_type(hub: mock.Mock, tmp_path: P
         with pytest.raises(CheckpointError, match="must be hf://owner/name"):
             read_weights(wrong)
     assert not hub.mock_calls
-    with pytest.raises(CheckpointError, match=r"has no weights: none of model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"owner/empty has none of model\.safetensors"):
         read_weights("hf://owner/empty")
     hub.snapshot_download.side_effect = LocalEntryNotFoundError("no connection")
     with pytest.raises(CheckpointError, match=r"no connection.*type /path/to/file"):

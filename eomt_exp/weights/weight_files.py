@@ -201,4 +201,6 @@ def _downloaded(hub_id: str) -> Path:
             f"{hub_id} could not be downloaded ({reason}). Check the id, or fetch the file with a "
             "browser and type /path/to/file.safetensors instead."
         ) from error
-    raise CheckpointError(f"{hub_id} has no weights: none of {', '.join(IN_A_FOLDER)}.")
+    raise CheckpointError(
+        f"{hub_id} has none of {', '.join(IN_A_FOLDER)}; without a connection, the cache has not."
+    )
