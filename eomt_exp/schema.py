@@ -111,7 +111,6 @@ class TrainerConfig:
     keep_checkpoints: int = MISSING
 
     def __post_init__(self) -> None:
-        """Check ranges, as in OptimConfig."""
         if self.epochs == MISSING:
             return
         _at_least("trainer", self, epochs=1, images_per_epoch=1, batch_size=1, accumulate=1)
@@ -174,7 +173,6 @@ class EvaluatorConfig:
     exports: list[str] = MISSING
 
     def __post_init__(self) -> None:
-        """Check ranges, as in OptimConfig."""
         if self.batch_size == MISSING:
             return
         _at_least("evaluator", self, batch_size=1, figures=0, resamples=0, scratch_gb=0)
@@ -297,7 +295,6 @@ class StudyConfig:
     on_stale: str = MISSING
 
     def __post_init__(self) -> None:
-        """Check ranges, as in OptimConfig."""
         pairs = [entry.split() for entry in self.objective]
         is_objective = all(len(p) == 2 and p[0] in ("maximize", "minimize") for p in pairs)
         is_objective &= 0 < len(pairs) == len({pair[-1] for pair in pairs if pair})
@@ -327,15 +324,13 @@ class ProcessLauncherConfig:
     grace_s: float = MISSING
 
     def __post_init__(self) -> None:
-        """Check ranges, as in OptimConfig."""
         counts = (self.slots, self.threads)
         are_counts = [one == "auto" or (type(one) is int and one >= 1) for one in counts]
+        _at_least("hydra.launcher", self, num_processes=1, grace_s=0)
         _check_ranges("hydra.launcher", self, {
             "slots": (are_counts[0], "a number from 1, or auto"),
             "threads": (are_counts[1], "a number from 1, or auto"),
-            "num_processes": (self.num_processes >= 1, "a number from 1"),
             "gpus": (self.gpus in (None, "auto"), "null, or auto; CUDA_VISIBLE_DEVICES chooses"),
-            "grace_s": (self.grace_s >= 0, "seconds, from 0"),
         })  # fmt: skip
 
 

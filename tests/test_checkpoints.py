@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from unittest import mock
 
 import pytest
 import torch
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -427,46 +428,65 @@ def test_outlier_class_joins_a_semantic_model_almost_unheard(tmp_path) -> None:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
     """Stands in for huggingface_hub with the files of tmp_path; keeps what was asked of it."""
 
-    def download(repo: str, name: str, revision: str | None = None) -> str:
-        if not (tmp_path / name).is_file():
-            raise hub.missing
-        return str(tmp_path / name)
+    def snapshot(repo: str, revision: str | None, allow_patterns: list[str]) -> str:
+        cache = tmp_path / f"cache_{revision}"
+        cache.mkdir(exist_ok=True)
+        for file in [file for one in allow_patterns for file in tmp_path.glob(one)]:
+            shutil.copy(file, cache)
+        return str(cache)
 
-    hub = mock.Mock(side_effect=download, missing=EntryNotFoundError("404"))
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
+    def download(repo: str, name: str, revision: str | None) -> str:
+        return str(shutil.copy(tmp_path / name, Path(snapshot(repo, revision, [])) / name))
+
+    hub = mock.Mock()
+    hub.hf_hub_download.side_effect, hub.snapshot_download.side_effect = download, snapshot
+    for name in ("hf_hub_download", "snapshot_download"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", getattr(hub, name))
     weight_files._downloaded.cache_clear()
     return hub
 
 
-def test_hub_ids_are_fetched_file_by_file(hub: mock.Mock, tmp_path: Path) -> None:
+SAFE, PICKLED = (
+    ["model.safetensors", weight_files.INDEX, "model-*.safetensors"],
+    ["pytorch_model.bin"],
+)
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+def test_hub_ids_are_fetched_and_pickles_only_where_there_is_nothing_else(
+    hub: mock.Mock, tmp_path: Path, kind: str
+) -> None:
     model = eomt()
-    write(model.state_dict(), tmp_path / "pytorch_model.bin")
-    for where, files in {
-        "hf://tue-mps/eomt": [*weight_files.IN_A_FOLDER],
-        "hf://tue-mps/eomt@v1": [*weight_files.IN_A_FOLDER],
-        "hf://tue-mps/eomt@v1/pytorch_model.bin": ["pytorch_model.bin"],
-    }.items():
+    write(model.state_dict(), tmp_path / kind)
+    if kind == "model.safetensors":
+        write(eomt().state_dict(), tmp_path / "pytorch_model.bin")
+    for where in ("hf://tue-mps/eomt", "hf://tue-mps/eomt@v1"):
         other = eomt()
         hub.reset_mock()
         load_checkpoint(other, where)
         assert same(model, other)
-        asked = partial(mock.call, "tue-mps/eomt", revision="v1" if "@" in where else None)
-        assert hub.mock_calls == [asked(name) for name in files]
-    assert weight_files.local_path("hf://tue-mps/eomt") == tmp_path / "pytorch_model.bin"
+        asked = partial(mock.call.snapshot_download, "tue-mps/eomt")
+        revision = "v1" if "@" in where else None
+        assert hub.mock_calls == [
+            asked(revision=revision, allow_patterns=patterns)
+            for patterns in ([SAFE] if kind == "model.safetensors" else [SAFE, PICKLED])
+        ]
+    hub.reset_mock()
+    path = weight_files.local_path(f"hf://tue-mps/eomt@v1/{kind}")
+    assert path == tmp_path / "cache_v1" / kind
+    assert hub.mock_calls == [mock.call.hf_hub_download("tue-mps/eomt", kind, revision="v1")]
 
 
 def test_hub_ids_that_cannot_be_had_say_what_to_type(hub: mock.Mock, tmp_path: Path) -> None:
     for wrong in ("hf://eomt", "hf://a/b/code.py", "hf://a/b/../x.bin", "hf://a/b/x.ckpt"):
         with pytest.raises(CheckpointError, match="must be hf://owner/name"):
             read_weights(wrong)
-    assert not hub.called
-    with pytest.raises(CheckpointError, match=r"has no weights: none of model\.safetensors"):
+    assert not hub.mock_calls
+    with pytest.raises(CheckpointError, match=r"owner/empty has none of model\.safetensors"):
         read_weights("hf://owner/empty")
-    hub.missing = LocalEntryNotFoundError("no connection")
+    hub.snapshot_download.side_effect = LocalEntryNotFoundError("no connection")
     with pytest.raises(CheckpointError, match=r"no connection.*type /path/to/file"):
         read_weights("hf://owner/name")
-    write(eomt().state_dict(), tmp_path / "pytorch_model.bin")
-    assert read_weights("hf://owner/name"), "what is in the cache needs no connection"
 
 
 def test_a_backbone_takes_its_weights_from_the_hub(hub: mock.Mock, tmp_path: Path) -> None:
@@ -482,7 +502,7 @@ def test_a_backbone_takes_its_weights_from_the_hub(hub: mock.Mock, tmp_path: Pat
     hub.reset_mock()
     weight_files._downloaded.cache_clear()
     runs.build_model(cfg, pretrained=False)
-    assert not hub.called
+    assert not hub.mock_calls
 
 
 def test_how_weights_are_loaded_does_not_name_a_semantic_model() -> None:

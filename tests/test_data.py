@@ -25,6 +25,7 @@ from eomt_exp.contracts import (
 from eomt_exp.data.anomaly_folder import AnomalyFolder
 from eomt_exp.data.augmentation import Augmentation
 from eomt_exp.data.cutouts import colour_matched, soft_alpha
+from eomt_exp.data.files.layouts import Layout
 from eomt_exp.data.files.tree import FileTree
 from eomt_exp.data.loader import collate, image_loader, training_loader
 from eomt_exp.data.outlier_exposure import CutPaste
@@ -106,10 +107,11 @@ def fingerprint(sample: Sample) -> tuple[str, str]:
 def test_unknown_benchmark_values_name_file_and_option(tmp_path: Path) -> None:
     save(tmp_path / "images" / "1.webp", noise(1, 1, 3))
     save(tmp_path / "labels_masks" / "1.png", np.array([[0, 1, 2]], dtype=np.uint8))
+    layouts = {"x": Layout("images/{id}", "labels_masks/{id}.png")}
     with pytest.raises(DataError, match=r"1\.png .*values 1;.*benchmark\.ra\.anomaly_values"):
-        AnomalyFolder(tmp_path, "ra")[0]
+        AnomalyFolder(tmp_path, "ra", layouts)[0]
     with pytest.raises(ValueError, match="holds 0, which has a meaning already"):
-        AnomalyFolder(tmp_path, "ra", anomaly_values=[0], normal_values=[0])
+        AnomalyFolder(tmp_path, "ra", layouts, anomaly_values=[0], normal_values=[0])
 
 
 def test_outliers_are_cropped_to_their_alpha_and_bad_folders_are_named(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from eomt_exp.contracts import (
 )
 from eomt_exp.data.anomaly_folder import AnomalyFolder
 from eomt_exp.data.augmentation import Augmentation
+from eomt_exp.data.files.layouts import Layout
 from eomt_exp.data.loader import collate
 from eomt_exp.data.outlier_exposure import CutPaste
 from eomt_exp.data.pasted_objects import PastedObjects
@@ -122,7 +123,9 @@ PLAIN = Augmentation(
 
 
 def test_anomalies_move_with_the_image_and_pasted_ones_stand_beside_them(tmp_path: Path) -> None:
-    files = AnomalyFolder(labelled(tmp_path, 4), "made", anomaly_values=[1], void_values=[255])
+    layouts = {"made": Layout("images/{id}", "labels_masks/{id}.png")}
+    root, values = labelled(tmp_path, 4), {"anomaly_values": [1], "void_values": [255]}
+    files = AnomalyFolder(root, "made", layouts, **values)
     moving = Augmentation([24, 40], scale=(1, 1.5), brightness=0, contrast=0, saturation=0, hue=0,
                           blur=0, noise=0)  # fmt: skip
     alone, beside = (

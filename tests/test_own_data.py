@@ -93,11 +93,11 @@ def test_the_doctor_says_what_is_wrong_with_it(
     share = 100 * 2 / 64 / 2  # two rows, of the two images that can be read
     for text in (
         "It has 4 classes, and data.num_classes=5.",
-        "images that cannot be used: 3.",
+        "images that cannot be used: 4.",
         f"train/1.png has no label map: {labels}/1.png is missing",
         f"{labels}/2.png has no image",
         "4.png cannot be read",
-        "label maps of another size than their image: 1.",
+        f"{labels}/3.png is 96x10 pixels",
         f"no class: 1. The values: {NOBODYS} ({share:.3g} % of all pixels)",
         "images that are also in data.train: 1. A leak",
     ):

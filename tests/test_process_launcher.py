@@ -168,7 +168,7 @@ def test_gpus_are_divided_over_slots(monkeypatch, visible, settings, wanted) -> 
         ({"slots": 0}, "hydra.launcher.slots=0 cannot be: type a number from 1, or auto"),
         ({"threads": "many"}, "hydra.launcher.threads=many"),
         ({"num_processes": "auto"}, "'auto' .*could not be converted to Integer"),
-        ({"grace_s": -1}, "hydra.launcher.grace_s=-1.0"),
+        ({"grace_s": -1}, "hydra.launcher.grace_s must be at least 0, got -1.0"),
         ({"n_jobs": 2}, "There are slots, gpus, num_processes"),
     ],
 )

@@ -12,8 +12,7 @@ import pytest
 
 from eomt_exp.contracts import LabelledImage
 from eomt_exp.data.files.file_set import AnomalySet
-from eomt_exp.data.files.layouts import Found
-from eomt_exp.data.files.pairs import Pair
+from eomt_exp.data.files.layouts import Found, Pair
 from eomt_exp.data.loader import image_loader
 from eomt_exp.engine import seen_images
 from eomt_exp.engine.seen_images import SeenImages, contents_of, digest, read_digests

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from eomt_exp.contracts import VOID, LabelledImage
-from eomt_exp.data import synthetic_objects
-from eomt_exp.data.synthetic.anomalies import ANOMALY_FAMILIES, DRAW, draw_anomaly
-from eomt_exp.data.synthetic_objects import OUTLIER_FAMILIES, SyntheticOutliers
+from eomt_exp.data import synthetic_objects, synthetic_roads
+from eomt_exp.data.synthetic.anomalies import PAINTERS
+from eomt_exp.data.synthetic_objects import SyntheticOutliers
 from eomt_exp.data.synthetic_roads import KINDS, SyntheticBenchmark, SyntheticRoads
 from tests.data_files import assert_same_images
 
@@ -175,24 +175,20 @@ def test_the_share_of_empty_images_is_what_was_asked_for():
 
 
 def test_outliers_and_anomalies_come_from_disjoint_families(monkeypatch):
-    assert not set(OUTLIER_FAMILIES) & set(ANOMALY_FAMILIES)
-    assert SyntheticOutliers.families == OUTLIER_FAMILIES
-    assert SyntheticBenchmark.families == ANOMALY_FAMILIES
     drawn: Counter = Counter()
 
-    def counted(name, draw):
-        return lambda rng, size: drawn.update([name]) or draw(rng, size)
+    def counted(draw):
+        return lambda rng, size: drawn.update([draw]) or draw(rng, size)
 
-    blob = counted("blob", synthetic_objects.draw_blob)
-    monkeypatch.setattr(synthetic_objects, "draw_blob", blob)
-    for family, draw in list(DRAW.items()):
-        monkeypatch.setitem(DRAW, family, counted(family, draw))
+    blob = synthetic_objects.draw_blob
+    monkeypatch.setattr(synthetic_objects, "draw_blob", counted(blob))
+    monkeypatch.setattr(synthetic_roads, "PAINTERS", tuple(map(counted, PAINTERS)))
     list(SyntheticOutliers(12))
-    assert drawn == {"blob": 12}
+    assert drawn == {blob: 12}
     drawn.clear()
     for kind in KINDS:
         list(SyntheticBenchmark(kind, 25, 64, 128))
-    assert set(drawn) == set(ANOMALY_FAMILIES), "every family occurs, and the blob does not"
+    assert set(drawn) == set(PAINTERS), "every family occurs, and the blob does not"
     drawn.clear()
     _ = SyntheticRoads("train", 4, 64, 128)[2]
     assert not drawn, "training scenes hold neither"
@@ -218,9 +214,9 @@ def test_outliers_are_cut_outs_and_no_two_alike():
     assert (means.std(0) > 35).all(), "their colours spread over the cube"
 
 
-@pytest.mark.parametrize("family", ANOMALY_FAMILIES)
-def test_each_anomaly_family_draws_varied_premultiplied_cut_outs(family):
-    drawn = [draw_anomaly(family, np.random.default_rng(i), 80) for i in range(5)]
+@pytest.mark.parametrize("draw", PAINTERS)
+def test_each_anomaly_family_draws_varied_premultiplied_cut_outs(draw):
+    drawn = [draw(np.random.default_rng(i), 80) for i in range(5)]
     assert len({digest(sprite) for sprite in drawn}) == 5
     for sprite in drawn:
         assert (sprite.shape[2], sprite.dtype) == (4, np.uint8)

@@ -18,11 +18,7 @@ from eomt_exp.data.files.file_set import (
 )
 from eomt_exp.data.files.label_values import Values, value_table
 from eomt_exp.data.files.layout_search import SearchPaths, find_layout
-from eomt_exp.data.files.layouts import Found, Layout
-from eomt_exp.data.files.pairs import Pair
-
-# How the course hands its benchmarks out.
-_COURSE = {"course": Layout("images/{id}", "labels_masks/{id}.png")}
+from eomt_exp.data.files.layouts import Found, Layout, Pair
 
 
 class AnomalyFolder(AnomalySet):
@@ -36,7 +32,7 @@ class AnomalyFolder(AnomalySet):
         self,
         root: str | Path | None,
         name: str,
-        layouts: Mapping[str, Layout] | None = None,
+        layouts: Mapping[str, Layout],
         folders: Sequence[str] = (),
         collection: str | None = None,
         images_root: str | Path | None = None,
@@ -77,7 +73,7 @@ class AnomalyFolder(AnomalySet):
         options = {k: v for k, v in (("split", split), ("labels", labels)) if v is not None}
         searched = folders if collection else ["", *folders]
         paths = SearchPaths(root, images_root, searched, collection or name, option)
-        found = find_layout(layouts or _COURSE, paths, options)
+        found = find_layout(layouts, paths, options)
         if not known_objects:
             known, expected = tuple(known_object_names), None
             found = found._replace(pairs=[p for p in found.pairs if not p.name.startswith(known)])

@@ -17,8 +17,7 @@ from eomt_exp.contracts import VOID, DataError
 from eomt_exp.data.files.decode import decode_image
 from eomt_exp.data.files.file_set import KnownClassSet, OnBroken, published_size
 from eomt_exp.data.files.layout_search import SearchPaths, find_layout
-from eomt_exp.data.files.layouts import Layout
-from eomt_exp.data.files.pairs import Pair
+from eomt_exp.data.files.layouts import Layout, Pair
 
 # 80 things up to category 90, 53 kinds of stuff above, as in panoptic_coco_categories.json of the
 # COCO panoptic API; the gaps are classes that were never annotated or were merged into others.
@@ -54,58 +53,30 @@ class CocoPanoptic(KnownClassSet):
             found = find_layout({"published": _LAYOUT}, paths, {"split": split})
         except DataError as error:
             raise DataError(f"{error} {_UNZIP}") from error
-        json_file = _json_file(Path(str(root)).expanduser(), f"panoptic_{split}2017.json")
-        self._segments = Segments(json_file)
+        self._json = _json_file(Path(str(root)).expanduser(), f"panoptic_{split}2017.json")
+        self._segments = _segments(self._json)
         # The JSON says which images there are; a file it names and nobody has is named by it.
         there = {pair.name: pair for pair in found.pairs}
-        pairs = [there.get(n, Pair(f"{n}.jpg", f"{n}.png", n)) for n in self._segments.names]
+        pairs = [there.get(n, Pair(f"{n}.jpg", f"{n}.png", n)) for n in self._segments]
         meaning = {index: index for index in range(self.num_classes)} | {VOID: VOID}
         super().__init__(found._replace(pairs=pairs), meaning, on_broken, "data")
 
-    def _decoded_labels(self, pair: Pair, data: bytes, location: str) -> np.ndarray:
-        return self._segments.classes(pair.name, decode_image(data, location), location)
+    def _decoded_labels(self, index: int, data: bytes, location: str) -> np.ndarray:
+        """Turn colours into classes or VOID: a segment's id is R + 256 G + 65536 B.
 
-
-class Segments:
-    """Knows which class each segment of each picture has.
-
-    Kept as arrays: over a million segments as Python objects would be a gigabyte, and every worker
-    would come to own a copy of it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Reads a panoptic JSON file; DataError when it is none, or has a class that COCO lacks."""
-        self.path = path
-        pictures = _pictures(path)
-        rows = np.concatenate([rows for _, rows in pictures])
-        picture = np.repeat(np.arange(len(pictures)), [len(rows) for _, rows in pictures])
-        order = np.lexsort((rows[:, 0], picture))  # by id within each picture
-        self._ids = rows[order, 0].astype(np.uint32)
-        self._classes = _classes(rows[order, 1], rows[order, 2], path)
-        self._starts = np.searchsorted(picture, np.arange(len(pictures) + 1))
-        self._index = {PurePosixPath(file).stem: i for i, (file, _) in enumerate(pictures)}
-
-    @property
-    def names(self) -> list[str]:
-        """List the pictures without the ending, in the order of the file."""
-        return list(self._index)
-
-    def classes(self, name: str, colours: np.ndarray, location: str) -> np.ndarray:
-        """Turn (H, W, 3) uint8 colours into (H, W) uint8 classes or VOID; id = R + 256 G + 65536 B.
-
-        DataError lists ids the JSON file says nothing about.
+        DataError lists ids that the JSON file says nothing about.
         """
-        index = self._index[name]
-        span = slice(self._starts[index], self._starts[index + 1])
-        ids = np.append(np.uint32(0), self._ids[span])  # 0: no segment
-        classes = np.append(np.uint8(VOID), self._classes[span])
-        values = colours.astype(np.uint32) @ np.array([1, 256, 65536], np.uint32)
+        no_segment = np.array([(0, VOID)], np.uint32)
+        segments = np.concatenate([no_segment, self._segments[self.pairs[index].name]])
+        ids, classes = segments[segments[:, 0].argsort()].T
+        colours = decode_image(data, location).astype(np.uint32)
+        values = colours @ np.array([1, 256, 65536], np.uint32)
         slot = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
         strange = ids[slot] != values
         if strange.any():
             listed = ", ".join(str(value) for value in np.unique(values[strange])[:5])
-            raise DataError(f"{location} shows segments {listed}, which {self.path.name} lacks.")
-        return classes[slot]
+            raise DataError(f"{location} shows segments {listed}, which {self._json.name} lacks.")
+        return classes.astype(np.uint8)[slot]
 
 
 def _json_file(root: Path, name: str) -> Path:
@@ -113,6 +84,19 @@ def _json_file(root: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise DataError(f"data=coco needs annotations/{name}, and {root} has none. {_UNZIP}")
+
+
+def _segments(path: Path) -> dict[str, np.ndarray]:
+    """Read id and class of each picture's segments, (S, 2) uint32, by its name without the ending.
+
+    All are parts of one array: over a million segments as Python objects would be a gigabyte, and
+    every worker would come to own a copy of it.
+    """
+    pictures = _pictures(path)
+    rows = np.concatenate([rows for _, rows in pictures])
+    table = np.stack([rows[:, 0], _classes(rows[:, 1], rows[:, 2], path)], axis=1).astype(np.uint32)
+    parts = np.split(table, np.cumsum([len(rows) for _, rows in pictures])[:-1])
+    return {PurePosixPath(f).stem: part for (f, _), part in zip(pictures, parts, strict=True)}
 
 
 def _pictures(path: Path) -> list[tuple[str, np.ndarray]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -20,14 +20,6 @@ from eomt_exp.data.cutouts import Patch, colour_matched, padded, scaled, soft_al
 _ATTEMPTS = 10  # spots tried for one object before the image goes without it
 _FOOT_SHARE = 0.08  # the lowest share of an object's height is what it stands on
 Placement = Literal["anywhere", "road"]
-
-
-class _Scene(NamedTuple):
-    """Holds the writable arrays of one picture; they change with each object."""
-
-    image: np.ndarray  # (H, W, 3) uint8
-    labels: np.ndarray  # (H, W) uint8
-    anomaly: np.ndarray  # (H, W) uint8
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +82,14 @@ class CutPaste:
         """Return the image with objects, or as it came; the arrays handed in are not written to."""
         if rng.random() >= self.paste_probability:
             return image
-        scene = _Scene(np.array(image.image), np.array(image.labels), np.array(image.anomaly))
+        pixels, labels, anomaly = map(np.array, (image.image, image.labels, image.anomaly))
+        scene = LabelledImage(pixels, labels, anomaly, image.name)
         for _ in range(rng.integers(self.min_objects, self.max_objects + 1)):
             self._paste_one(scene, rng)
-        return LabelledImage(scene.image, scene.labels, scene.anomaly, image.name)
+        return scene
 
-    def _paste_one(self, scene: _Scene, rng: np.random.Generator) -> None:
+    def _paste_one(self, scene: LabelledImage, rng: np.random.Generator) -> None:
+        """Paste an object into the arrays of a scene, which is one's own to write to."""
         rgba = np.asarray(self.pool[int(rng.integers(len(self.pool)))])
         varied = vary(rgba, rng, self.flip, self.rotation, self.brightness)
         scale = math.exp(rng.uniform(math.log(self.min_scale), math.log(self.max_scale)))
@@ -136,11 +130,12 @@ class CutPaste:
         nearness = (row - horizon) / max(height - 1 - horizon, 1)
         return max(scale * nearness, self.min_scale)
 
-    def _blend(self, scene: _Scene, patch: Patch, corner: tuple[int, int]) -> None:
+    def _blend(self, scene: LabelledImage, patch: Patch, corner: tuple[int, int]) -> None:
         margin = math.ceil(self.feather) + 1
         patch = padded(patch, margin)
         alpha = soft_alpha(patch.mask, self.feather)
-        there, here = _overlap((corner[0] - margin, corner[1] - margin), alpha.shape, scene)
+        corner = corner[0] - margin, corner[1] - margin
+        there, here = _overlap(corner, alpha.shape, scene.labels.shape)
         mask, alpha = patch.mask[here], alpha[here][..., None]
         behind = scene.image[there].astype(np.float32)
         colours = colour_matched(patch.colours[here], mask, behind, self.colour_match)
@@ -178,11 +173,11 @@ def _support(mask: np.ndarray, corner: tuple[int, int], road: np.ndarray) -> flo
 
 
 def _overlap(
-    corner: tuple[int, int], size: tuple[int, ...], scene: _Scene
+    corner: tuple[int, int], size: tuple[int, ...], frame: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Return the part of a box inside the image, in image coordinates and in the box's own."""
     there, here = [], []
-    for start, part, whole in zip(corner, size, scene.labels.shape, strict=True):
+    for start, part, whole in zip(corner, size, frame, strict=True):
         first, last = max(start, 0), min(start + part, whole)
         there.append(slice(first, last))
         here.append(slice(first - start, last - start))

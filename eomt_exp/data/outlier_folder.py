@@ -22,13 +22,13 @@ class OutlierFolder(OutlierPool):
     reads_files = True
 
     def __init__(self, root: str | Path | None) -> None:
-        folder = existing_folder(root, option="data.outliers", key="outlier_objects")
+        advice = path_advice("outlier_objects")
+        folder = existing_folder(root, "data.outliers", advice)
         folder = folder / "rgba" if (folder / "rgba").is_dir() else folder
         self._files = sorted(folder.glob("*.png"), key=lambda file: natural_key(file.name))
         if not self._files:
             raise DataError(
-                f"No PNG files in {folder}; outlier objects are RGBA cut-outs named *.png. "
-                f"{path_advice('outlier_objects')}"
+                f"No PNG files in {folder}; outlier objects are RGBA cut-outs named *.png. {advice}"
             )
         for file in self._files:
             _opened(file)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from eomt_exp.contracts import OutlierPool, UserError
-from eomt_exp.data.synthetic.objects import OUTLIER_FAMILIES, draw_blob
+from eomt_exp.data.synthetic.objects import draw_blob
 from eomt_exp.data.synthetic.textures import Bytes
 
 
 class SyntheticOutliers(OutlierPool):
     """Offers `length` blobs to paste into training images, drawn when asked for."""
-
-    families = OUTLIER_FAMILIES
 
     def __init__(self, length: int = 512, seed: int = 0, size: int = 96) -> None:
         if length < 1 or seed < 0 or size < 8:

@@ -14,7 +14,7 @@ from numpy.random import Generator
 
 from eomt_exp.contracts import VOID, ImageSet, LabelledImage, UserError
 from eomt_exp.data.files.file_set import checked_component_sizes
-from eomt_exp.data.synthetic.anomalies import ANOMALY_FAMILIES, draw_anomaly
+from eomt_exp.data.synthetic.anomalies import PAINTERS
 from eomt_exp.data.synthetic.layout import PlacedAnomaly, compose
 from eomt_exp.data.synthetic.light import finish
 from eomt_exp.data.synthetic.scene import CLASS_NAMES, FOREIGN, ROAD, Scene
@@ -88,7 +88,6 @@ class SyntheticBenchmark(_Rendered):
     """
 
     labels_anomalies = True
-    families = ANOMALY_FAMILIES
 
     def __init__(
         self,
@@ -160,8 +159,8 @@ def _placed_anomaly(
     camera: Camera, x: float, z: float, share: float, rng: Generator
 ) -> PlacedAnomaly:
     """Draw an object of any family whose height fills that share of the image's."""
-    family = ANOMALY_FAMILIES[rng.integers(len(ANOMALY_FAMILIES))]
+    draw = PAINTERS[rng.integers(len(PAINTERS))]
     # Drawn finer than shown, from its own stream: noise cut to another size draws other numbers.
     own = np.random.default_rng(int(rng.integers(2**32)))
-    sprite = draw_anomaly(family, own, int(np.clip(2 * share * camera.height, 64, 512)))
+    sprite = draw(own, int(np.clip(2 * share * camera.height, 64, 512)))
     return PlacedAnomaly(x, z, share * camera.height / camera.focal * z, sprite)

@@ -40,7 +40,8 @@ def to_official(state: State) -> tuple[State, str]:
     not have stay as they are, for the caller to complain about. Raises CheckpointError where
     nothing is recognised, or where a DINOv3 has a key bias, which timm's lacks.
     """
-    state = {_without_wrappers(name): value for name, value in state.items()}
+    # Without what torch.compile and DistributedDataParallel put into names.
+    state = {k.replace("_orig_mod.", "").removeprefix("module."): v for k, v in state.items()}
     in_lightning = any(name.startswith("network.") for name in state)
     state = {name.removeprefix("network."): value for name, value in state.items()}
     layout = _layout(state)
@@ -61,11 +62,6 @@ def to_official(state: State) -> tuple[State, str]:
         counters = [name.replace("running_var", "num_batches_tracked") for name in norms]
         state = dict.fromkeys(counters, torch.tensor(0)) | state
     return state, LIGHTNING if in_lightning and layout == OFFICIAL else layout
-
-
-def _without_wrappers(name: str) -> str:
-    """Drop what torch.compile and DistributedDataParallel put into names."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
 def _layout(state: State) -> str:

@@ -15,157 +15,111 @@ from torch import Tensor
 from eomt_exp.contracts import CheckpointError
 
 State = dict[str, Tensor]
-Names = tuple[tuple[str, str], ...]
+Rules = tuple[tuple[str, str], ...]  # a pattern in Hugging Face's names, and what we write for it
 
 BACKBONE = "encoder.backbone."
 SPLIT_QUERY = re.compile(r"encoder\.backbone\.(?:model\.)?(?:layer|blocks)\.\d+\.attention\.q_proj")
 
-# How a name begins at Hugging Face and with us; # is a number, and what follows stays.
-_HEADS: Names = (
-    ("query.", "q."),
-    ("class_predictor.", "class_head."),
-    ("mask_head.fc1.", "mask_head.0."),
-    ("mask_head.fc2.", "mask_head.2."),
-    ("mask_head.fc3.", "mask_head.4."),
-    ("upscale_block.block.#.layernorm2d.", "upscale.#.norm."),
-    ("upscale_block.block.#.conv", "upscale.#.conv"),
-    ("attn_mask_probs", "attn_mask_probs"),
+_IN_HEADS = re.compile(r"(?:query|class_predictor|mask_head|upscale_block)\.|attn_mask_probs")
+_HEADS: Rules = (
+    (r"^query\.", "q."),
+    (r"^class_predictor\.", "class_head."),
+    (r"^mask_head\.fc1\.", "mask_head.0."),
+    (r"^mask_head\.fc2\.", "mask_head.2."),
+    (r"^mask_head\.fc3\.", "mask_head.4."),
+    (r"^upscale_block\.block\.(\d+)\.layernorm2d\.", r"upscale.\1.norm."),
+    (r"^upscale_block\.block\.(\d+)\.conv", r"upscale.\1.conv"),
 )
-_TOKENS: Names = (
-    ("norm.", "norm."),
-    ("embeddings.cls_token", "cls_token"),
-    ("embeddings.register_tokens", "reg_token"),
-)
-_EMBEDDINGS: Names = (
-    *_TOKENS,
-    ("embeddings.patch_embeddings.projection.", "patch_embed.proj."),
-    ("embeddings.position_embeddings", "pos_embed"),
-)
-_EMBEDDINGS_DINOV3: Names = (*_TOKENS, ("embeddings.patch_embeddings.", "patch_embed.proj."))
-_BLOCK: Names = (("norm1.", "norm1."), ("norm2.", "norm2."), ("attention.o_proj.", "attn.proj."))
-_MLP: Names = (("mlp.fc1.", "mlp.fc1."), ("mlp.fc2.", "mlp.fc2."))
-_SWIGLU: Names = (("mlp.weights_in.", "mlp.fc1."), ("mlp.down_proj.", "mlp.fc2."))
-_BLOCK_DINOV2: Names = (
-    *_BLOCK,
-    ("layer_scale1.lambda1", "ls1.gamma"),
-    ("layer_scale2.lambda1", "ls2.gamma"),
-)
-_BLOCK_DINOV3: Names = (
-    *_BLOCK,
-    ("attention.q_proj.bias", "attn.q_bias"),
-    ("attention.v_proj.bias", "attn.v_bias"),
-    ("layer_scale1.lambda1", "gamma_1"),
-    ("layer_scale2.lambda1", "gamma_2"),
-    ("mlp.down_proj.", "mlp.fc2."),
-)
-_MLP_DINOV3: Names = (("mlp.up_proj.", "mlp.fc1."),)
-_SWIGLU_DINOV3: Names = (("mlp.gate_proj.", "mlp.fc1_g."), ("mlp.up_proj.", "mlp.fc1_x."))
-
-# What the models and their versions call differently, to the one spelling of the tables.
-_SPELLINGS = (
-    (r"^(?:model\.|encoder\.)?(?:layers?|blocks)\.(\d+)\.", r"layers.\1."),
+# The models and their versions spell some names differently.
+_TRUNK: Rules = (
+    (r"^(?:model\.|encoder\.)?(?:layers?|blocks)\.(\d+)\.", r"blocks.\1."),
     (r"^patch_embed\.", "embeddings."),  # the official code's second name for them
+    (r"^embeddings\.patch_embeddings\.(?:projection\.)?", "patch_embed.proj."),
+    (r"^embeddings\.position_embeddings", "pos_embed"),
+    (r"^embeddings\.register_tokens", "reg_token"),
+    (r"^embeddings\.cls_token", "cls_token"),
     (r"^layernorm\.", "norm."),
-    (r"\.attention\.attention\.query\.", ".attention.q_proj."),
-    (r"\.attention\.attention\.key\.", ".attention.k_proj."),
-    (r"\.attention\.attention\.value\.", ".attention.v_proj."),
-    (r"\.attention\.(?:output\.dense|out_proj)\.", ".attention.o_proj."),
-    (r"\.mlp\.weights_out\.", ".mlp.down_proj."),
+    (r"\.attention\.(?:attention\.query|q_proj)\.", ".attn.q."),
+    (r"\.attention\.(?:attention\.key|k_proj)\.", ".attn.k."),
+    (r"\.attention\.(?:attention\.value|v_proj)\.", ".attn.v."),
+    (r"\.attention\.(?:output\.dense|out_proj|o_proj)\.", ".attn.proj."),
+    (r"\.mlp\.weights_in\.", ".mlp.fc1."),
+    (r"\.mlp\.(?:weights_out|down_proj)\.", ".mlp.fc2."),
 )
+_DINOV2: Rules = ((r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),)
+_DINOV3: Rules = (
+    (r"\.layer_scale([12])\.lambda1$", r".gamma_\1"),
+    (r"\.attn\.([qv])\.bias$", r".attn.\1_bias"),
+)
+_GATED: Rules = ((r"\.gate_proj\.", ".fc1_g."), (r"\.up_proj\.", ".fc1_x."))
+_UNGATED: Rules = ((r"\.up_proj\.", ".fc1."),)
 _NO_WEIGHTS = re.compile(r"mask_token$|^rope_embeddings\.")  # for pre-training; a constant
 
 
 def from_eomt(state: State) -> State:
     """Rename `Eomt…` and `EomtDinov3ForUniversalSegmentation` to our names."""
-    heads, trunk = _renamed(state, _HEADS)
-    return heads | from_backbone(trunk)
+    heads = {name: value for name, value in state.items() if _IN_HEADS.match(name)}
+    trunk = {name: value for name, value in state.items() if name not in heads}
+    return _renamed(heads, _HEADS) | from_backbone(trunk)
 
 
 def from_backbone(trunk: State) -> State:
     """Rename a DINOv2 or DINOv3 from any of Hugging Face's names to timm's, which are ours."""
-    trunk = _respelt(trunk)
-    rotary = not any(name.startswith("embeddings.position_embeddings") for name in trunk)
-    outside: State = {}
-    blocks: dict[str, State] = {}
-    for name, value in trunk.items():
-        inside = re.match(r"layers\.(\d+)\.(.+)", name)
-        if inside is None:
-            outside[name] = value
-        else:
-            blocks.setdefault(inside[1], {})[inside[2]] = value
-    named, rest = _renamed(outside, _EMBEDDINGS_DINOV3 if rotary else _EMBEDDINGS)
-    named = _with_timm_positions(named) | rest
-    for index, block in blocks.items():
-        merged = _rotary_block(block, index) if rotary else _block(block)
-        named |= {f"blocks.{index}.{name}": value for name, value in merged.items()}
-    return {BACKBONE + name: value for name, value in named.items()}
+    named = _renamed(trunk, _TRUNK)
+    if any(name.startswith("pos_embed") for name in named):
+        named = _renamed(_with_timm_positions(named), _DINOV2)
+    else:  # its positions are rotary
+        is_gated = any(".gate_proj." in name for name in named)
+        named = _renamed(named, _DINOV3 + (_GATED if is_gated else _UNGATED))
+        _drop_key_biases(named)
+    for index in {match[1] for name in named if (match := re.match(r"blocks\.(\d+)\.", name))}:
+        block = f"blocks.{index}"
+        for kind in ("weight", "bias"):
+            _fuse(named, f"{block}.attn", ("q", "k", "v"), "qkv", kind)
+            _fuse(named, f"{block}.mlp", ("gate_proj", "up_proj"), "fc1", kind)
+    # Without registers, some of theirs have an empty tensor for them.
+    return {BACKBONE + name: value for name, value in named.items() if value.numel()}
 
 
-def _respelt(trunk: State) -> State:
+def _renamed(state: State, rules: Rules) -> State:
+    """Apply all rules to each name, in their order; what none of them knows keeps its name."""
     found: State = {}
-    for name, value in trunk.items():
-        spelling = name
-        for pattern, replacement in _SPELLINGS:
-            spelling = re.sub(pattern, replacement, spelling)
+    for name, value in state.items():
+        ours = name
+        for pattern, replacement in rules:
+            ours = re.sub(pattern, replacement, ours)
         # The official code registers modules under two names.
-        if spelling in found and not torch.equal(found[spelling], value):
+        if ours in found and not torch.equal(found[ours], value):
             raise CheckpointError(f"{name} is there twice, under two names with two values.")
-        if not _NO_WEIGHTS.search(spelling):
-            found[spelling] = value
+        if not _NO_WEIGHTS.search(ours):
+            found[ours] = value
     return found
 
 
-def _with_timm_positions(embeddings: State) -> State:
-    """Shape positions as timm does; a model without registers has no empty tensor there."""
-    if "pos_embed.weight" in embeddings:  # (h*w, D), EoMT: only patches have positions
-        embeddings["pos_embed"] = embeddings.pop("pos_embed.weight")[None]
-    elif "pos_embed" in embeddings and "reg_token" in embeddings:
+def _with_timm_positions(trunk: State) -> State:
+    """Shape positions as timm does."""
+    if "pos_embed.weight" in trunk:  # (h*w, D), EoMT: only patches have positions
+        trunk["pos_embed"] = trunk.pop("pos_embed.weight")[None]
+    elif "reg_token" in trunk:
         # (1, 1 + h*w, D), DINOv2 with registers: the first is added to the class token, always.
-        positions = embeddings["pos_embed"]
-        embeddings["cls_token"] = embeddings["cls_token"] + positions[:, :1]
-        embeddings["pos_embed"] = positions[:, 1:]
-    return {name: value for name, value in embeddings.items() if value.numel()}
+        positions = trunk["pos_embed"]
+        trunk["cls_token"] = trunk["cls_token"] + positions[:, :1]
+        trunk["pos_embed"] = positions[:, 1:]
+    return trunk
 
 
-def _block(block: State) -> State:
-    for kind in ("weight", "bias"):
-        _fuse(block, "attn.qkv", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), kind)
-        _fuse(block, "mlp.weights_in", ("mlp.gate_proj", "mlp.up_proj"), kind)
-    table = _SWIGLU if "mlp.weights_in.weight" in block else _MLP
-    named, rest = _renamed(block, _BLOCK_DINOV2 + table)
-    return named | rest
+def _drop_key_biases(named: State) -> None:
+    for name in [name for name in named if name.endswith(".attn.k.bias")]:
+        bias = named.pop(name)
+        if bias.any():
+            raise CheckpointError(
+                f"block {name.split('.')[1]} has a key bias of up to {bias.abs().max():.3g}; "
+                "DINOv3 has none, and timm's keeps zeros there: this program cannot hold such a "
+                "model."
+            )
 
 
-def _rotary_block(block: State, index: str) -> State:
-    _fuse(block, "attn.qkv", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), "weight")
-    key_bias = block.pop("attention.k_proj.bias", None)
-    if key_bias is not None and key_bias.any():
-        raise CheckpointError(
-            f"block {index} has a key bias of up to {key_bias.abs().max():.3g}; DINOv3 has none, "
-            "and timm's keeps zeros there: this program cannot hold such a model."
-        )
-    table = _SWIGLU_DINOV3 if "mlp.gate_proj.weight" in block else _MLP_DINOV3
-    named, rest = _renamed(block, _BLOCK_DINOV3 + table)
-    return named | rest
-
-
-def _fuse(block: State, into: str, parts: Iterable[str], kind: str) -> None:
-    names = [f"{part}.{kind}" for part in parts]
-    if all(name in block for name in names):
-        block[f"{into}.{kind}"] = torch.cat([block.pop(name) for name in names])
-
-
-def _renamed(state: State, names: Names) -> tuple[State, State]:
-    """Split weights into those that begin like one of `names`, renamed, and the others."""
-    rules = [(re.compile("^" + re.escape(old).replace(r"\#", r"(\d+)")), new.replace("#", r"\1"))
-             for old, new in names]  # fmt: skip
-    named: State = {}
-    rest: State = {}
-    for name, value in state.items():
-        for pattern, new in rules:
-            if pattern.match(name):
-                named[pattern.sub(new, name, count=1)] = value
-                break
-        else:
-            rest[name] = value
-    return named, rest
+def _fuse(state: State, module: str, parts: Iterable[str], into: str, kind: str) -> None:
+    names = [f"{module}.{part}.{kind}" for part in parts]
+    if all(name in state for name in names):
+        state[f"{module}.{into}.{kind}"] = torch.cat([state.pop(name) for name in names])

@@ -9,12 +9,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import pickle
 import re
 import warnings
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +27,8 @@ INDEX = "model.safetensors.index.json"  # of weights in several files
 IN_A_FOLDER = (WEIGHTS, INDEX, "pytorch_model.bin")  # looked for in this order
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # all but the first are pickles
 ON_THE_HUB = ENDINGS[:2]
+# The pickle only where the rest is not there: many repositories have both.
+_FETCHED_TOGETHER = ([WEIGHTS, INDEX, "model-*.safetensors"], ["pytorch_model.bin"])
 # The whole name is typed: the official notebook makes one from a logger's name, which the configs
 # of shorter and longer schedules share, so that the weights of the longer ones are never found.
 HUB = "hf://"
@@ -155,7 +155,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    """Say what to do, but not what torch advises first: to unpickle the file after all."""
+    """Say what to do, and not what torch advises: to unpickle the file after all."""
     try:
         wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # no zip file, or not a whole one
@@ -168,19 +168,17 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
             "w = w.state_dict() if hasattr(w, 'state_dict') else w.get('state_dict', w); "
             f"torch.save(w, '{path.with_suffix('')}-weights.pt')\""
         )
-    if isinstance(error, pickle.UnpicklingError):
-        reason = "it is no file of torch.save, or asks for code to be run"
-    else:
-        first = (str(error).splitlines() or [""])[0]
-        # Not the advice that torch has for TorchScript: to unpickle it after all.
-        first = "a TorchScript archive" if "TorchScript" in first else first.split(". This")[0]
-        reason = f"{type(error).__name__}: {first}"
-    return CheckpointError(f"{path} is no whole file of PyTorch weights ({reason}).")
+    return CheckpointError(
+        f"{path} is no whole file of PyTorch weights ({type(error).__name__}): it was cut off, was "
+        "not written by torch.save (TorchScript is not), or asks for code to be run."
+    )
 
 
 @functools.cache
 def _downloaded(hub_id: str) -> Path:
     """Return the file, or the folder of files, of a hub id; from the local cache if it is there."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+
     match = _HUB_ID.fullmatch(hub_id)
     name = match["file"] if match else None
     file = PurePosixPath(name or WEIGHTS)
@@ -189,40 +187,20 @@ def _downloaded(hub_id: str) -> Path:
             f"{hub_id} must be hf://owner/name, hf://owner/name@revision or hf://owner/name/file, "
             f"the file one of {', '.join(ON_THE_HUB)}."
         )
-    if name:
-        return _fetched(match, name)
-    unreachable = None
-    for name in IN_A_FOLDER:
-        try:
-            path = _fetched(match, name, optional=True)
-        except CheckpointError as error:  # offline, another one may be in the cache
-            path, unreachable = None, unreachable or error
-        if path is not None:
-            break
-    else:
-        raise unreachable or CheckpointError(
-            f"{hub_id} has no weights: none of {', '.join(IN_A_FOLDER)}."
-        )
-    if name == INDEX:
-        for part in _parts(path):
-            _fetched(match, part)
-    return path.parent
-
-
-def _fetched(match: re.Match[str], name: str, optional: bool = False) -> Any:
-    """Fetch one file of a repository and return its path; None for an optional one not there."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
+    repo, revision = match["repo"], match["revision"]
     try:
-        return Path(hf_hub_download(match["repo"], name, revision=match["revision"]))
+        if name:
+            return Path(hf_hub_download(repo, name, revision=revision))
+        for patterns in _FETCHED_TOGETHER:
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+            if any((folder / file).is_file() for file in IN_A_FOLDER):
+                return folder
     except Exception as error:  # its HTTP library's errors are none of ours to list
-        # Not there, as opposed to not reachable, which is a kind of that to the hub.
-        absent = isinstance(error, EntryNotFoundError)
-        if optional and absent and not isinstance(error, LocalEntryNotFoundError):
-            return None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{match.string}: {name} could not be downloaded ({reason}). Check the id, or fetch "
-            "the file with a browser and type /path/to/file.safetensors instead."
+            f"{hub_id} could not be downloaded ({reason}). Check the id, or fetch the file with a "
+            "browser and type /path/to/file.safetensors instead."
         ) from error
+    raise CheckpointError(
+        f"{hub_id} has none of {', '.join(IN_A_FOLDER)}; without a connection, the cache has not."
+    )

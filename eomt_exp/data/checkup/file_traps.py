@@ -23,22 +23,15 @@ def unusable(survey: Survey) -> Iterator[Finding | None]:
         )  # fmt: skip
     # With on_broken=skip they are left out, and all else goes on.
     severity: Severity = "warning" if survey.may_skip else "error"
-    faults: dict[bool, list[str]] = {False: [], True: []}
+    yield of_names(
+        "broken_files", severity, [image.fault for image in survey.images if image.fault],
+        "images that cannot be used", "Fetch them again (where sizes differ, one of the two was "
+        "resized or belongs to another image):", first=survey.length,
+    )  # fmt: skip
     pictures = defaultdict(list)
     for image in survey.images:
-        if image.fault:
-            faults[image.has_other_size].append(image.fault)
         if image.picture:
             pictures[image.picture].append(image.name)
-    yield of_names(
-        "broken_files", severity, faults[False],
-        "images that cannot be used", "Fetch them again:", first=survey.length,
-    )  # fmt: skip
-    yield of_names(
-        "other_sizes", severity, faults[True], "label maps of another size than their image",
-        "One of the two was resized or belongs to another image; take both from the original "
-        "archive:", first=survey.length,
-    )  # fmt: skip
     yield of_names(
         "duplicates", "warning", [" = ".join(names) for names in pictures.values() if names[1:]],
         "pictures that are there under more than one name",
@@ -54,11 +47,6 @@ def formats(survey: Survey) -> Iterator[Finding | None]:
     ) -> Finding | None:
         return of_names(kind, level, [i.name for i in survey.images if is_such(i)], what, advice)
 
-    yield find(
-        "jpeg_named_png", "note",
-        lambda i: (i.image_file.format, i.image_file.suffix) == ("JPEG", ".png"),
-        "images of JPEG data named .png", "Harmless: they are read for what they are.",
-    )  # fmt: skip
     yield find(
         "jpeg_labels", "error", lambda i: i.label_file.format == "JPEG", "label maps of JPEG data",
         "JPEG blurs values into those beside them: these are not the values that were labelled. "
@@ -99,12 +87,6 @@ def versions(survey: Survey) -> Iterator[Finding | None]:
         "With and without a region of interest AP differs strongly: say which you used.",
     )  # fmt: skip
     first = survey.images[0].image_file.location
-    if "obsticle" in first.lower():
-        yield Finding(
-            "course_spelling", "note", 0,
-            'The folder says "Obsticle", the course\'s own spelling of RoadObstacle21',
-            "The set is the same, and scripts look for it by this name: leave it as it is.",
-        )  # fmt: skip
     pattern = re.compile(r"(fs|fishyscapes)[\W_](.*[\W_])?static", re.IGNORECASE)
     if pattern.search(survey.key) or pattern.search(first):
         yield Finding(

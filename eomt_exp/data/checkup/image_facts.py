@@ -23,7 +23,6 @@ class FileFacts(NamedTuple):
     location: str = ""  # "" where there is no file: it is drawn, or the truth is not published
     format: str = ""  # as PIL calls it: "JPEG", "PNG"
     mode: str = ""  # "L", "P" (palette), "I;16"
-    size: tuple[int, int] | None = None  # height, width
     has_gamma: bool = False  # a PNG's gAMA chunk
 
     @property
@@ -43,7 +42,6 @@ class ImageFacts(NamedTuple):
     image_file: FileFacts = FileFacts()
     label_file: FileFacts = FileFacts()
     fault: str = ""  # why it cannot be used
-    has_other_size: bool = False  # the fault is that label map and image differ in size
 
     @property
     def is_measured(self) -> bool:
@@ -52,26 +50,25 @@ class ImageFacts(NamedTuple):
 
 
 def examine_files(images: FileSet, index: int) -> ImageFacts:
-    """Read and decode both files once."""
+    """Look at the headers of both files, and decode them once."""
     location, label_location = images.locations(index)
     seen = ImageFacts(PurePosixPath(location).name, image_file=FileFacts(location))
     try:
         data, label_data = images.read_bytes(index)
         file, label_file = _file_facts(data, location), _file_facts(label_data, label_location)
-        seen = seen._replace(size=file.size, image_file=file, label_file=label_file)
+        seen = seen._replace(image_file=file, label_file=label_file)
         return _measured(seen, *images.stored(index))
     except DataError as error:
-        sizes = {seen.size, seen.label_file.size} - {None}
-        return seen._replace(fault=str(error), has_other_size=len(sizes) == 2)
+        return seen._replace(fault=str(error))
 
 
 def examine_drawn(drawn: LabelledImage, values: np.ndarray) -> ImageFacts:
     """Examine an image without files; `values` is its label or its anomaly map."""
-    seen, size = ImageFacts(drawn.name), drawn.image.shape[:2]
+    size = drawn.image.shape[:2]
     if size != values.shape:
         fault = f"{drawn.name}: the image is {size}, its map {values.shape}."
-        return seen._replace(size=size, fault=fault, has_other_size=True)
-    return _measured(seen, drawn.image, values)
+        return ImageFacts(drawn.name, size, fault=fault)
+    return _measured(ImageFacts(drawn.name), drawn.image, values)
 
 
 def _measured(seen: ImageFacts, pixels: np.ndarray, values: np.ndarray | None) -> ImageFacts:
@@ -94,8 +91,7 @@ def _file_facts(data: bytes | None, location: str | None) -> FileFacts:
         return FileFacts()
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            size = picture.size[::-1]
             gamma = picture.format == "PNG" and "gamma" in picture.info
-            return FileFacts(location, picture.format or "", picture.mode, size, gamma)
+            return FileFacts(location, picture.format or "", picture.mode, gamma)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return FileFacts(location)

@@ -18,19 +18,19 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 _END_OF_IMAGE, _START_OF_SCAN = b"\xff\xd9", b"\xff\xda"
 
 
-def existing_folder(root: str | Path | None, option: str, key: str, zips: bool = False) -> Path:
+def existing_folder(root: str | Path | None, option: str, advice: str, zips: bool = False) -> Path:
     """Return the folder as a Path; with `zips`, a zip archive is as good.
 
-    `option` is what the user chose ("data=camvid"), `key` where its folder is set
-    ("paths.camvid", or the environment variable EOMT_CAMVID). DataError where there is none.
+    `option` is what the user chose ("data=camvid"), `advice` says how its folder is set. DataError
+    where there is none.
     """
     if root is None or not str(root).strip():
-        raise DataError(f"{option} needs a folder: got {root!r}. {path_advice(key)}")
+        raise DataError(f"{option} needs a folder: got {root!r}. {advice}")
     folder = Path(root).expanduser()
     if folder.is_dir() or (zips and folder.is_file() and folder.suffix.lower() == ".zip"):
         return folder
     kind = "a folder or a zip archive" if zips else "a folder"
-    raise DataError(f"{option} needs {kind}: got {folder}, which is not one. {path_advice(key)}")
+    raise DataError(f"{option} needs {kind}: got {folder}, which is not one. {advice}")
 
 
 def path_advice(key: str) -> str:

@@ -12,8 +12,7 @@ import numpy as np
 
 from eomt_exp.contracts import NORMAL, VOID, DataError, ImageSet, LabelledImage, UserError
 from eomt_exp.data.files.decode import decode_image, decode_labels, remap_labels
-from eomt_exp.data.files.layouts import Found
-from eomt_exp.data.files.pairs import Pair
+from eomt_exp.data.files.layouts import Found, Pair
 
 # keep: as error, but not even missing files are named before they are read; for task=doctor.
 OnBroken = Literal["error", "skip", "keep"]
@@ -69,8 +68,12 @@ class FileSet(ImageSet):
         return self._images.location(pair.image), labels
 
     def read_bytes(self, index: int) -> tuple[bytes, bytes | None]:
-        """Return both files as they are."""
-        return self._read(self.pairs[index])
+        """Return both files as they are; DataError where one is missing or cannot be read."""
+        pair = self.pairs[index]
+        if missing := self._missing(pair):
+            raise DataError(f"{missing}.")
+        labels = None if pair.labels is None else self._labels.read(pair.labels)
+        return self._images.read(pair.image), labels
 
     def stored(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return (H, W, 3) uint8 RGB and (H, W) uint8 label values before they get a meaning.
@@ -78,7 +81,7 @@ class FileSet(ImageSet):
         None for labels that are not published. DataError when a file cannot be used.
         """
         try:
-            return self._decoded(self.pairs[index])
+            return self._decoded(index)
         except DataError as error:
             raise DataError(f"{error} {self._skip_advice()}") from error
 
@@ -110,7 +113,7 @@ class FileSet(ImageSet):
         """Return labels and anomaly, both (H, W) uint8, from values in our meaning."""
         raise NotImplementedError
 
-    def _decoded_labels(self, pair: Pair, data: bytes, location: str) -> np.ndarray:
+    def _decoded_labels(self, index: int, data: bytes, location: str) -> np.ndarray:
         """Return (H, W) uint8; sets whose label files are no grey pictures override this."""
         return decode_labels(data, location)
 
@@ -143,7 +146,7 @@ class FileSet(ImageSet):
 
     def _leave_out_broken(self) -> None:
         with ThreadPoolExecutor(max_workers=4) as pool:
-            faults = dict(zip(self.pairs, pool.map(self._fault, self.pairs), strict=True))
+            faults = dict(zip(self.pairs, pool.map(self._fault, range(len(self))), strict=True))
         broken = [pair for pair, fault in faults.items() if fault]
         self.skipped = [PurePosixPath(pair.image).name for pair in broken]
         if not broken:
@@ -157,30 +160,24 @@ class FileSet(ImageSet):
             len(broken), count, ", ".join(self.skipped), first,
         )  # fmt: skip
 
-    def _fault(self, pair: Pair) -> str:
+    def _fault(self, index: int) -> str:
         try:
-            self._decoded(pair)
+            self._decoded(index)
         except DataError as error:
             return str(error)
         return ""
 
-    def _read(self, pair: Pair) -> tuple[bytes, bytes | None]:
-        if missing := self._missing(pair):
-            raise DataError(f"{missing}.")
-        labels = None if pair.labels is None else self._labels.read(pair.labels)
-        return self._images.read(pair.image), labels
-
-    def _decoded(self, pair: Pair) -> tuple[np.ndarray, np.ndarray | None]:
-        data, label_data = self._read(pair)
-        image = decode_image(data, self._images.location(pair.image))
-        if pair.labels is None or label_data is None:
+    def _decoded(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        data, label_data = self.read_bytes(index)
+        location, label_location = self.locations(index)
+        image = decode_image(data, location)
+        if label_data is None or label_location is None:
             return image, None
-        location = self._labels.location(pair.labels)
-        labels = self._decoded_labels(pair, label_data, location)
+        labels = self._decoded_labels(index, label_data, label_location)
         if image.shape[:2] != labels.shape:
             raise DataError(
-                f"{location} is {_size(labels)} pixels (width x height), "
-                f"its image {PurePosixPath(pair.image).name} is {_size(image)}."
+                f"{label_location} is {_size(labels)} pixels (width x height), "
+                f"its image {PurePosixPath(location).name} is {_size(image)}."
             )
         return image, labels
 

@@ -9,7 +9,9 @@ from typing import NamedTuple
 from eomt_exp.contracts import DataError
 from eomt_exp.data.files.decode import existing_folder, path_advice
 from eomt_exp.data.files.layouts import Found, Layout, filled
-from eomt_exp.data.files.tree import FileTree, first_few
+from eomt_exp.data.files.tree import FileTree
+
+_LISTED = 8  # folders in a message, or they bury it
 
 
 class SearchPaths(NamedTuple):
@@ -31,18 +33,16 @@ def find_layout(
     may be other people's: they are named only then.
     """
     group = paths.option.partition(".")[0]
-    root = existing_folder(paths.root, f"{group}={paths.key}", key=paths.key, zips=True)
+    root = existing_folder(paths.root, f"{group}={paths.key}", path_advice(paths.key), zips=True)
     folders = [filled(folder, options) for folder in paths.folders]
     lower = [folder.lower() for folder in folders]
     trees = [FileTree(root)]
     faults: list[str] = []
     for images_in, labels_in in _trees_to_search(trees, paths, lower, faults):
         for layout in layouts.values():
-            found = layout.find(images_in, labels_in, lower, options)
-            if found is not None and found.pairs:
-                return found
+            found = layout.find(images_in, labels_in, lower, options, faults)
             if found is not None:
-                faults.append(found.lack)
+                return found
     raise DataError(_not_found(layouts, paths._replace(folders=folders), trees, options, faults))
 
 
@@ -80,7 +80,8 @@ def _image_folders(trees: Sequence[FileTree]) -> str:
     if not folders:
         return "no images"
     listed = [f"{folder} ({len(names)} such as {names[0]})" for folder, names in folders.items()]
-    return f"images in {first_few(listed, ' folders')}"
+    more = f" and {len(listed) - _LISTED} more folders" if len(listed) > _LISTED else ""
+    return f"images in {', '.join(listed[:_LISTED])}{more}"
 
 
 def _trees_to_search(
@@ -94,7 +95,9 @@ def _trees_to_search(
     trees += _archives(trees[0].root, folders, faults)
     yield trees, trees
     if _is_given(paths.images_root):
-        second = _second_root(paths)
+        option = f"{paths.option}.images_root"
+        advice = f"Type {option}=/path/to/images, or correct the paths.… it is taken from."
+        second = existing_folder(paths.images_root, option, advice, zips=True)
         yield [*trees, FileTree(second), *_archives(second, folders, faults)], trees
 
 
@@ -121,13 +124,3 @@ def _archives(root: Path, folders: Sequence[str], faults: list[str]) -> list[Fil
 
 def _is_given(root: str | Path | None) -> bool:
     return root is not None and bool(str(root).strip())
-
-
-def _second_root(paths: SearchPaths) -> Path:
-    root = Path(str(paths.images_root)).expanduser()
-    if root.is_dir() or (root.is_file() and root.suffix.lower() == ".zip"):
-        return root
-    raise DataError(
-        f"{paths.option}.images_root is {root}, which is neither a folder nor a zip archive. Type "
-        f"{paths.option}.images_root=/path/to/images, or correct the paths.… it is taken from."
-    )

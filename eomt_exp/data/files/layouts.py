@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 from eomt_exp.contracts import DataError, UserError
-from eomt_exp.data.files.pairs import Pair, lone_labels
 from eomt_exp.data.files.patterns import FilePattern
 from eomt_exp.data.files.tree import FileTree
 
-_log = logging.getLogger(__name__)
+
+class Pair(NamedTuple):
+    """Names the two files of one image of a set."""
+
+    image: str  # its file in the tree of images, which may be missing
+    labels: str | None  # its file in the tree of labels; None: its truth is not published
+    name: str  # unique in the set; tables, figures and exports call it so
 
 
 class Found(NamedTuple):
@@ -22,7 +26,6 @@ class Found(NamedTuple):
     images: FileTree
     labels: FileTree
     pairs: list[Pair]
-    lack: str = ""  # why there are none although images fit, for messages
 
 
 class _Matches(NamedTuple):
@@ -73,11 +76,12 @@ class Layout:
         labels_in: Sequence[FileTree],
         folders: Sequence[str],
         options: Mapping[str, str],
+        faults: list[str],
     ) -> Found | None:
         """Return the pairs, from the first of `folders` ("": the tree itself) that has them.
 
-        None where no image fits, no pairs where images do and more does not. DataError where two
-        label maps fit one image.
+        None where there are none; if images fit, what they lack is added to `faults`. DataError
+        where two label maps fit one image.
         """
         if not self._accepts(options):
             return None
@@ -88,13 +92,14 @@ class Layout:
             labels: _Matches | None = images._replace(by_key={})
         else:
             labels = _matches(filled(self.labels, options), labels_in, folders, near=images)
-        found = Found(images.tree, (labels or images).tree, [])
         if labels is None or (self.labels and not self._have_a_pair(images, labels)):
-            return found._replace(lack=self._without_labels(images, options))
-        pairs = self._pairs(images, labels, options)
+            faults.append(self._without_labels(images, options))
+            return None
+        if pairs := self._pairs(images, labels, options):
+            return Found(images.tree, labels.tree, pairs)
         folder = images.tree.location(images.base.rstrip("/"))
-        none = "" if pairs else f"{folder} has this layout, but no image of the split asked for."
-        return found._replace(pairs=pairs, lack=none)
+        faults.append(f"{folder} has this layout, but no image of the split asked for.")
+        return None
 
     def _accepts(self, options: Mapping[str, str]) -> bool:
         if any(options.get(key) != value for key, value in self._only.items()):
@@ -119,16 +124,15 @@ class Layout:
         truths = labels.by_key
         names = list(truths)
         if self.every == "images":
-            names = [*images.by_key, *lone_labels(truths, images.by_key)]
+            names = [*images.by_key, *_lone_labels(truths, images.by_key)]
         keys = [key for key in names if self._is_in_split(key, options.get("split", ""))]
-        pictures = _without_copies(images)
         image = FilePattern(filled(self.images, options))
         pairs = []
         for key in keys:
             truth = _only_one(labels.tree, key, truths.get(key, []))
             if truth is None and self.labels and self._is_published(key):
                 truth = labels.base + FilePattern(filled(self.labels, options)).file(key)
-            files = pictures.get(key, [images.base + image.file(key)])
+            files = images.by_key.get(key, [images.base + image.file(key)])
             pairs += [Pair(file, truth, key) for file in files]
         return pairs
 
@@ -157,7 +161,8 @@ def _matches(
         found: dict[str, dict[str, list[str]]] = {}
         for file in tree.pictures:
             if (match := pattern.match(file)) is not None:
-                found.setdefault(match.base, {}).setdefault(match.key, []).append(file)
+                base, key = match
+                found.setdefault(base, {}).setdefault(key, []).append(file)
         for base, by_key in found.items():
             name = (PurePosixPath(base).name or tree.name).lower()
             is_far = near is None or (tree.root, base) != (near.tree.root, near.base)
@@ -167,27 +172,18 @@ def _matches(
     return best
 
 
-def _without_copies(images: _Matches) -> dict[str, list[str]]:
-    """Keep one file a key: where somebody converted a few images, those of the usual kind.
+def _lone_labels(labels: Collection[str], images: Collection[str]) -> list[str]:
+    """Return the names of label maps without an image.
 
-    Two stay where neither kind is the usual one; that is an error further on.
+    1_color beside 1 is no label map: it shows that of 1 in colours.
     """
-    kinds = Counter(_kind(file) for files in images.by_key.values() for file in files)
-    chosen, left = {}, []
-    for key, files in images.by_key.items():
-        most = max(kinds[_kind(file)] for file in files)
-        chosen[key] = [file for file in files if kinds[_kind(file)] == most]
-        left += [file for file in files if file not in chosen[key]]
-    if left:
-        _log.warning(
-            "%d images are there twice, in two formats; left out are %s and such.",
-            len(left), images.tree.location(left[0]),
-        )  # fmt: skip
-    return chosen
+    known = {*labels, *images}
 
+    def is_coloured_copy(name: str) -> bool:
+        endings = [match.start() for match in re.finditer(r"[_.-](?=[^0-9]+$)", name)]
+        return any(name[:start] in known for start in endings)
 
-def _kind(file: str) -> str:
-    return PurePosixPath(file).suffix.lower()
+    return [name for name in labels if name not in images and not is_coloured_copy(name)]
 
 
 def _only_one(tree: FileTree, key: str, labels: list[str]) -> str | None:

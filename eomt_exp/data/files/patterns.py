@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from eomt_exp.contracts import UserError
 from eomt_exp.data.files.decode import IMAGE_SUFFIXES
@@ -12,13 +11,6 @@ from eomt_exp.data.files.decode import IMAGE_SUFFIXES
 _DEPTH = 2
 _TOKENS = re.compile(r"(\{id\}|\{folder\}|\*|\[[^\]]*\])")
 _ANY_IMAGE = "(?i:" + "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES)) + ")"
-
-
-class Match(NamedTuple):
-    """Says how a file fits."""
-
-    base: str  # the folder that the pattern starts from, "" or ending in /
-    key: str  # what image and label map have in common: id, or folder/id
 
 
 class FilePattern:
@@ -37,13 +29,17 @@ class FilePattern:
         ending = "" if re.search(_ANY_IMAGE + "$", text) else _ANY_IMAGE
         self._regex = re.compile(f"(?P<base>(?:[^/]+/){{0,{_DEPTH}}}?){body}{ending}")
 
-    def match(self, file: str) -> Match | None:
-        """Return the file's base and key, or None where it does not fit."""
+    def match(self, file: str) -> tuple[str, str] | None:
+        """Return the file's base and key, or None where it does not fit.
+
+        The base is the folder that the pattern starts from, "" or ending in /, and the key what
+        image and label map have in common: id, or folder/id.
+        """
         found = self._regex.fullmatch(file)
         if found is None:
             return None
         parts = found.groupdict()
-        return Match(parts["base"], "/".join(filter(None, (parts.get("folder"), parts["id"]))))
+        return parts["base"], "/".join(filter(None, (parts.get("folder"), parts["id"])))
 
     def file(self, key: str) -> str:
         """Return a file of that key, for the message that says it is missing: * stays *."""

@@ -6,18 +6,18 @@ import os
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from eomt_exp.contracts import DataError
 from eomt_exp.data.files.decode import IMAGE_SUFFIXES, natural_key
 
-_LISTED = 8  # names in a message
 _DEPTH = 10  # folders below each other that are looked into; the deepest data set has six
-_HIDDEN = (".", "__MACOSX")  # how names begin of hidden files and of what macOS adds
-_LOST_AND_FOUND = "lost+found"  # at the top of a disk, and only root may read it
+# How names begin of hidden files, of what macOS adds, and at the top of a disk of a folder that
+# only root may read.
+_HIDDEN = (".", "__MACOSX", "lost+found")
 # A damaged member breaks off, unpacks to nonsense or claims a method of packing that is none.
 _UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -47,14 +47,14 @@ class FileTree:
 
     def has(self, name: str) -> bool:
         """Return whether there is such a file; all are listed once, so that many can be asked."""
-        return name in self._name_set
+        return name in self._names
 
     def read(self, name: str) -> bytes:
         """Return the content; DataError names the file when there is none or it is damaged."""
         try:
             if not self.is_zip:
                 return (self.root / name).read_bytes()
-            stored = self._stored.get(name, name)
+            stored = self._names.get(name, name)
             with self._lock:
                 return self._archive().read(stored)
         except _UNREADABLE as error:
@@ -64,28 +64,23 @@ class FileTree:
         """Say where the file is, for messages: "/data/x.zip!left/a.png" inside an archive."""
         return f"{self.root}!{name}" if self.is_zip else str(self.root / name)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["root"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[FileTree], tuple[Path, str]]:
+        return FileTree, (self.root, self.name)  # without lock, handle and names
 
     @cached_property
-    def _names(self) -> list[str]:
-        names = self._stored if self.is_zip else _walk(self.root)
-        return [n for n in names if not any(p.startswith(_HIDDEN) for p in n.split("/"))]
-
-    @cached_property
-    def _name_set(self) -> frozenset[str]:
-        return frozenset(self._names)
-
-    @cached_property
-    def _stored(self) -> dict[str, str]:
-        """Maps our name to the archive's own, which made on Windows may have backslashes."""
-        with self._lock:
-            stored = self._archive().namelist()
-        ours = {name.replace("\\", "/").removeprefix("./"): name for name in stored}
-        return {name: own for name, own in ours.items() if not name.endswith("/")}
+    def _names(self) -> dict[str, str]:
+        """Maps our name to the one stored, which in archives made on Windows has backslashes."""
+        if self.is_zip:
+            with self._lock:
+                stored = self._archive().namelist()
+            names = {name.replace("\\", "/").removeprefix("./"): name for name in stored}
+        else:
+            names = {name: name for name in _walk(self.root)}
+        return {
+            name: own
+            for name, own in names.items()
+            if not (name.endswith("/") or any(p.startswith(_HIDDEN) for p in name.split("/")))
+        }
 
     def _archive(self) -> zipfile.ZipFile:
         """Return this process's own handle: a forked one shares its position with the parent."""
@@ -110,7 +105,7 @@ def _walk(root: Path) -> Iterator[str]:
 
 def _is_entered(folder: Path) -> bool:
     """Leave out hidden folders and links back to a folder on the way to them: those never end."""
-    if folder.name.startswith(_HIDDEN) or folder.name == _LOST_AND_FOUND:
+    if folder.name.startswith(_HIDDEN):
         return False
     return not (folder.is_symlink() and any(folder.samefile(above) for above in folder.parents))
 
@@ -119,9 +114,3 @@ def _refuse(error: OSError) -> NoReturn:
     raise DataError(
         f"{error.filename} cannot be read, and what is in it would be missing: {error.strerror}."
     ) from error
-
-
-def first_few(names: Sequence[str], kind: str = "") -> str:
-    """List what was found instead, for a message: no more than eight names, or they bury it."""
-    more = f" and {len(names) - _LISTED} more{kind}" if len(names) > _LISTED else ""
-    return f"{', '.join(names[:_LISTED])}{more}"

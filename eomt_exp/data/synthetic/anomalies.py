@@ -266,10 +266,4 @@ PAINTERS = (
     draw_animal, draw_seat, draw_crate, draw_tyre, draw_cone, draw_suitcase, draw_ball,
     draw_umbrella,
 )  # fmt: skip
-DRAW = {painter.__name__.removeprefix("draw_"): painter for painter in PAINTERS}
-ANOMALY_FAMILIES = tuple(DRAW)
-
-
-def draw_anomaly(family: str, rng: Generator, size: int) -> Bytes:
-    """Draw one object of a family, (h, w, 4) RGBA, the longer side about `size` pixels."""
-    return DRAW[family](rng, size)
+"""Each draws one object of its family, (h, w, 4) RGBA, the longer side about `size` pixels."""

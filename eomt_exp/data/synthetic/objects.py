@@ -12,8 +12,6 @@ from numpy.typing import ArrayLike
 
 from eomt_exp.data.synthetic.textures import Bytes, Floats, colour, cut, noise_tile
 
-OUTLIER_FAMILIES = ("blob",)
-
 
 class Cutout:
     """Holds a square RGBA canvas for an object, in unit coordinates, (0, 0) top left."""
