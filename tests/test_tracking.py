@@ -21,6 +21,7 @@ from eomt_exp.contracts import TrialPruned
 from eomt_exp.engine.progress import progress
 from eomt_exp.files import replacing, write_text
 from eomt_exp.report.terminal import write_metrics
+from eomt_exp.schema import TrackingConfig
 from eomt_exp.tracking.metrics_file import Journal, read_journal
 from eomt_exp.tracking.provenance import git_facts
 from eomt_exp.tracking.run import MLflowTracker, Tracker
@@ -34,10 +35,10 @@ from eomt_exp.tracking.store import (
 from tests.command_line import mlflow_client
 
 
-def make(store: Path, run_dir: Path, **changes) -> MLflowTracker:
-    settings = {"uri": f"sqlite:///{store}/mlflow.db", "experiment": "train", "run_name": "r"}
-    settings |= {"run_dir": run_dir, "artifact_root": store / "artifacts"}
-    return MLflowTracker(**{**settings, **changes})
+def make(store: Path, run_dir: Path, uri: str = "", **changes) -> MLflowTracker:
+    uri = uri or f"sqlite:///{store}/mlflow.db"
+    settings = TrackingConfig(True, uri, "train", str(store / "artifacts"))
+    return MLflowTracker(settings=settings, run_name="r", run_dir=run_dir, **changes)
 
 
 def read_back(store: Path, run_id: str):
@@ -86,7 +87,6 @@ def test_a_killed_try_goes_on_in_the_same_run_with_its_first_params(store, tmp_p
         first.log_params({"optim.lr": 1e-4, "data.sizes": [512, 1024], "long": "x" * 7000})
         raise RuntimeError("out of memory")
     with make(store, tmp_path) as second:
-        assert second.is_resumed
         assert read_back(store, second.run_id).info.status == "RUNNING"
         second.log_params({"optim.lr": 5e-4, "trainer.new": True})
     assert second.run_id == first.run_id
@@ -104,7 +104,7 @@ def test_a_killed_try_goes_on_in_the_same_run_with_its_first_params(store, tmp_p
 def test_a_run_that_the_store_has_lost_begins_anew(store, tmp_path, caplog):
     write_text(tmp_path / "mlflow_run_id", "0" * 32)
     with caplog.at_level(logging.WARNING), make(store, tmp_path) as tracker:
-        assert not tracker.is_resumed
+        assert tracker.run_id != "0" * 32
     assert "lost run" in caplog.text
     assert (tmp_path / "mlflow_run_id").read_text().strip() == tracker.run_id
 
@@ -155,7 +155,7 @@ def test_the_environment_names_the_store_and_nothing_is_printed(
 def test_two_runs_at_once_do_not_meet(store, tmp_path):
     import mlflow
 
-    parent = make(store, tmp_path / "a", experiment="sweep")
+    parent = make(store, tmp_path / "a")
     with parent, make(store, tmp_path / "b", parent_run_id=parent.run_id) as child:
         assert mlflow.active_run() is None
         assert child.run_id != parent.run_id
@@ -234,7 +234,8 @@ def test_without_mlflow_a_tracker_keeps_the_journal_alone(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_no_scratch(tmp_path):
     path = tmp_path / "new" / "metrics.json"
-    write_metrics(path, {"a/b/ap": math.nan, "x": 0.5}, {"when": Path("p"), "n": (1, math.inf)})
+    manifest = {"when": Path("p"), "n": (1, math.inf)}
+    write_metrics(path, {"metrics": {"a/b/ap": math.nan, "x": 0.5}, "manifest": manifest})
     content = json.loads(path.read_text())
     assert content["metrics"] == {"a/b/ap": None, "x": 0.5}
     assert content["manifest"] == {"when": "p", "n": [1, None]}

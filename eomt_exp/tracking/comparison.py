@@ -3,51 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 MOST = 10  # runs on one page; more columns than these nobody reads
 _SAME = ("data", "protocol")  # numbers of other images or another protocol are other numbers
 
 
-def latest_of_each_method(client: MlflowClient, run_id: str) -> list[Run]:
-    """Return a run and the latest finished one of each other method, newest first.
+def latest_of_each_method(client: MlflowClient, run_id: str) -> list[str]:
+    """Return the ids of a run and of the latest finished one of each other method, newest first.
 
     Methods differ in the tag `method` of runs in the same experiment, on the same data and
     under the same protocol. A run without that tag stands alone.
     """
     run = client.get_run(run_id)
     tags = run.data.tags
-    if "method" not in tags:
-        return [run]
-    wanted = " and ".join(f"tags.{name} = '{tags[name]}'" for name in _SAME)
-    found = {tags["method"]: run}
-    page = None
-    while page != "" and len(found) < MOST:
+    found = {tags.get("method"): run_id}
+    if "method" in tags:
         others = client.search_runs(
             [run.info.experiment_id],
-            f"{wanted} and attributes.status = 'FINISHED'",
+            " and ".join(f"tags.{name} = '{tags[name]}'" for name in _SAME)
+            + " and attributes.status = 'FINISHED'",
+            max_results=50_000,  # as many as MLflow gives at once; most are children, as trials are
             order_by=["attributes.start_time DESC"],
-            page_token=page,
         )
         for other in others:
             if "method" in other.data.tags and "mlflow.parentRunId" not in other.data.tags:
-                found.setdefault(other.data.tags["method"], other)
-        page = others.token or ""
-    return list(found.values())[:MOST]
+                found.setdefault(other.data.tags["method"], other.info.run_id)
+    return list(found.values())
 
 
-def compare_link(run_ids: Sequence[str], experiment_id: str, uri: str = "") -> str:
+def compare_link(run_ids: list[str], experiment_id: str, uri: str = "") -> str:
     """Return the page that compares runs, of a server at `uri` or else of `make ui`.
 
-    Quotes are escaped, since one would end the link in a terminal.
+    It shows the first MOST of them. Quotes are escaped, since one would end the link in a terminal.
     """
-    names = [json.dumps(list(ids), separators=(",", ":")) for ids in (run_ids, [experiment_id])]
+    names = [json.dumps(ids, separators=(",", ":")) for ids in (run_ids[:MOST], [experiment_id])]
     runs, experiments = (quote(text, safe="") for text in names)
     server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     return f"{server}/#/compare-runs?runs={runs}&experiments={experiments}"
