@@ -205,13 +205,13 @@ def test_git_facts_never_fail(tmp_path, monkeypatch):
 
 def test_the_journal_forgets_what_came_after_the_checkpoint(tmp_path):
     journal = Journal(tmp_path / "metrics.jsonl")
-    assert journal.rewind(5) == 0
+    journal.rewind(5)
     for step in range(4):
         journal.write({"loss": math.inf if step == 1 else 1.0 / (step + 1)}, step)
     with journal.path.open("a") as file:
         file.write('{"step": 4, "lo')  # kill -9 in the middle of a line
     journal.write({"loss": 0.5}, 5)  # not lost behind the half line
-    assert journal.rewind(2) == 2
+    journal.rewind(2)
     journal.write({"loss": 0.1}, 3)
     lines = read_journal(journal.path)
     assert [line["step"] for line in lines] == [0, 1, 2, 3]

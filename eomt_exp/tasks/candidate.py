@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -89,7 +90,5 @@ class Candidate:
 def as_label(text: str, taken: Collection[str] = ()) -> str:
     """Make a model's name that can be a folder's and is no other model's."""
     label = re.sub(r"[^\w.+=-]", "_", text).strip(".")[:100] or "model"
-    number = 1
-    while (found := label if number == 1 else f"{label}~{number}") in taken:
-        number += 1
-    return found
+    names = chain([label], (f"{label}~{number}" for number in count(2)))
+    return next(name for name in names if name not in taken)

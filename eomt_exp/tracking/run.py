@@ -46,7 +46,6 @@ class Tracker:
     """
 
     run_id: str | None = None  # MLflow's, None without MLflow
-    experiment_id: str | None = None
 
     def __init__(self, run_dir: str | Path | None = None) -> None:
         self.journal = Journal(Path(run_dir) / FILE_NAME) if run_dir is not None else None

@@ -12,7 +12,7 @@ import posixpath
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,24 +106,15 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(match[1]) if match and match[1] != ":memory:" else None
 
 
-@contextmanager
-def _first_use_lock(uri: str) -> Iterator[None]:
-    """Hold `<db>.lock` while the store is set up; nothing to hold where there is no file."""
-    from filelock import FileLock, Timeout
+def _first_use_lock(uri: str) -> AbstractContextManager[object]:
+    """Return the lock `<db>.lock`, to be held while the store is set up; none without a file."""
+    from filelock import FileLock
 
     database = sqlite_file(uri)
     if database is None:
-        yield
-        return
+        return nullcontext()
     database.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{database}.lock", timeout=LOCK_SECONDS):
-            yield
-    except Timeout:
-        raise TrackingError(
-            f"Another process has held {database}.lock for {LOCK_SECONDS:.0f} s. "
-            "If none is running, delete that file; or add tracking=none to run without MLflow."
-        ) from None
+    return FileLock(f"{database}.lock", timeout=LOCK_SECONDS)
 
 
 def experiment_id(
