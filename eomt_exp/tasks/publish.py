@@ -80,7 +80,7 @@ def publish(
     With `shown` false nothing is printed: a study has a table of its own.
     """
     metrics = board.flat_metrics()
-    figures = _draw(board, models, run_dir / "figures")
+    figures = _draw(board, run_dir / "figures")
     if (run_dir / runs.STATES).is_dir():  # it was trained here
         figures.append(training_figure(run_dir / JOURNAL, run_dir / "figures" / "training.png"))
     texts = {".csv": as_csv(board), ".md": as_markdown(board), ".tex": as_latex(board)}
@@ -117,15 +117,15 @@ def _of_own_score(settings: TaskSettings, board: Leaderboard) -> dict[str, float
     return {f"{name}/{r.benchmark}": r.metrics[name] for r in own for name in r.intervals}
 
 
-def _draw(board: Leaderboard, models: Sequence[Candidate], folder: Path) -> list[Path]:
+def _draw(board: Leaderboard, folder: Path) -> list[Path]:
     """Draw heat maps of each model's own score, and the curves of all methods on each benchmark."""
-    drawn, alone = [], len(models) == 1
-    for model in models:
-        for name in board.benchmarks:
-            if examples := board.examples.get((model.label, name)):
-                score = model.score if alone else f"{model.label}_{model.score}"
-                path = folder / f"{name}_{score}.png"
-                drawn.append(heat_map_figure(examples, path, f"{name} · {score.replace('_', ' ')}"))
+    drawn = []
+    for (model, name), examples in board.examples.items():
+        if examples:
+            scorer = examples[0].scorer
+            score = f"{model}_{scorer}" if len(board.models) > 1 else scorer
+            path = folder / f"{name}_{score}.png"
+            drawn.append(heat_map_figure(examples, path, f"{name} · {score.replace('_', ' ')}"))
     for name in board.benchmarks:
         drawn.append(curves_figure(board, name, folder / f"{name}_curves.png"))
     return drawn

@@ -9,6 +9,7 @@ try had flushed after its last checkpoint stands there twice, with two times.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,16 +19,17 @@ from typing import Any
 from eomt_exp.contracts import TrialPruned
 from eomt_exp.files import write_text
 from eomt_exp.schema import TrackingConfig
-from eomt_exp.tracking.comparison import compare_link, latest_of_each_method
 from eomt_exp.tracking.metrics_file import FILE_NAME, Journal
 from eomt_exp.tracking.provenance import run_tags
 from eomt_exp.tracking.store import (
     MAX_TAG,
     clean_name,
     clean_value,
+    compare_link,
     experiment_id,
     explained,
     find_run,
+    latest_of_each_method,
     open_store,
     run_status_of,
 )
@@ -114,8 +116,9 @@ class MLflowTracker(Tracker):
         self._next_flush = self._retry_after = 0.0  # time.monotonic()
 
     def __enter__(self) -> MLflowTracker:
-        self._client, self.uri = open_store(self.settings.uri)
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or self.settings.uri
         with explained(self.uri):
+            self._client = open_store(self.uri)
             self._open_run()
         self._next_flush = time.monotonic() + self.flush_seconds
         return self
@@ -127,18 +130,16 @@ class MLflowTracker(Tracker):
         """
         file = self.run_dir / RUN_ID_FILE
         run_id = file.read_text(encoding="utf-8").strip() if file.exists() else ""
-        earlier = find_run(self._client, run_id) if run_id else None
+        earlier = find_run(self._client, run_id)
         if run_id and earlier is None:
             log.warning("MLflow has lost run %s of %s; a new one begins.", run_id, self.run_dir)
         tags = _text_tags({**run_tags(self.run_dir, self.parent_run_id), **self.tags})
         if earlier is None:
-            parent = find_run(self._client, self.parent_run_id) if self.parent_run_id else None
+            parent = find_run(self._client, self.parent_run_id)
             self.experiment_id = (
                 parent.info.experiment_id
                 if parent
-                else experiment_id(
-                    self._client, self.uri, self.settings.experiment, self.settings.artifacts
-                )
+                else experiment_id(self._client, self.uri, self.settings)
             )
             run = self._client.create_run(self.experiment_id, tags=tags, run_name=self.run_name)
             self.run_id = run.info.run_id
