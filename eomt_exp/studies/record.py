@@ -19,7 +19,7 @@ from eomt_exp.studies.plots import draw
 from eomt_exp.studies.table import StudyTable, print_spread
 from eomt_exp.studies.trials import Row
 from eomt_exp.studies.winner import write_winner
-from eomt_exp.tracking.run import RUN_ID_FILE, MLflowTracker, Tracker
+from eomt_exp.tracking.run import MLflowTracker, Tracker, run_id_of
 
 _COMPARED = 5  # runs that the link opens side by side
 # What a run's record says of the images it validated on: the study chose by them.
@@ -160,9 +160,3 @@ def named(name: str, values: Mapping[str, float]) -> dict[str, float]:
     if len(values) == 1:
         return dict.fromkeys([name], *values.values())
     return {f"{name}/{metric}": value for metric, value in values.items()}
-
-
-def run_id_of(folder: Path) -> str | None:
-    """Return MLflow's id of the run in this folder; None where it has none."""
-    path = folder / RUN_ID_FILE
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None

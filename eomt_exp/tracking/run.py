@@ -128,8 +128,7 @@ class MLflowTracker(Tracker):
 
         A child begins in the experiment of its parent, wherever that stands.
         """
-        file = self.run_dir / RUN_ID_FILE
-        run_id = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+        run_id = run_id_of(self.run_dir)
         earlier = find_run(self._client, run_id)
         if run_id and earlier is None:
             log.warning("MLflow has lost run %s of %s; a new one begins.", run_id, self.run_dir)
@@ -143,13 +142,13 @@ class MLflowTracker(Tracker):
             )
             run = self._client.create_run(self.experiment_id, tags=tags, run_name=self.run_name)
             self.run_id = run.info.run_id
-            write_text(file, self.run_id + "\n")
+            write_text(self.run_dir / RUN_ID_FILE, self.run_id + "\n")
             return
         self.experiment_id = earlier.info.experiment_id
-        self.run_id, self._params = run_id, dict(earlier.data.params)
-        self._client.update_run(run_id, status="RUNNING")
+        self.run_id, self._params = earlier.info.run_id, dict(earlier.data.params)
+        self._client.update_run(self.run_id, status="RUNNING")
         if "error" in earlier.data.tags:
-            self._client.delete_tag(run_id, "error")
+            self._client.delete_tag(self.run_id, "error")
         self.set_tags(tags)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -237,6 +236,12 @@ class MLflowTracker(Tracker):
             log.warning("MLflow could not %s (%s: %s)", what, type(error).__name__, error)
             return False
         return True
+
+
+def run_id_of(folder: Path) -> str | None:
+    """Return MLflow's id of the run in this folder; None where it has none."""
+    path = folder / RUN_ID_FILE
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 def _text_tags(tags: Mapping[str, object]) -> dict[str, str]:
