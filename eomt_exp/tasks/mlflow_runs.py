@@ -56,14 +56,13 @@ def compared_in_mlflow(
     A run is compared with the latest of each other method on its data. An evaluation has a child
     run a method; where it is of runs that were there before, these children are compared.
     """
-    if not isinstance(tracker, MLflowTracker):
-        return ""
-    children: list[str] = []
+    if not (isinstance(tracker, MLflowTracker) and settings.evaluates):
+        return tracker.compare_link()
     try:
-        if settings.evaluates:
-            children = _log_methods(settings, board, models, tracker, run_dir)
+        children = _log_methods(settings, board, models, tracker, run_dir)
     except TrackingError as error:  # what was measured must not be lost over this
         _log.warning("MLflow has no runs of the single methods: %s", error)
+        return ""
     return tracker.compare_link(children if settings.has_checkpoint else None)
 
 
