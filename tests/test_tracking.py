@@ -134,6 +134,16 @@ def test_a_store_that_goes_away_costs_warnings_not_the_run(store, tmp_path, capl
     assert history(store, tracker.run_id, "a") == [(1, 1.0), (2, 2.0)]
 
 
+def test_the_link_to_compare_runs_leads_to_the_server_in_use(store, tmp_path):
+    with make(store, tmp_path) as tracker:
+        assert tracker.compare_link(["a", "b"]).startswith("http://127.0.0.1:5000/#/compare-runs?")
+        assert tracker.compare_link(["a"]) == tracker.compare_link([]) == ""
+        assert tracker.compare_link() == ""  # it has no method to compare with
+        tracker.uri = "https://runs.example.org/"
+        assert tracker.compare_link(["a", "b"]).startswith("https://runs.example.org/#/compare-")
+    assert Tracker(tmp_path).compare_link(["a", "b"]) == ""
+
+
 def test_artifacts_lie_under_the_root_we_chose(store, tmp_path):
     (tmp_path / "figure.png").write_bytes(b"png")
     with make(store, tmp_path) as tracker:
