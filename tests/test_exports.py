@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eomt_exp.engine.exports import OodisExport, ScoreExport, SmiycExport
+from eomt_exp.engine.exports import OodisExport, SmiycExport
 
 SHAPE = (40, 60)
 
@@ -65,7 +65,7 @@ FOLDERS = {  # of each split
 @pytest.mark.parametrize(("dataset", "folder"), FOLDERS.items())
 def test_smiyc_finds_each_splits_values_where_it_looks(tmp_path, h5py, dataset, folder) -> None:
     score, _ = planted()
-    export: ScoreExport = SmiycExport(tmp_path, "ours", dataset)
+    export = SmiycExport(tmp_path, "ours", dataset)
     export.write("snowstorm2_00_01_38.181", score)
     path = tmp_path / "anomaly_p/ours" / folder / "snowstorm2_00_01_38.181.hdf5"
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
@@ -117,7 +117,7 @@ LAF = "04_Maurener_Weg_8_000000_000030"
 )
 def test_oodis_finds_the_planted_objects_under_its_names(tmp_path, part, name, stem) -> None:
     score, objects = planted()
-    export: ScoreExport = oodis(tmp_path, part)
+    export = oodis(tmp_path, part)
     export.write(name, score)
     found = instances(tmp_path / "oodis/ours" / part, stem)
     assert len(found) == len(objects)

@@ -12,9 +12,9 @@ from urllib.parse import unquote
 import pytest
 
 from eomt_exp.studies.record import named, parent_run
-from eomt_exp.tracking.comparison import compare_link
 from eomt_exp.tracking.metrics_file import read_journal
 from eomt_exp.tracking.run import Tracker
+from eomt_exp.tracking.store import compare_link
 from tests.command_line import mlflow_client
 
 pytestmark = pytest.mark.slow  # opens stores of MLflow
@@ -25,7 +25,7 @@ def make(
     store: Path, folder: Path, others_open: Callable[[], int] = lambda: 0, **changes
 ) -> AbstractContextManager[Tracker]:
     settings = {"enabled": True, "uri": f"sqlite:///{store}/mlflow.db", "experiment": "lr",
-                "artifacts": store / "artifacts",
+                "artifacts": f"{store}/artifacts",
                 "tags": {"team": "a", "eomt.kind": "x"}}  # fmt: skip
     return parent_run(SimpleNamespace(**{**settings, **changes}), folder, others_open)
 

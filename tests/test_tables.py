@@ -16,6 +16,7 @@ from leaderboard_example import BENCHMARKS, MODELS, NOTE, SCORERS, WARNING, lead
 from rich.console import Console
 
 from eomt_exp.evaluator.metrics import METRICS, Metric, flagged
+from eomt_exp.files import write_text
 from eomt_exp.report.latex import as_latex, escaped
 from eomt_exp.report.leaderboard import Leaderboard, PublishedResult
 from eomt_exp.report.published import published_for
@@ -158,11 +159,12 @@ def test_the_terminal_shows_what_is_there_and_stars_all_that_read_the_best():
 def test_a_log_has_warnings_above_and_published_numbers_and_files_below(tmp_path, capsys):
     published = [PublishedResult("a", "UNO [x]", {"ap": 0.96}, "a paper", "100 images")]
     metrics = {"a/rba/ap": 0.5, "a/rba/fpr95": 0.2, "a/rba/auroc": math.nan}
-    write_metrics(tmp_path / "metrics.json", metrics, {})
-    metrics = json.loads((tmp_path / "metrics.json").read_text())["metrics"]  # NaN is null
-    warnings, notes = ["[1] seen in training"], ["protocol [x]"]
-    figure = tmp_path / ("long_" * 30 + ".png")
-    print_report(metrics, tmp_path, [figure], warnings=warnings, notes=notes, published=published)
+    manifest = {"warnings": ["[1] seen in training"], "protocol": {"name": "[x]"}}
+    write_metrics(tmp_path / "metrics.json", {"metrics": metrics, "manifest": manifest})
+    saved = json.loads((tmp_path / "metrics.json").read_text())  # NaN is null
+    figure = tmp_path / "figures" / ("long_" * 30 + ".png")
+    write_text(figure, "")
+    print_report(saved, tmp_path, published)
     text = capsys.readouterr().out
     order = (
         *("[1] seen in training", "note: protocol [x]", "0.500", "undefined", "published"),
@@ -186,7 +188,8 @@ def test_a_narrow_terminal_shows_numbers_whole_and_says_what_is_missing(
     metrics = {f"{method}/{key}": 0.1 + i / 8 for i, key in enumerate(flagged("main"))}
     text = io.StringIO()
     console = Console(file=text, width=width, force_terminal=True, color_system=None)
-    print_report(metrics, tmp_path, console=console, intervals={f"{method}/ap": (0.04, 0.16)})
+    manifest = {"intervals": {f"{method}/ap": [0.04, 0.16]}}
+    print_report({"metrics": metrics, "manifest": manifest}, tmp_path, console=console)
     (row,) = (line for line in text.getvalue().splitlines() if method.split("/")[1] in line)
     assert ("[0.040, 0.160]" in row) == (width == 120)  # numbers come before intervals
     numbers = row.replace("[0.040, 0.160]", "").split()[2:]
@@ -249,7 +252,7 @@ def test_a_metric_that_is_added_in_one_place_is_everywhere(tmp_path, monkeypatch
     logged = {}
     tracker = Tracker(tmp_path)
     monkeypatch.setattr(tracker, "log_metrics", lambda metrics, step: logged.update(metrics))
-    assert publish(None, board, [], tracker, tmp_path) == logged  # what MLflow gets
+    publish(None, board, [], tracker, tmp_path)
     key = f"{BENCHMARKS[0]}/{MODELS[0]}.{SCORERS[0]}/found_at_5"
     saved = json.loads((tmp_path / "metrics.json").read_text())
     assert saved["metrics"][key] == logged[key] == value

@@ -21,6 +21,7 @@ from eomt_exp.contracts import TrialPruned
 from eomt_exp.engine.progress import progress
 from eomt_exp.files import replacing, write_text
 from eomt_exp.report.terminal import write_metrics
+from eomt_exp.schema import TrackingConfig
 from eomt_exp.tracking.metrics_file import Journal, read_journal
 from eomt_exp.tracking.provenance import git_facts
 from eomt_exp.tracking.run import MLflowTracker, Tracker
@@ -34,10 +35,10 @@ from eomt_exp.tracking.store import (
 from tests.command_line import mlflow_client
 
 
-def make(store: Path, run_dir: Path, **changes) -> MLflowTracker:
-    settings = {"uri": f"sqlite:///{store}/mlflow.db", "experiment": "train", "run_name": "r"}
-    settings |= {"run_dir": run_dir, "artifact_root": store / "artifacts"}
-    return MLflowTracker(**{**settings, **changes})
+def make(store: Path, run_dir: Path, uri: str = "", **changes) -> MLflowTracker:
+    uri = uri or f"sqlite:///{store}/mlflow.db"
+    settings = TrackingConfig(True, uri, "train", str(store / "artifacts"))
+    return MLflowTracker(settings=settings, run_name="r", run_dir=run_dir, **changes)
 
 
 def read_back(store: Path, run_id: str):
@@ -86,7 +87,6 @@ def test_a_killed_try_goes_on_in_the_same_run_with_its_first_params(store, tmp_p
         first.log_params({"optim.lr": 1e-4, "data.sizes": [512, 1024], "long": "x" * 7000})
         raise RuntimeError("out of memory")
     with make(store, tmp_path) as second:
-        assert second.is_resumed
         assert read_back(store, second.run_id).info.status == "RUNNING"
         second.log_params({"optim.lr": 5e-4, "trainer.new": True})
     assert second.run_id == first.run_id
@@ -104,7 +104,7 @@ def test_a_killed_try_goes_on_in_the_same_run_with_its_first_params(store, tmp_p
 def test_a_run_that_the_store_has_lost_begins_anew(store, tmp_path, caplog):
     write_text(tmp_path / "mlflow_run_id", "0" * 32)
     with caplog.at_level(logging.WARNING), make(store, tmp_path) as tracker:
-        assert not tracker.is_resumed
+        assert tracker.run_id != "0" * 32
     assert "lost run" in caplog.text
     assert (tmp_path / "mlflow_run_id").read_text().strip() == tracker.run_id
 
@@ -134,6 +134,16 @@ def test_a_store_that_goes_away_costs_warnings_not_the_run(store, tmp_path, capl
     assert history(store, tracker.run_id, "a") == [(1, 1.0), (2, 2.0)]
 
 
+def test_the_link_to_compare_runs_leads_to_the_server_in_use(store, tmp_path):
+    with make(store, tmp_path) as tracker:
+        assert tracker.compare_link(["a", "b"]).startswith("http://127.0.0.1:5000/#/compare-runs?")
+        assert tracker.compare_link(["a"]) == tracker.compare_link([]) == ""
+        assert tracker.compare_link() == ""  # it has no method to compare with
+        tracker.uri = "https://runs.example.org/"
+        assert tracker.compare_link(["a", "b"]).startswith("https://runs.example.org/#/compare-")
+    assert Tracker(tmp_path).compare_link(["a", "b"]) == ""
+
+
 def test_artifacts_lie_under_the_root_we_chose(store, tmp_path):
     (tmp_path / "figure.png").write_bytes(b"png")
     with make(store, tmp_path) as tracker:
@@ -155,7 +165,7 @@ def test_the_environment_names_the_store_and_nothing_is_printed(
 def test_two_runs_at_once_do_not_meet(store, tmp_path):
     import mlflow
 
-    parent = make(store, tmp_path / "a", experiment="sweep")
+    parent = make(store, tmp_path / "a")
     with parent, make(store, tmp_path / "b", parent_run_id=parent.run_id) as child:
         assert mlflow.active_run() is None
         assert child.run_id != parent.run_id
@@ -205,13 +215,13 @@ def test_git_facts_never_fail(tmp_path, monkeypatch):
 
 def test_the_journal_forgets_what_came_after_the_checkpoint(tmp_path):
     journal = Journal(tmp_path / "metrics.jsonl")
-    assert journal.rewind(5) == 0
+    journal.rewind(5)
     for step in range(4):
         journal.write({"loss": math.inf if step == 1 else 1.0 / (step + 1)}, step)
     with journal.path.open("a") as file:
         file.write('{"step": 4, "lo')  # kill -9 in the middle of a line
     journal.write({"loss": 0.5}, 5)  # not lost behind the half line
-    assert journal.rewind(2) == 2
+    journal.rewind(2)
     journal.write({"loss": 0.1}, 3)
     lines = read_journal(journal.path)
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
@@ -234,7 +244,8 @@ def test_without_mlflow_a_tracker_keeps_the_journal_alone(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_no_scratch(tmp_path):
     path = tmp_path / "new" / "metrics.json"
-    write_metrics(path, {"a/b/ap": math.nan, "x": 0.5}, {"when": Path("p"), "n": (1, math.inf)})
+    manifest = {"when": Path("p"), "n": (1, math.inf)}
+    write_metrics(path, {"metrics": {"a/b/ap": math.nan, "x": 0.5}, "manifest": manifest})
     content = json.loads(path.read_text())
     assert content["metrics"] == {"a/b/ap": None, "x": 0.5}
     assert content["manifest"] == {"when": "p", "n": [1, None]}

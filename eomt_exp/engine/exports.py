@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -30,13 +29,6 @@ SMIYC_FOLDERS = {
 }
 # OoDIS's parts, and what each has between the image's name and "_instanceIds".
 OODIS_PARTS = {"fishyscapes": "_gtCoarse", "roadanomaly": "", "roadobstacle": ""}
-
-
-class ScoreExport(Protocol):
-    """Takes the score maps of a data set, one image at a time and in any order."""
-
-    def write(self, name: str, score: np.ndarray) -> None:
-        """Write `score` (H, W) of the image `name` at its full size, higher = more anomalous."""
 
 
 class SmiycExport:

@@ -53,7 +53,7 @@ def results_of(
             model=model,
             scorer=scorer,
             benchmark=benchmark,
-            metrics=_metrics(counts, measured.components.get(scorer), fpr95)
+            metrics=metrics_of(counts, measured.components.get(scorer), fpr95)
             | _in_use(counts, thresholds.get(scorer)),
             intervals=_intervals(measured.images[scorer], fpr95, resamples),
             curves=counts.curves(),
@@ -66,7 +66,18 @@ def results_of(
     ]
 
 
-def compared(cells: Sequence[Cell], resamples: int, level: float = 0.95) -> list[Comparison]:
+def metrics_of(
+    counts: PixelCounts, components: ComponentCounts | None, fpr95: Fpr95
+) -> dict[str, float]:
+    """Return the metrics of a scorer, FPR95 by the protocol's definition."""
+    found = counts.results()
+    if fpr95 is Fpr95.interpolated:
+        chosen = found["fpr95_interpolated"]
+        found |= {"fpr95": chosen, "tnr_at_tpr95": 1 - chosen, "fpr95_first": found["fpr95"]}
+    return found | (components.results() if components is not None else {})
+
+
+def compared(cells: Sequence[Cell], resamples: int) -> list[Comparison]:
     """Compare a benchmark's best method, by AP, with each other one on the same images."""
     if not resamples:
         return []
@@ -82,7 +93,7 @@ def compared(cells: Sequence[Cell], resamples: int, level: float = 0.95) -> list
         best, best_images = methods[0]
         if not _same_pixels(images, best_images):
             continue  # another size, where the protocol measures at the model's own
-        numbers = paired(best_images, images, COMPARED, resamples=resamples, level=level)
+        numbers = paired(best_images, images, COMPARED, resamples=resamples)
         found.append(Comparison(result.benchmark, COMPARED, best.method, result.method, *numbers))
     return found
 
@@ -116,16 +127,6 @@ def operating_thresholds(counts: Mapping[str, PixelCounts], fpr: float) -> dict[
     """Return by scorer the threshold that this share of in-distribution pixels reaches."""
     found = {name: part.threshold_at_fpr(fpr) for name, part in counts.items()}
     return {name: threshold for name, threshold in found.items() if threshold == threshold}
-
-
-def _metrics(
-    counts: PixelCounts, components: ComponentCounts | None, fpr95: Fpr95
-) -> dict[str, float]:
-    found = counts.results()
-    if fpr95 is Fpr95.interpolated:
-        chosen = found["fpr95_interpolated"]
-        found |= {"fpr95": chosen, "tnr_at_tpr95": 1 - chosen, "fpr95_first": found["fpr95"]}
-    return found | (components.results() if components is not None else {})
 
 
 def _in_use(counts: PixelCounts, threshold: float | None) -> dict[str, float]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eomt_exp.evaluator.metrics import Metric, flagged
 from eomt_exp.files import write_text
@@ -74,35 +74,32 @@ def published_table(published: Sequence[PublishedResult]) -> Table:
 
 
 def print_report(
-    metrics: Mapping[str, float | None],
-    run_dir: str | Path,
-    figures: Sequence[Path] = (),
-    console: Console | None = None,
-    *,
-    intervals: Mapping[str, tuple[float, float]] | None = None,
-    warnings: Sequence[str] = (),
-    notes: Sequence[str] = (),
+    saved: Mapping[str, Any],
+    run_dir: Path,
     published: Sequence[PublishedResult] = (),
-    seeds: Sequence[OverSeeds] = (),
+    console: Console | None = None,
 ) -> None:
     """Print warnings in red, the tables, then each file there is, a path a line and never broken.
 
-    `intervals`, `warnings` and `notes` as in a Leaderboard, the first keyed like `metrics`.
+    `saved` is what metrics.json holds, so that a run which was complete before shows the same.
     """
     console = console or make_console()
-    for warning in warnings:
+    metrics, manifest = saved["metrics"], saved["manifest"]
+    for warning in manifest.get("warnings", manifest.get("stamps", [])):  # their old name
         console.print(f"! {warning}", style="bold red", markup=False, soft_wrap=True)
-    for note in notes:
+    protocol = manifest.get("protocol", {}).get("name")
+    for note in [f"protocol {protocol}"] * bool(protocol) + manifest.get("notes", []):
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-    if any(key.count("/") == 2 for key in metrics):
-        _print_table(console, metrics, intervals)
-    elif line := _semantic(metrics):
-        console.print(line, markup=False)
-    if seeds:
+    if _cells(metrics):
+        _print_table(console, metrics, manifest.get("intervals", {}))
+    else:
+        nothing = "nothing was measured: benchmark=none, and no known classes."
+        console.print(_semantic(metrics) or nothing, markup=False)
+    if seeds := [OverSeeds(**row) for row in manifest.get("over_seeds", [])]:
         console.print(rich_table(tables.over_seeds(seeds), "over seeds"))
     if published:
         console.print(published_table(published))
-    _print_files(console, Path(run_dir), figures)
+    _print_files(console, run_dir)
 
 
 def make_console() -> Console:
@@ -118,7 +115,7 @@ def make_console() -> Console:
 def _print_table(
     console: Console,
     metrics: Mapping[str, float | None],
-    intervals: Mapping[str, tuple[float, float]] | None,
+    intervals: Mapping[str, tuple[float, float]],
 ) -> None:
     """Print intervals and all metrics where they fit, on a narrow screen AP, FPR95 and AUROC."""
     from rich.measure import Measurement
@@ -135,7 +132,7 @@ def _print_table(
         console.print("more metrics on a wider terminal, and in metrics.json", soft_wrap=True)
 
 
-def _print_files(console: Console, run_dir: Path, figures: Sequence[Path]) -> None:
+def _print_files(console: Console, run_dir: Path) -> None:
     files = {
         "metrics": run_dir / "metrics.json",
         "report": run_dir / "report.html",
@@ -143,18 +140,14 @@ def _print_files(console: Console, run_dir: Path, figures: Sequence[Path]) -> No
         "checkpoint": run_dir / "model.safetensors",
     }
     lines = [(label, path) for label, path in files.items() if path.exists()]
-    lines += [("figure", path) for path in figures]
+    lines += [("figure", path) for path in sorted(run_dir.glob("figures/*.png"))]
     for label, path in [("run", run_dir), *lines]:
         console.print(f"{label:<11}{path}", markup=False, soft_wrap=True)
-    console.print("compare with other runs: make ui", markup=False, soft_wrap=True)
 
 
-def write_metrics(
-    path: str | Path, metrics: Mapping[str, float], manifest: Mapping[str, object]
-) -> None:
+def write_metrics(path: str | Path, saved: Mapping[str, object]) -> None:
     """Write metrics.json, {"metrics": ..., "manifest": ...}; NaN and inf become null."""
-    content = _as_json({"metrics": metrics, "manifest": manifest})
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_as_json(saved), indent=2, allow_nan=False) + "\n")
 
 
 def _as_json(value: object) -> object:

@@ -46,7 +46,7 @@ def _series(lines: Sequence[Mapping[str, float]]) -> dict[str, Series]:
     points: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for key, value in line.items():
-            if key not in ("step", "time") and isinstance(value, (int, float)):
+            if key not in ("step", "time"):
                 points.setdefault(key, []).append((line["step"], value))
     arrays = {key: np.array(sorted(pairs, key=lambda p: p[0])) for key, pairs in points.items()}
     return {key: (array[:, 0], array[:, 1]) for key, array in arrays.items()}
@@ -63,30 +63,21 @@ def _panels(series: Mapping[str, Series]) -> dict[str, dict[str, Series]]:
 
 def _rank(key: str) -> int:
     """Order keys: the total loss, the rest of the training, learning rates, the known scores."""
-    last = key.rpartition("/")[2]
-    if _is_rate(key):
+    front, last = key.partition("/")[0], key.rpartition("/")[2]
+    if front == "train":
+        return 0 if last == "total" else 1
+    if front == "lr":
         return 2
-    if _is_training(key):
-        return 0 if last in ("loss", "total") else 1
     scores = list(METRICS)
     return 3 + (scores.index(last) if last in scores else len(scores))
 
 
 def _panel_and_line(key: str) -> tuple[str, str]:
-    """Split a key: `val/rba/ap` is the line `val/rba` of the panel `ap`."""
-    if _is_rate(key):
+    """Split a key: `val/rba/ap` is the line `val/rba` of the panel `ap`; a loss has its own."""
+    if key.startswith("lr/"):
         return RATE, key
     front, _, last = key.rpartition("/")
-    return (key, key) if _is_training(key) else (last, front)
-
-
-def _is_training(key: str) -> bool:
-    """Return whether a key is a loss: `train/total`, a validation's, a name without a front."""
-    return "/" not in key or key.startswith("train/") or "loss" in key
-
-
-def _is_rate(key: str) -> bool:
-    return "lr" in key.split("/")
+    return (key, key) if key.startswith("train/") else (last, front)
 
 
 def _draw(axes: Axes, name: str, lines: Mapping[str, Series]) -> None:
@@ -125,7 +116,7 @@ def _set_scales(axes: Axes, name: str, series: Sequence[Series]) -> None:
         return
     # Percentiles: one odd batch should not choose the axis.
     low, high = np.percentile(values, (2, 98))
-    if _is_training(name) and values.min() > 0 and high > 50 * low:
+    if name.startswith("train/") and values.min() > 0 and high > 50 * low:
         axes.set_yscale("log")
     else:
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))

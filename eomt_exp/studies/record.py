@@ -19,8 +19,7 @@ from eomt_exp.studies.plots import draw
 from eomt_exp.studies.table import StudyTable, print_spread
 from eomt_exp.studies.trials import Row
 from eomt_exp.studies.winner import write_winner
-from eomt_exp.tracking.comparison import compare_link
-from eomt_exp.tracking.run import RUN_ID_FILE, MLflowTracker, Tracker
+from eomt_exp.tracking.run import MLflowTracker, Tracker, run_id_of
 
 _COMPARED = 5  # runs that the link opens side by side
 # What a run's record says of the images it validated on: the study chose by them.
@@ -79,8 +78,8 @@ class Record:
         elif best:
             self._write_winners(best if len(self.ledger.objective) > 1 else best[:1])
         ids = [run_id_of(self.plan.folder / row.folder) for row in best[:_COMPARED]]
-        if self.tracker.experiment_id and len(found := list(filter(None, ids))) > 1:
-            print(f"compare them (make ui): {compare_link(found, self.tracker.experiment_id)}")
+        if link := self.tracker.compare_link([run_id for run_id in ids if run_id]):
+            print(f"compare them (make ui): {link}")
         points = len(self.plan.space.grid(0)) if self.plan.is_grid else 0
         if points > len(rows):
             print(f"{len(rows)} of {points} points; all: hydra.sweeper.n_trials={points}")
@@ -143,11 +142,9 @@ def parent_run(settings: Any, folder: Path, others_open: Callable[[], int]) -> I
     tracker = Tracker(folder)
     if settings.enabled:
         tracker = MLflowTracker(
-            uri=settings.uri,
-            experiment=settings.experiment,
+            settings=settings,
             run_name=folder.name,
             run_dir=folder,
-            artifact_root=settings.artifacts,
             tags={**settings.tags, "eomt.kind": "sweep"},
         )
     with ExitStack() as stack:
@@ -163,9 +160,3 @@ def named(name: str, values: Mapping[str, float]) -> dict[str, float]:
     if len(values) == 1:
         return dict.fromkeys([name], *values.values())
     return {f"{name}/{metric}": value for metric, value in values.items()}
-
-
-def run_id_of(folder: Path) -> str | None:
-    """Return MLflow's id of the run in this folder; None where it has none."""
-    path = folder / RUN_ID_FILE
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None

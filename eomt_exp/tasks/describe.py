@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from eomt_exp import runs
 from eomt_exp.engine.model_summary import describe, print_description
 
-_NAMED = ("model", "backbone", "data", "anomaly_head")  # groups the table's title names
-_TAKEN_AS = {"backbone": "encoder", "anomaly_head": "anomaly_head"}  # keys of models made of parts
+# The groups that the table's title names, and the key of a model that is made with one.
+_NAMED = {"model": "", "backbone": "encoder", "data": "", "anomaly_head": "anomaly_head"}
 
 
 def run(cfg: DictConfig) -> None:
@@ -27,7 +27,7 @@ def run(cfg: DictConfig) -> None:
         model.set_trainable(cfg.trainable.value)
         height, width = cfg.data.image_size
         choices = HydraConfig.get().runtime.choices
-        named = [one for one in _NAMED if one not in _TAKEN_AS or _TAKEN_AS[one] in cfg.model]
+        named = [group for group, key in _NAMED.items() if not key or key in cfg.model]
         title = [*(f"{one}={choices[one]}" for one in named), f"trainable={cfg.trainable.value}"]
         print_description(describe(model, (height, width)), " ".join(title))
 

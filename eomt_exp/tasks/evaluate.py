@@ -15,7 +15,7 @@ from eomt_exp.contracts import UserError
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import agreed, forget_accelerator, is_first_process, make_accelerator
 from eomt_exp.run_folders import working_in
-from eomt_exp.tasks.candidate import Candidate, candidate
+from eomt_exp.tasks.candidate import Candidate
 from eomt_exp.tasks.image_sets import build_image_sets, read_sets, seen_image_warnings
 from eomt_exp.tasks.measure import Cells, Measurement
 from eomt_exp.tasks.mlflow_runs import open_tracker
@@ -54,8 +54,9 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
             warnings = seen_image_warnings(seen, images, settings.evaluator.allow_seen_images)
             load = partial(_detector, one, source, measurement)
             taken = {model.label for model in models}
-            found = candidate(one, source, seen, warnings, measurement.precision, load, taken)
-            models.append(found)
+            models.append(
+                Candidate(one, source, seen, warnings, measurement.precision, load, taken)
+            )
         for model in models:  # what does not fit says so before anything is written
             if not agreed(cells.is_complete(model)):
                 _ = model.detector

@@ -94,13 +94,11 @@ class ReadSets:
         if key in self._training:
             return self._training[key]
         images: ImageSet = build(cfg.data.train, "data.train")
-        cached = SharedCache(images) if cfg.data.cache else None
         contents: Contents | None = None
-        if cached is not None and cached.is_on:
+        if cfg.data.cache and (cached := SharedCache(images)).is_on:
             images = cached
-            contents = contents_cached(cached, cfg.data.name, cfg.trainer.num_workers)
-        elif cfg.evaluator.verify:
-            contents = contents_read(images, cfg.data.name)
+        if isinstance(images, SharedCache) or cfg.evaluator.verify:
+            contents = read_contents(images, cfg.data.name, cfg.trainer.num_workers)
         self._training.clear()  # one set at a time: memory is for this job's images
         if contents is not None:
             self._training[key] = images, contents
@@ -121,18 +119,16 @@ class ReadSets:
         key = json.dumps(node, sort_keys=True)
         if key in self._measured:
             return self._measured[key]
-        if images.reads_files:
-            if isinstance(images, FileSet):
-                images.room = self._room
-            found = contents_read(images, name)
-            if isinstance(images, FileSet):
-                self._room, images.room = images.room, 0
-            if is_first_process():
-                first = images.locations(0)[0]
-                print(f"{name}: {len(images)} images, the first is {first}", flush=True)
-        else:
+        if not images.reads_files:
             images = SharedCache(images)
-            found = contents_cached(images, name, num_workers)
+        if isinstance(images, FileSet):
+            images.room = self._room
+        found = read_contents(images, name, num_workers)
+        if isinstance(images, FileSet):
+            self._room, images.room = images.room, 0
+        if images.reads_files and is_first_process():
+            first = images.locations(0)[0]
+            print(f"{name}: {len(images)} images, the first is {first}", flush=True)
         self._measured[key] = images, found
         return images, found
 
@@ -140,17 +136,18 @@ class ReadSets:
 read_sets = ReadSets()
 
 
-def contents_read(images: ImageSet, name: str) -> Contents:
-    """Read a set's contents, its images shared among the processes; DataError for a broken one."""
-    mine = shard(images, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+def read_contents(images: ImageSet, name: str, num_workers: int) -> Contents:
+    """Read a set's contents; DataError for a broken image.
+
+    Each process fills a cache as a whole; of other sets they share the images.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    is_cached = isinstance(images, SharedCache)
+    mine = shard(images, 0, 1) if is_cached else shard(images, rank, world)
     with progress(len(mine), f"read {name}", enabled=is_first_process()) as bar:
-        return contents_of(from_all(read_digests(images, mine, bar.advance)))
-
-
-def contents_cached(images: SharedCache, name: str, num_workers: int) -> Contents:
-    """Read the contents of a set that each process caches as a whole."""
-    found = []
-    with progress(len(images), f"read {name}", enabled=is_first_process()) as bar:
+        if not is_cached:
+            return contents_of(from_all(read_digests(images, mine, bar.advance)))
+        found = []
         for item in image_loader(images, num_workers):
             found.append(digests_of(item))
             bar.advance()

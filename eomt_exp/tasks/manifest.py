@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
 from omegaconf import OmegaConf
@@ -11,7 +11,7 @@ from eomt_exp import runs
 from eomt_exp.evaluator.metrics import METRICS
 from eomt_exp.report.cells import Cell
 from eomt_exp.report.leaderboard import Leaderboard
-from eomt_exp.tasks.candidate import Candidate, KnownClasses
+from eomt_exp.tasks.candidate import Candidate
 from eomt_exp.tasks.start import TaskSettings
 from eomt_exp.tracking.provenance import git_facts
 
@@ -24,15 +24,9 @@ DEFINITIONS = {
 }
 
 
-Measured = Mapping[Candidate, tuple[KnownClasses, Mapping[str, Cell]]]
-
-
-def manifest_of(settings: TaskSettings, measured: Measured) -> dict[str, object]:
+def manifest_of(settings: TaskSettings, models: Sequence[Candidate]) -> dict[str, object]:
     """Return what the numbers depend on."""
-    facts = {
-        model.label: {name: cell.facts for name, cell in cells.items()}
-        for model, (_, cells) in measured.items()
-    }
+    facts = {m.label: {name: cell.facts for name, cell in m.cells.items()} for m in models}
     return {
         "experiment": settings.name,
         "seed": settings.seed,
@@ -40,24 +34,22 @@ def manifest_of(settings: TaskSettings, measured: Measured) -> dict[str, object]
         "protocol": runs.plain(OmegaConf.structured(settings.protocol)),
         "evaluator": runs.plain(OmegaConf.structured(settings.evaluator)),
         "definitions": {k: m.meaning for k, m in METRICS.items() if m.meaning} | DEFINITIONS,
-        "models": {
-            m.label: {**m.facts, "thresholds": k.thresholds} for m, (k, _) in measured.items()
-        },
+        "models": {m.label: {**m.facts, "thresholds": m.known.thresholds} for m in models},
         "benchmarks": facts[next(iter(facts))] if len(facts) == 1 else facts,
-        "seen_images": {m.label: dict(m.warnings) for m in measured if m.warnings},
+        "seen_images": {m.label: dict(m.warnings) for m in models if m.warnings},
         "code": {**git_facts(), "torch": torch.__version__},
     }
 
 
-def notes_on(measured: Measured) -> list[str]:
+def notes_on(models: Sequence[Candidate]) -> list[str]:
     """Return what a reader of the numbers should know and could not see in them."""
     found = [
-        f"{model.label}: what {', '.join(model.seen.unknown)} was trained on is not on record, "
+        f"{model.label}: what {', '.join(unknown)} was trained on is not on record, "
         "so nobody can say whether it has seen these images."
-        for model in measured
-        if model.seen.unknown
+        for model in models
+        if (unknown := model.facts["images_not_on_record"])
     ]
-    cells = {name: cell for _, cells in measured.values() for name, cell in cells.items()}
+    cells = {name: cell for model in models for name, cell in model.cells.items()}
     return found + [note for name, cell in cells.items() for note in _notes_on(name, cell)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from eomt_exp.report.leaderboard import Leaderboard
@@ -11,7 +11,6 @@ from eomt_exp.studies.trial import Trial
 from eomt_exp.tasks.candidate import Candidate
 from eomt_exp.tasks.measure import CELLS
 from eomt_exp.tasks.start import TaskSettings
-from eomt_exp.tracking.comparison import MOST, compare_link
 from eomt_exp.tracking.run import MLflowTracker, Tracker
 from eomt_exp.tracking.store import TrackingError
 
@@ -34,10 +33,15 @@ def open_tracker(
     tags: dict[str, object] = dict(settings.tracking.tags)
     if trial:
         tags |= {"optuna.study": trial.study, "optuna.trial": trial.number}
-        return _mlflow(settings, run_dir, str(trial.run_name), tags, trial.parent_run_id)
-    if settings.evaluates and settings.has_checkpoint:  # its children have methods
+    elif settings.evaluates and settings.has_checkpoint:  # its children have methods
         tags = {key: tags[key] for key in tags if key not in _OF_A_METHOD}
-    return _mlflow(settings, run_dir, f"{settings.name}-{settings.seed}", tags)
+    return MLflowTracker(
+        settings=settings.tracking,
+        run_name=str(trial.run_name) if trial else f"{settings.name}-{settings.seed}",
+        run_dir=run_dir,
+        parent_run_id=trial.parent_run_id if trial else None,
+        tags=tags,
+    )
 
 
 def compared_in_mlflow(
@@ -47,27 +51,19 @@ def compared_in_mlflow(
     tracker: Tracker,
     run_dir: Path,
 ) -> str:
-    """Return the line that links to MLflow's comparison; "" where there is nothing to compare.
+    """Return the page of MLflow that compares methods; "" where there is nothing to compare.
 
     A run is compared with the latest of each other method on its data. An evaluation has a child
     run a method; where it is of runs that were there before, these children are compared.
     """
-    if not isinstance(tracker, MLflowTracker):
-        return ""
-    children: list[str] = []
+    if not (isinstance(tracker, MLflowTracker) and settings.evaluates):
+        return tracker.compare_link()
     try:
-        if settings.evaluates:
-            children = _log_methods(settings, board, models, tracker, run_dir)
-        if not (settings.evaluates and settings.has_checkpoint):
-            others, link = tracker.comparison()
-            return f"compare with {', '.join(others)} (make ui): {link}" if link else ""
+        children = _log_methods(settings, board, models, tracker, run_dir)
     except TrackingError as error:  # what was measured must not be lost over this
         _log.warning("MLflow has no runs of the single methods: %s", error)
         return ""
-    if len(children) < 2:
-        return ""
-    link = compare_link(children[:MOST], str(tracker.experiment_id), tracker.uri)
-    return f"compare the methods (make ui): {link}"
+    return tracker.compare_link(children if settings.has_checkpoint else None)
 
 
 def _log_methods(
@@ -82,14 +78,20 @@ def _log_methods(
     A method is a model with one of its scorers. The models' own scores come first.
     """
     by_label = {model.label: model for model in models}
-    ids: dict[str, bool] = {}
-    for label, scorer in dict.fromkeys((r.model, r.scorer) for r in board.results):
+    methods = dict.fromkeys((r.model, r.scorer) for r in board.results)
+    ids = []
+    for label, scorer in sorted(methods, key=lambda method: method[1] != by_label[method[0]].score):
         model = by_label[label]
         tags: dict[str, object] = dict(settings.tracking.tags)
         if settings.has_checkpoint and model.tags is not None:  # those of its training
             tags = model.tags | {"protocol": settings.protocol.name}
-        folder, tags = run_dir / CELLS / label / scorer, {"scorer": scorer} | tags
-        with _mlflow(settings, folder, f"{label} {scorer}", tags, parent.run_id) as child:
+        with MLflowTracker(
+            settings=settings.tracking,
+            run_name=f"{label} {scorer}",
+            run_dir=run_dir / CELLS / label / scorer,
+            parent_run_id=parent.run_id,
+            tags={"scorer": scorer} | tags,
+        ) as child:
             if board.warnings:
                 child.set_tags({"warnings": "; ".join(board.warnings)})
             child.log_params({"scorer": scorer} | {name: model.facts[name] for name in _FACTS})
@@ -102,24 +104,5 @@ def _log_methods(
                 }
                 | {f"val/{k}": v for k, v in board.known_classes.get(label, {}).items()}
             )
-            ids[child.run_id] = scorer != model.score
-    return sorted(ids, key=lambda run_id: ids[run_id])
-
-
-def _mlflow(
-    settings: TaskSettings,
-    folder: Path,
-    run_name: str,
-    tags: Mapping[str, object],
-    parent: str | None = None,
-) -> MLflowTracker:
-    folder.mkdir(parents=True, exist_ok=True)
-    return MLflowTracker(
-        uri=settings.tracking.uri,
-        experiment=settings.tracking.experiment,
-        run_name=run_name,
-        run_dir=folder,
-        artifact_root=settings.tracking.artifacts,
-        parent_run_id=parent,
-        tags=tags,
-    )
+            ids.append(child.run_id)
+    return ids

@@ -100,24 +100,15 @@ def _check_start(cfg: DictConfig) -> None:
             f"checkpoint={cfg.checkpoint} is not one model to begin with; several are for "
             "task=evaluate, and a number as a name wants quotes."
         )
-    if cfg.delta_weights:
-        _check_base(cfg)
-    if cfg.checkpoint:
-        weight_files(runs.weights_of(cfg.checkpoint))
-
-
-def _check_base(cfg: DictConfig) -> None:
-    """Refuse differences of weights that have nothing to be added to."""
-    if not cfg.checkpoint or runs.is_run(cfg.checkpoint):
+    if cfg.delta_weights and (not cfg.checkpoint or runs.is_run(cfg.checkpoint)):
         raise UserError("delta_weights=true is for published weights: checkpoint=<file or hf://…>.")
-    ways = {"pretrained": "=true to download them", "weights": "=/path/to/them"}
-    ways = {f"backbone.{key}": value for key, value in ways.items() if key in cfg.backbone}
-    if not any(OmegaConf.select(cfg, key) for key in ways):
-        advice = " or ".join(key + value for key, value in ways.items())
+    if cfg.delta_weights and not (cfg.backbone.get("weights") or cfg.backbone.get("pretrained")):
         raise UserError(
             "delta_weights=true adds to the weights the backbone was trained from: "
-            + (f"type {advice}." if ways else "this backbone has none; take another one.")
+            "type backbone.weights=/path/to/them, or backbone.pretrained=true to download them."
         )
+    if cfg.checkpoint:
+        weight_files(runs.weights_of(cfg.checkpoint))
 
 
 @contextmanager

@@ -29,10 +29,11 @@ from eomt_exp.engine.optim import annealing_steps
 from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import SeenImages, verify
 from eomt_exp.engine.trainer import Trainer
+from eomt_exp.report.terminal import print_report
 from eomt_exp.run_folders import working_in
 from eomt_exp.schema import Trainable
 from eomt_exp.studies.trial import Trial, current_trial, forget_pruning
-from eomt_exp.tasks.candidate import candidate
+from eomt_exp.tasks.candidate import Candidate
 from eomt_exp.tasks.image_sets import (
     ImageSets,
     build_image_sets,
@@ -42,7 +43,7 @@ from eomt_exp.tasks.image_sets import (
 )
 from eomt_exp.tasks.measure import Cells, Measurement
 from eomt_exp.tasks.mlflow_runs import open_tracker
-from eomt_exp.tasks.publish import evaluate_models, show_again
+from eomt_exp.tasks.publish import evaluate_models
 from eomt_exp.tasks.start import TaskSettings, checked_settings, fill, seen_by, semantic_run
 from eomt_exp.tasks.validation import Validation, last_validation
 from eomt_exp.tracking.run import Tracker
@@ -95,7 +96,7 @@ def train(cfg: DictConfig, run_dir: Path, trial: Trial | None = None) -> None:
         runs.begin(cfg, run_dir)  # the folder of another configuration is an error, not a result
         if is_first_process() and not trial:
             print(f"{run_dir} is complete already; task=evaluate measures it on other benchmarks.")
-            show_again(done, run_dir)
+            print_report(done, run_dir)
         return
     if trial:
         trial.stay_pruned(run_dir)
@@ -234,7 +235,7 @@ def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, st
                 bare: Model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
                 return runs.make_detector(cfg, bare, measurement.precision)
 
-            trained_now = candidate(cfg, folder, parts.seen, warnings, measurement.precision, load)
+            trained_now = Candidate(cfg, folder, parts.seen, warnings, measurement.precision, load)
             images = parts.images
             if not settings.evaluator.known_classes:  # data.val was for the validation
                 images = images._replace(validation=None)

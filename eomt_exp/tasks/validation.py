@@ -12,7 +12,7 @@ from pathlib import Path
 from eomt_exp.contracts import ImageSet
 from eomt_exp.engine.detector import Detector
 from eomt_exp.evaluator.metrics import flagged
-from eomt_exp.schema import Fpr95
+from eomt_exp.report.results import metrics_of
 from eomt_exp.tasks.image_sets import ImageSets
 from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tracking.metrics_file import FILE_NAME as JOURNAL
@@ -44,10 +44,8 @@ class Validation:
 
     def _anomalies(self, images: ImageSet) -> dict[str, float]:
         measured = self.measurement.benchmark(self.detector, images)
-        found = measured.counts[self.detector.score].results()
-        if self.measurement.settings.protocol.fpr95 is Fpr95.interpolated:
-            found["fpr95"] = found["fpr95_interpolated"]
-        return found
+        counts = measured.counts[self.detector.score]
+        return metrics_of(counts, None, self.measurement.settings.protocol.fpr95)
 
 
 def last_validation(run_dir: Path) -> dict[str, float]:

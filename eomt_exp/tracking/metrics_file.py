@@ -36,8 +36,8 @@ class Journal:
             torn = file.read(1) not in (b"", b"\n")
             file.write(("\n" * torn + json.dumps(line) + "\n").encode())
 
-    def rewind(self, step: int) -> int:
-        """Drop the lines after `step`, the checkpoint's; return how many went.
+    def rewind(self, step: int) -> None:
+        """Drop the lines after `step`, the checkpoint's.
 
         A resumed run repeats those steps, and each would stand in the curves twice.
         """
@@ -45,7 +45,6 @@ class Journal:
         kept = [line for line in lines if line["step"] <= step]
         if len(kept) < len(lines):
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        return len(lines) - len(kept)
 
 
 def read_journal(path: str | Path) -> list[dict[str, float]]:

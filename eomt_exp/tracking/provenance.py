@@ -32,21 +32,6 @@ def git_facts(package: Path = PACKAGE) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def machine_facts() -> dict[str, str]:
-    """Return {"host", "pid", "user", "python", "command"} of this process."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # containers run as ids that have no name
-        user = "unknown"
-    return {
-        "host": platform.node(),
-        "pid": str(os.getpid()),
-        "user": user,
-        "python": platform.python_version(),
-        "command": without_passwords(" ".join(sys.argv)),
-    }
-
-
 def without_passwords(text: str) -> str:
     """Replace the password of each address in a text by ***."""
     return re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)
@@ -54,14 +39,25 @@ def without_passwords(text: str) -> str:
 
 def run_tags(run_dir: Path, parent_run_id: str | None = None) -> dict[str, str]:
     """Return every run's MLflow tags, under MLflow's own names where its pages show them."""
-    facts = {**git_facts(), **machine_facts()}
-    facts["mlflow.user"] = facts.pop("user")
-    facts["mlflow.source.name"] = facts.pop("command")
-    if "git.commit" in facts:
-        facts["mlflow.source.git.commit"] = facts["git.commit"]
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # containers run as ids that have no name
+        user = "unknown"
+    tags = {
+        **git_facts(),
+        "host": platform.node(),
+        "pid": str(os.getpid()),
+        "python": platform.python_version(),
+        "mlflow.user": user,
+        "mlflow.source.name": without_passwords(" ".join(sys.argv)),
+        "eomt.kind": "run",
+        "output_dir": str(run_dir.resolve()),
+    }
+    if "git.commit" in tags:
+        tags["mlflow.source.git.commit"] = tags["git.commit"]
     if parent_run_id:
-        facts["mlflow.parentRunId"] = parent_run_id
-    return {**facts, "eomt.kind": "run", "output_dir": str(run_dir.resolve())}
+        tags["mlflow.parentRunId"] = parent_run_id
+    return tags
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -9,30 +9,30 @@ try had flushed after its last checkpoint stands there twice, with two times.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eomt_exp.contracts import TrialPruned
 from eomt_exp.files import write_text
-from eomt_exp.tracking.comparison import compare_link, latest_of_each_method
+from eomt_exp.schema import TrackingConfig
 from eomt_exp.tracking.metrics_file import FILE_NAME, Journal
 from eomt_exp.tracking.provenance import run_tags
 from eomt_exp.tracking.store import (
     MAX_TAG,
     clean_name,
     clean_value,
+    compare_link,
     experiment_id,
     explained,
     find_run,
+    latest_of_each_method,
     open_store,
     run_status_of,
 )
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ class Tracker:
     """
 
     run_id: str | None = None  # MLflow's, None without MLflow
-    experiment_id: str | None = None
 
     def __init__(self, run_dir: str | Path | None = None) -> None:
         self.journal = Journal(Path(run_dir) / FILE_NAME) if run_dir is not None else None
@@ -84,6 +83,13 @@ class Tracker:
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Add or change tags."""
 
+    def compare_link(self, run_ids: list[str] | None = None) -> str:
+        """Return MLflow's page that compares these runs; "" without MLflow, or of fewer than two.
+
+        Without `run_ids` it compares this run with the latest of each other method.
+        """
+        return ""
+
 
 @dataclass(kw_only=True)
 class MLflowTracker(Tracker):
@@ -94,11 +100,9 @@ class MLflowTracker(Tracker):
     own instead of MLflow's global active run, so that no run can leak into the next one.
     """
 
-    uri: str
-    experiment: str
+    settings: TrackingConfig
     run_name: str
     run_dir: Path
-    artifact_root: str | Path
     parent_run_id: str | None = None
     tags: Mapping[str, object] = field(default_factory=dict)
     flush_seconds: float = 10.0
@@ -112,55 +116,39 @@ class MLflowTracker(Tracker):
         self._next_flush = self._retry_after = 0.0  # time.monotonic()
 
     def __enter__(self) -> MLflowTracker:
-        self._client, self.uri = open_store(self.uri)
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or self.settings.uri
         with explained(self.uri):
+            self._client = open_store(self.uri)
             self._open_run()
         self._next_flush = time.monotonic() + self.flush_seconds
         return self
-
-    def comparison(self) -> tuple[list[str], str]:
-        """Return the other methods' names and the page that compares their latest runs with this.
-
-        The page is "" where there is nothing to compare; see comparison.py.
-        """
-        found: list[Run] = []
-        self._attempt(
-            "find runs to compare",
-            lambda: found.extend(latest_of_each_method(self._client, self.run_id)),
-        )
-        if len(found) < 2:
-            return [], ""
-        link = compare_link([r.info.run_id for r in found], str(self.experiment_id), self.uri)
-        return [run.data.tags["method"] for run in found[1:]], link
 
     def _open_run(self) -> None:
         """Go on with the run named in the run's folder, or begin one and name it there.
 
         A child begins in the experiment of its parent, wherever that stands.
         """
-        file = self.run_dir / RUN_ID_FILE
-        run_id = file.read_text(encoding="utf-8").strip() if file.exists() else ""
-        earlier = find_run(self._client, run_id) if run_id else None
+        run_id = run_id_of(self.run_dir)
+        earlier = find_run(self._client, run_id)
         if run_id and earlier is None:
             log.warning("MLflow has lost run %s of %s; a new one begins.", run_id, self.run_dir)
         tags = _text_tags({**run_tags(self.run_dir, self.parent_run_id), **self.tags})
-        self.is_resumed = earlier is not None
         if earlier is None:
-            parent = find_run(self._client, self.parent_run_id) if self.parent_run_id else None
+            parent = find_run(self._client, self.parent_run_id)
             self.experiment_id = (
                 parent.info.experiment_id
                 if parent
-                else experiment_id(self._client, self.uri, self.experiment, self.artifact_root)
+                else experiment_id(self._client, self.uri, self.settings)
             )
             run = self._client.create_run(self.experiment_id, tags=tags, run_name=self.run_name)
             self.run_id = run.info.run_id
-            write_text(file, self.run_id + "\n")
+            write_text(self.run_dir / RUN_ID_FILE, self.run_id + "\n")
             return
         self.experiment_id = earlier.info.experiment_id
-        self.run_id, self._params = run_id, dict(earlier.data.params)
-        self._client.update_run(run_id, status="RUNNING")
+        self.run_id, self._params = earlier.info.run_id, dict(earlier.data.params)
+        self._client.update_run(self.run_id, status="RUNNING")
         if "error" in earlier.data.tags:
-            self._client.delete_tag(run_id, "error")
+            self._client.delete_tag(self.run_id, "error")
         self.set_tags(tags)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -228,6 +216,15 @@ class MLflowTracker(Tracker):
         entries = [RunTag(name, value) for name, value in _text_tags(tags).items()]
         self._attempt("set tags", lambda: self._log_batch(tags=entries))
 
+    def compare_link(self, run_ids: list[str] | None = None) -> str:
+        ids = run_ids or []
+        if run_ids is None:
+            self._attempt(
+                "find runs to compare",
+                lambda: ids.extend(latest_of_each_method(self._client, self.run_id)),
+            )
+        return compare_link(ids, str(self.experiment_id), self.uri) if len(ids) > 1 else ""
+
     def _log_batch(self, **entries: Any) -> None:
         self._client.log_batch(self.run_id, **entries)
 
@@ -239,6 +236,12 @@ class MLflowTracker(Tracker):
             log.warning("MLflow could not %s (%s: %s)", what, type(error).__name__, error)
             return False
         return True
+
+
+def run_id_of(folder: Path) -> str | None:
+    """Return MLflow's id of the run in this folder; None where it has none."""
+    path = folder / RUN_ID_FILE
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 def _text_tags(tags: Mapping[str, object]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Opens MLflow's store once and safely, and fits names and values to its rules.
+"""Opens MLflow's store once and safely, finds runs in it, and fits names and values to its rules.
 
 mlflow itself takes seconds to import, so it is imported inside the functions.
 """
@@ -12,16 +12,20 @@ import posixpath
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from eomt_exp.contracts import TrialPruned, UserError
+from eomt_exp.schema import TrackingConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+MOST = 10  # runs side by side on one page; more columns than these nobody reads
+_SAME = ("data", "protocol")  # numbers of other images or another protocol are other numbers
 LOCK_SECONDS = 180.0
 MAX_NAME, MAX_PARAM, MAX_TAG = 250, 6000, 8000
 CUT = " [cut]"
@@ -31,14 +35,10 @@ class TrackingError(UserError):
     """MLflow's store cannot be opened; the message says how to run without it."""
 
 
-def open_store(uri: str) -> tuple[MlflowClient, str]:
-    """Return a client and the address in force: MLFLOW_TRACKING_URI wins.
-
-    A missing sqlite file and its folder are made. Raises TrackingError.
-    """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or uri
+def open_store(uri: str) -> MlflowClient:
+    """Return a client of the store; a missing sqlite file and its folder are made."""
     # Two first users of one sqlite file would both create its tables, and one would die.
-    with explained(uri), _first_use_lock(uri):
+    with _first_use_lock(uri):
         _silence()
         from mlflow import MlflowClient
 
@@ -46,7 +46,7 @@ def open_store(uri: str) -> tuple[MlflowClient, str]:
             warnings.simplefilter("ignore")
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)  # makes the tables
-            return client, uri
+            return client
 
 
 @contextmanager
@@ -65,10 +65,12 @@ def explained(uri: str) -> Iterator[None]:
         ) from error
 
 
-def find_run(client: MlflowClient, run_id: str) -> Run | None:
-    """Return the run of that id, or None where this store does not have it (any more)."""
+def find_run(client: MlflowClient, run_id: str | None) -> Run | None:
+    """Return the run of that id, or None without one or where this store has lost it."""
     from mlflow.exceptions import MlflowException
 
+    if not run_id:
+        return None
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
@@ -106,39 +108,29 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(match[1]) if match and match[1] != ":memory:" else None
 
 
-@contextmanager
-def _first_use_lock(uri: str) -> Iterator[None]:
-    """Hold `<db>.lock` while the store is set up; nothing to hold where there is no file."""
-    from filelock import FileLock, Timeout
+def _first_use_lock(uri: str) -> AbstractContextManager[object]:
+    """Return the lock `<db>.lock`, to be held while the store is set up; none without a file."""
+    from filelock import FileLock
 
     database = sqlite_file(uri)
     if database is None:
-        yield
-        return
+        return nullcontext()
     database.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{database}.lock", timeout=LOCK_SECONDS):
-            yield
-    except Timeout:
-        raise TrackingError(
-            f"Another process has held {database}.lock for {LOCK_SECONDS:.0f} s. "
-            "If none is running, delete that file; or add tracking=none to run without MLflow."
-        ) from None
+    return FileLock(f"{database}.lock", timeout=LOCK_SECONDS)
 
 
-def experiment_id(
-    client: MlflowClient, uri: str, experiment: str, artifact_root: str | Path
-) -> str:
+def experiment_id(client: MlflowClient, uri: str, settings: TrackingConfig) -> str:
     """Find the experiment, or create it with artifacts at an address that we chose.
 
     Raises TrackingError where it was deleted.
     """
     from mlflow.exceptions import MlflowException
 
+    experiment = settings.experiment
     found = client.get_experiment_by_name(experiment)
     if found is None:
         try:
-            location = _artifact_location(uri, experiment, artifact_root)
+            location = _artifact_location(uri, experiment, settings.artifacts)
             return client.create_experiment(experiment, artifact_location=location)
         except MlflowException:  # another client was faster
             found = client.get_experiment_by_name(experiment)
@@ -153,13 +145,47 @@ def experiment_id(
     return found.experiment_id
 
 
-def _artifact_location(uri: str, experiment: str, root: str | Path) -> str | None:
+def _artifact_location(uri: str, experiment: str, root: str) -> str | None:
     """Return where artifacts go: MLflow's default depends on the cwd; a server has its own."""
     if uri.startswith(("http:", "https:", "databricks")):
         return None
-    if "://" in str(root):
-        return f"{str(root).rstrip('/')}/{experiment}"
+    if "://" in root:
+        return f"{root.rstrip('/')}/{experiment}"
     return (Path(root).resolve() / experiment).as_uri()
+
+
+def latest_of_each_method(client: MlflowClient, run_id: str) -> list[str]:
+    """Return the ids of a run and of the latest finished one of each other method, newest first.
+
+    Methods differ in the tag `method` of runs in the same experiment, on the same data and
+    under the same protocol. A run without that tag stands alone.
+    """
+    run = client.get_run(run_id)
+    tags = run.data.tags
+    found = {tags.get("method"): run_id}
+    if "method" in tags:
+        others = client.search_runs(
+            [run.info.experiment_id],
+            " and ".join(f"tags.{name} = '{tags[name]}'" for name in _SAME)
+            + " and attributes.status = 'FINISHED'",
+            max_results=50_000,  # as many as MLflow gives at once; most are children, as trials are
+            order_by=["attributes.start_time DESC"],
+        )
+        for other in others:
+            if "method" in other.data.tags and "mlflow.parentRunId" not in other.data.tags:
+                found.setdefault(other.data.tags["method"], other.info.run_id)
+    return list(found.values())
+
+
+def compare_link(run_ids: list[str], experiment_id: str, uri: str = "") -> str:
+    """Return the page that compares runs, of a server at `uri` or else of `make ui`.
+
+    It shows the first MOST of them. Quotes are escaped, since one would end the link in a terminal.
+    """
+    names = [json.dumps(ids, separators=(",", ":")) for ids in (run_ids[:MOST], [experiment_id])]
+    runs, experiments = (quote(text, safe="") for text in names)
+    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    return f"{server}/#/compare-runs?runs={runs}&experiments={experiments}"
 
 
 def _silence() -> None:
