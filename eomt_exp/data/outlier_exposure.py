@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -49,11 +49,6 @@ class CutPaste:
     target: OutlierTarget = "outlier_class"
 
     def __post_init__(self) -> None:
-        for name, kind in (("placement", Placement), ("target", OutlierTarget)):
-            if (value := getattr(self, name)) not in get_args(kind):
-                raise UserError(
-                    f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}."
-                )
         for name in ("paste_probability", "min_support", "colour_match", "brightness"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")

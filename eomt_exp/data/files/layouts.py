@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
-from eomt_exp.contracts import DataError, UserError
+from eomt_exp.contracts import DataError
 from eomt_exp.data.files.patterns import FilePattern
 from eomt_exp.data.files.tree import FileTree
 
@@ -56,8 +56,6 @@ class Layout:
         `take` and `leave`: split -> how the names of its images begin, or must not. `published`:
         how the names begin whose truth is; other images may lack label maps.
         """
-        if every not in ("images", "labels"):
-            raise UserError(f"every must be images or labels, got {every!r}.")
         self.images, self.labels, self.every = images, labels, every
         self._only, self._take, self._leave = dict(only or {}), dict(take or {}), dict(leave or {})
         self._published = () if labels is None else tuple(published)
