@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from eomt_exp.contracts import UserError
 from eomt_exp.engine.evaluation import Write
-from eomt_exp.engine.exports import OodisExport, ScoreExport, SmiycExport
+from eomt_exp.engine.exports import OodisExport, SmiycExport
 from eomt_exp.schema import EvaluatorConfig, ProtocolConfig
 
 FOLDER = "exports"
@@ -23,7 +21,6 @@ OODIS_PARTS = {
     "smiyc_anomaly21": "roadanomaly",
     "smiyc_obstacle21": "roadobstacle",
 }
-OODIS_SMALLEST = 10  # pixels; its evaluation leaves out what is smaller
 
 
 def check_exports(
@@ -70,7 +67,7 @@ def exports_of(
         method, writers = f"{model}-{scorer}", list[Write]()
         if "smiyc" in kinds:
             name = SMIYC_NAMES.get(benchmark, benchmark)
-            writers.append(_flat(SmiycExport(folder, method, name)))
+            writers.append(SmiycExport(folder, method, name).write)
         if "oodis" in kinds:
             if scorer not in thresholds:
                 raise UserError(
@@ -78,15 +75,6 @@ def exports_of(
                     "data.val score inf. Take another scorer."
                 )
             part, threshold = OODIS_PARTS[benchmark], thresholds[scorer]
-            writers.append(_flat(OodisExport(folder, method, part, threshold, OODIS_SMALLEST)))
+            writers.append(OodisExport(folder, method, part, threshold).write)
         found[scorer] = writers
     return found
-
-
-def _flat(export: ScoreExport) -> Write:
-    """Names of images may hold folders, names of files may not."""
-
-    def write(name: str, score: np.ndarray) -> None:
-        export.write(name.replace("/", "_"), score)
-
-    return write
