@@ -39,7 +39,7 @@ def ledger_of(
     """A ledger of the toy study; `other` goes to Ledger."""
     targets = {"random": "optuna.samplers.RandomSampler", "grid": GRID}
     node = {"_target_": targets[sampler]}
-    grid, _ = read_space({"a": "choice(p, q, r)", "b": "range(1, 5)"}, [], [], {}.__getitem__)
+    grid, _ = read_space({"a": "choice(p, q, r)", "b": "range(1, 5)"}, [], [], {}.get)
     settings = {
         "url": url,
         "folder": Path(url.partition("://")[2]).parent,

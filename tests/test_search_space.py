@@ -42,7 +42,7 @@ CONFIG: dict[str, Any] = {
     "pair.high": 0.9,
     "seed": 0,
 }
-lookup = CONFIG.__getitem__
+lookup = CONFIG.get
 
 
 def read(params: dict[str, Any], *overrides: str, forbid: Any = ()) -> SearchSpace:

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from eomt_exp.contracts import UserError
 
 Lookup = Callable[[str], Any]
-"""Gives the value of a key; raises KeyError where there is no such key."""
+"""Gives the value of a key; None where there is no such key."""
 
 _ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*(\S+)\s*")
@@ -44,14 +44,11 @@ class Condition(NamedTuple):
         return f"{self.key} == {values[0]}" if is_one else f"{self.key} in [{', '.join(values)}]"
 
     def holds(self, lookup: Lookup) -> bool:
-        """Return whether it is true; never where a key is missing or what is compared no number."""
-        try:
-            value = lookup(self.key)
-            wanted = lookup(self.wanted) if isinstance(self.wanted, str) else self.wanted
-        except KeyError:
-            return False
+        """Return whether it is true; a comparison never is of what is no number."""
+        value = lookup(self.key)
         if self.op == "in":
-            return any(same(value, one) for one in wanted)
+            return any(same(value, one) for one in self.wanted)
+        wanted = lookup(self.wanted) if isinstance(self.wanted, str) else self.wanted
         return is_number(value) and is_number(wanted) and _ORDER[self.op](value, wanted)
 
     def violation(self, value: float) -> float:

@@ -137,10 +137,7 @@ class SearchSpace:
         values: dict[str, Any] = {}
         outside: list[str] = []
         for name in self._asked_for(values):
-            try:
-                value = self.lookup(name)
-            except KeyError:  # a key that the search adds
-                value = None
+            value = self.lookup(name)
             values[name] = value.name if isinstance(value, Enum) else value
             outside += [] if self.parameters[name].contains(values[name]) else [name]
         return values, outside
