@@ -177,7 +177,7 @@ def job_overrides(plan: Plan, claimed: ClaimedTrial, parent_run_id: str | None) 
     trial = Trial(
         storage=hide_password(plan.url),
         study=plan.settings.study,
-        id=claimed.trial_id,
+        id=claimed.trial._trial_id,
         number=claimed.number,
         objective=list(plan.settings.directions),
         pruner=plan.settings.pruner,
