@@ -31,7 +31,7 @@ class Progress:
         from rich.console import Console
 
         self.total, self.description, self.start, self.done = total, description, start, start
-        self.fields: dict[str, object] = {}
+        self._loss = ""
         self._console = console or Console(highlight=False)
         self._is_plain = enabled and not self._console.is_terminal
         self._seconds, self._last_done = plain_seconds, -1
@@ -57,8 +57,8 @@ class Progress:
         if self._is_plain and self._last_done != self.done:
             self._print()
 
-    def advance(self, n: int = 1, **fields: object) -> None:
-        """Count `n` more; `fields`, such as loss=0.3, stay shown until they change.
+    def advance(self, n: int = 1, loss: float | None = None) -> None:
+        """Count `n` more; a `loss` stays shown until the next one.
 
         Raises KeyboardInterrupt once the command is to stop: Python swallows an interrupt
         that arrives inside a destructor, and long work passes here step by step.
@@ -66,19 +66,15 @@ class Progress:
         if stop_signals:
             raise KeyboardInterrupt
         self.done += n
-        self.fields.update(fields)
-        text = f"{self._rate():.3g}/s  {self._field_text()}"
+        if loss is not None:
+            self._loss = f"loss {loss:.4g}"
+        text = f"{self._rate():.3g}/s  {self._loss}"
         self._bar.update(self._task, completed=self.done, text=text)
         if self._is_plain and time.monotonic() - self._last_time >= self._seconds:
             self._print()
 
     def _rate(self) -> float:
         return (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
-
-    def _field_text(self) -> str:
-        """Return "loss 0.312  lr 1e-05"."""
-        texts = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in self.fields.items()}
-        return "  ".join(f"{name} {text}" for name, text in texts.items())
 
     def _print(self) -> None:
         """Print "train  20 % 40/200, 2.1/s, 0:00:19 elapsed, 0:01:16 left, loss 0.312"."""
@@ -89,9 +85,9 @@ class Progress:
         parts = [
             f"{self.description} {share:3.0f} % {self.done}/{self.total}, {rate:.3g}/s",
             f"{clock(self._last_time - self.began)} elapsed, {clock(left)} left",
-            *([self._field_text()] if self.fields else []),
+            self._loss,
         ]
-        self._console.print(", ".join(parts), markup=False, soft_wrap=True)
+        self._console.print(", ".join(filter(None, parts)), markup=False, soft_wrap=True)
         self._console.file.flush()  # a file is block-buffered, and a log should be up to date
 
 

@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from eomt_exp.contracts import UserError
 from eomt_exp.files import LOCK, hold_lock, is_locked
 from eomt_exp.runs import differences
+from eomt_exp.schema import StudyConfig
 from eomt_exp.studies.storage import open_storage
 from eomt_exp.studies.trials import (
     Row,
@@ -68,22 +69,18 @@ class Ledger(AbstractContextManager["Ledger"]):
     "fixed": {key: value}}: UserError if they did not.
     """
 
+    settings: StudyConfig
     url: str
     folder: Path
-    name: str
-    objective: dict[str, Any]  # {metric: maximize | minimize}
-    n_trials: int
     make_sampler: Callable[[int], BaseSampler]
     facts: Mapping[str, Mapping[str, Any]]
     suggest: Callable[[optuna.Trial], dict[str, Any]]
     forbidden: Callable[[dict[str, Any]], str | None]
     points: Sequence[dict[str, Any]] | None = None
-    on_stale: str = "requeue"
-    max_retries: int = 0
-    max_failure_rate: float = 0.5
 
     def __post_init__(self) -> None:
         """Open the study, or begin it."""
+        self.name, self.objective = self.settings.study, self.settings.directions
         self.facts = json.loads(json.dumps(self.facts, default=str))  # as a storage returns them
         self._is_exhausted = False  # of a finite space: every point was drawn
         self._held: dict[int, FileLock] = {}  # trial id -> its controller lock
@@ -167,7 +164,7 @@ class Ledger(AbstractContextManager["Ledger"]):
     def fail(self, claimed: ClaimedTrial, reason: str, retry: bool) -> None:
         """End a trial without a result; with `retry` it is tried again, up to max_retries times."""
         with self._claiming:
-            if retry and claimed.tries <= self.max_retries:
+            if retry and claimed.tries <= self.settings.max_retries:
                 self._retry(claimed.trial)
             self._end(claimed.trial, TrialState.FAIL, {"reason": reason})
 
@@ -210,14 +207,14 @@ class Ledger(AbstractContextManager["Ledger"]):
     def _check_failures(self) -> None:
         ended = [t for t in self._counted() if t.state.is_finished()]
         failed = [t for t in ended if t.state is TrialState.FAIL]
-        enough = min(_ENOUGH_FAILURES, self.n_trials)
-        if len(failed) < enough or len(failed) / len(ended) <= self.max_failure_rate:
+        enough, most = min(_ENOUGH_FAILURES, self.settings.n_trials), self.settings.max_failure_rate
+        if len(failed) < enough or len(failed) / len(ended) <= most:
             return
         reasons = [f"\n  trial {row.number} ({row.folder}): {row.note or 'unknown'}"
                    for row in map(row_of, failed[:_SHOWN_REASONS])]  # fmt: skip
         raise UserError(
             f"{len(failed)} of {len(ended)} trials failed, more than max_failure_rate="
-            f"{self.max_failure_rate}:{''.join(reasons)}\nCorrect the cause and begin another "
+            f"{most}:{''.join(reasons)}\nCorrect the cause and begin another "
             f"study (hydra.sweeper.study={self.name}_2), or go on with this one: "
             "hydra.sweeper.max_failure_rate=1"
         )
@@ -228,9 +225,9 @@ class Ledger(AbstractContextManager["Ledger"]):
             tries, notes = len(earlier_tries(trial)) + 1, {}
             if never_ran(trial) or not has_point(trial):
                 notes = {"broken": "killed while it was asked for"}
-            elif self.on_stale != "ignore":
+            elif self.settings.on_stale != "ignore":
                 notes = {"reason": f"its process was gone, {tries} times"}
-                if self.on_stale == "requeue" and tries < _MOST_TRIES:
+                if self.settings.on_stale == "requeue" and tries < _MOST_TRIES:
                     self._retry(trial)
             if notes:
                 self._end(trial, TrialState.FAIL, notes)
@@ -238,7 +235,7 @@ class Ledger(AbstractContextManager["Ledger"]):
     def _has_next(self) -> bool:
         """Return whether a trial waits, or may be drawn, within n_trials."""
         counted = self._counted()
-        if sum(t.state is not TrialState.WAITING for t in counted) >= self.n_trials:
+        if sum(t.state is not TrialState.WAITING for t in counted) >= self.settings.n_trials:
             return False
         if any(t.state is TrialState.WAITING for t in counted):
             return True
@@ -303,7 +300,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         trials = self._trials()
         retried = {number for trial in trials for number in earlier_tries(trial)}
         found = [t for t in trials if t.number not in retried and not never_ran(t)]
-        return [t for t in found if self.on_stale != "ignore" or not self._is_stale(t)]
+        return [t for t in found if self.settings.on_stale != "ignore" or not self._is_stale(t)]
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

@@ -88,19 +88,14 @@ class Plan:
         """Open the study; UserError where it was begun as another one."""
         given = self.settings
         ledger = Ledger(
+            settings=given,
             url=self.url,
             folder=self.folder,
-            name=given.study,
-            objective=given.directions,
-            n_trials=given.n_trials,
             make_sampler=lambda number: make_sampler(given.sampler, given.seed, number),
             facts=self.facts(),
             suggest=self.space.suggest,
             forbidden=self.space.forbidden,
             points=self.space.grid(given.seed) if self.is_grid else None,
-            on_stale=given.on_stale,
-            max_retries=given.max_retries,
-            max_failure_rate=given.max_failure_rate,
         )
         # The configuration's own values come first, where the space holds them.
         values, outside = self.space.defaults()
