@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from eomt_exp.signals import stop_signals
 
-if TYPE_CHECKING:
-    from rich.console import Console
+PLAIN_SECONDS = 15.0  # between two lines where there is no terminal
 
 
 class Progress:
@@ -18,23 +16,16 @@ class Progress:
     """
 
     def __init__(
-        self,
-        total: int,
-        description: str,
-        start: int = 0,
-        *,
-        console: Console | None = None,
-        enabled: bool = True,
-        plain_seconds: float = 15.0,
+        self, total: int, description: str, start: int = 0, *, enabled: bool = True
     ) -> None:
         from rich import progress as rich_progress
         from rich.console import Console
 
         self.total, self.description, self.start, self.done = total, description, start, start
         self._loss = ""
-        self._console = console or Console(highlight=False)
+        self._console = Console(highlight=False)
         self._is_plain = enabled and not self._console.is_terminal
-        self._seconds, self._last_done = plain_seconds, -1
+        self._last_done = -1
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn("{task.description}", markup=False),
             rich_progress.BarColumn(bar_width=30),
@@ -70,7 +61,7 @@ class Progress:
             self._loss = f"loss {loss:.4g}"
         text = f"{self._rate():.3g}/s  {self._loss}"
         self._bar.update(self._task, completed=self.done, text=text)
-        if self._is_plain and time.monotonic() - self._last_time >= self._seconds:
+        if self._is_plain and time.monotonic() - self._last_time >= PLAIN_SECONDS:
             self._print()
 
     def _rate(self) -> float:
