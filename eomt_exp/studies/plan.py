@@ -117,9 +117,11 @@ class Plan:
                 why = " ".join(f"{error} {error.__cause__ or ''}".split())
                 where = " ".join(self.space.overrides(point))
                 raise UserError(f"the search space does not fit: {why} (at {where})") from error
-        for key, where in self.space.rule_keys.items():
-            if all(_value(cfg, key, _ABSENT) is _ABSENT for cfg in composed):
-                raise UserError(f"{where}: there is no key {key}.")
+        searched = self.space.parameters
+        for rule in [*self.space.rules, *(p.when for p in searched.values() if p.when)]:
+            for key in rule.keys - searched.keys():
+                if all(_value(cfg, key, _ABSENT) is _ABSENT for cfg in composed):
+                    raise UserError(f"{rule.where}: there is no key {key}.")
         # The easiest images and protocol would win.
         judging = [of_roles(runs.plain(without_hydra(cfg)), Role.judging) for cfg in composed]
         changed = [line for other in judging for line in runs.differences(judging[0], other)]

@@ -66,6 +66,7 @@ class Rule(NamedTuple):
     """A rule holds where all its conditions do."""
 
     conditions: list[Condition]
+    where: str  # it is written, as forbid[0]
 
     @property
     def text(self) -> str:
@@ -83,14 +84,14 @@ class Rule(NamedTuple):
 
 
 def parse_rule(mapping: Any, where: str) -> Rule:
-    """Read `{key: wanted}`; `where` says in messages which rule it is, as `forbid[0]` does.
+    """Read `{key: wanted}`; `where` says in messages which rule it is.
 
     `wanted` is a value, a list of values, or a comparison with a number or with another key. Raises
     UserError.
     """
     if not isinstance(mapping, Mapping) or not mapping:
         raise UserError(f"{where}: got {mapping!r}; write {{key: value, other.key: '>= 0.1'}}.")
-    return Rule([_condition(str(key), wanted, where) for key, wanted in mapping.items()])
+    return Rule([_condition(str(key), wanted, where) for key, wanted in mapping.items()], where)
 
 
 def parse_constraint(metric: str, text: Any) -> Condition:
