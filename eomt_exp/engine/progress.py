@@ -72,10 +72,10 @@ class Progress:
         self._last_time, self._last_done = time.monotonic(), self.done
         share = 100 * self.done / self.total if self.total else 100.0
         rate = self._rate()
-        left = (self.total - self.done) / rate if rate else float("inf")
+        left = clock((self.total - self.done) / rate) if rate else "?"
         parts = [
             f"{self.description} {share:3.0f} % {self.done}/{self.total}, {rate:.3g}/s",
-            f"{clock(self._last_time - self.began)} elapsed, {clock(left)} left",
+            f"{clock(self._last_time - self.began)} elapsed, {left} left",
             self._loss,
         ]
         self._console.print(", ".join(filter(None, parts)), markup=False, soft_wrap=True)
@@ -86,8 +86,6 @@ progress = Progress  # so that a `with` reads as a sentence
 
 
 def clock(seconds: float) -> str:
-    """Write hours, minutes and seconds, "1:02:03"; "?" for infinity."""
-    if seconds == float("inf"):
-        return "?"
+    """Write hours, minutes and seconds, "1:02:03"."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
