@@ -308,7 +308,7 @@ class StudyConfig:
         })  # fmt: skip
 
     @property
-    def directions(self) -> dict[str, str]:
+    def directions(self) -> dict[str, Any]:
         """Return {metric: maximize | minimize}."""
         return {metric: way for way, metric in (entry.split() for entry in self.objective)}
 

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import optuna
 
+from eomt_exp.schema import StudyConfig
 from eomt_exp.studies.ledger import Ledger
 from eomt_exp.studies.samplers import GRID, make_sampler
 from eomt_exp.studies.space import read_space
@@ -33,26 +34,33 @@ def suggest_discrete(trial: optuna.Trial) -> dict:
 SPACES = {"float": suggest_float, "discrete": suggest_discrete}
 
 
+def settings_of(n_trials: int, **changes) -> StudyConfig:
+    """Those that a ledger reads."""
+    usual = {"study": "toy", "objective": ["maximize val/ap"], "on_stale": "requeue"}
+    return StudyConfig(
+        n_trials=n_trials, **{**usual, "max_retries": 0, "max_failure_rate": 0.5, **changes}
+    )
+
+
 def ledger_of(
     url: str, n_trials: int = 6, space: str = "float", sampler: str = "random", **other
 ) -> Ledger:
-    """A ledger of the toy study; `other` goes to Ledger."""
+    """A ledger of the toy study; `other` goes to its settings, or to Ledger."""
+    changes = {key: other.pop(key) for key in [*other] if hasattr(StudyConfig, key)}
     targets = {"random": "optuna.samplers.RandomSampler", "grid": GRID}
     node = {"_target_": targets[sampler]}
-    grid, _ = read_space({"a": "choice(p, q, r)", "b": "range(1, 5)"}, [], [], {}.__getitem__)
-    settings = {
+    grid, _ = read_space({"a": "choice(p, q, r)", "b": "range(1, 5)"}, [], [], {}.get)
+    usual = {
+        "settings": settings_of(n_trials, **changes),
         "url": url,
         "folder": Path(url.partition("://")[2]).parent,
-        "name": "toy",
-        "objective": {"val/ap": "maximize"},
-        "n_trials": n_trials,
         "make_sampler": lambda number: make_sampler(node, 7, number),
         "facts": {"space": {"space": space}, "fixed": {"lr": "0.1"}},
         "suggest": SPACES[space],
         "forbidden": lambda values: None,
         "points": grid.grid(7) if sampler == "grid" else None,
     }
-    return Ledger(**{**settings, **other})
+    return Ledger(**{**usual, **other})
 
 
 def main() -> None:

@@ -300,7 +300,7 @@ def test_a_changed_study_is_refused_with_the_difference(journal: str) -> None:
     assert "space.y: None -> [0, 1]" in text
     assert "hydra.sweeper.study=toy_2" in text
     with pytest.raises(UserError, match="objective: maximize -> minimize"):
-        ledger_of(journal, 2, objective={"val/ap": "minimize"})
+        ledger_of(journal, 2, objective=["minimize val/ap"])
 
 
 def test_a_study_none_of_whose_trials_ran_takes_the_mended_settings(journal: str) -> None:
@@ -360,12 +360,12 @@ def test_notes_and_constraints_are_kept_with_the_trial(journal: str) -> None:
 
 @pytest.mark.parametrize("way", ["maximize", "minimize"])
 def test_the_best_trials_keep_their_constraints_or_are_the_front(way: str, journal: str) -> None:
-    with ledger_of(journal, 4, objective={"val/ap": way}) as ledger:
+    with ledger_of(journal, 4, objective=[f"{way} val/ap"]) as ledger:
         for value, limit in ((0.5, 0.0), (0.9, 1.0), (0.7, -1.0), (0.1, 1.0)):
             ledger.complete(claim(ledger), [value], {"val/miou": limit})
         assert [row.number for row in ledger.best()] == ([2, 0] if way == "maximize" else [0, 2])
-    two = {"val/ap": "maximize", "val/fpr95": "minimize"}
-    with ledger_of(journal, 3, name="two", objective=two) as ledger:
+    two = ["maximize val/ap", "minimize val/fpr95"]
+    with ledger_of(journal, 3, study="two", objective=two) as ledger:
         for values in ((0.5, 0.5), (0.4, 0.6), (0.9, 0.8)):
             ledger.complete(claim(ledger), values)
         assert [row.number for row in ledger.best()] == [2, 0]

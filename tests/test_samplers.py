@@ -16,6 +16,7 @@ from eomt_exp.contracts import UserError
 from eomt_exp.paths import asset_dir
 from eomt_exp.studies.ledger import Ledger
 from eomt_exp.studies.samplers import GRID, check_sampler, make_sampler
+from tests.study_controller import settings_of
 
 SWEEPER = asset_dir("conf") / "hydra" / "sweeper"
 SAMPLERS = sorted(path.stem for path in (SWEEPER / "sampler").glob("*.yaml"))
@@ -117,11 +118,9 @@ def test_a_sampler_for_one_objective_refuses_two(nodes) -> None:
 def test_nsga2_comes_to_keep_its_constraint(nodes, tmp_path) -> None:
     node = nodes["sampler/nsga2"] | {"population_size": 8}
     with Ledger(
+        settings=settings_of(60, objective=["maximize val/ap", "minimize val/seconds"]),
         url=f"journal://{tmp_path}/study.log",
         folder=tmp_path,
-        name="toy",
-        objective={"val/ap": "maximize", "val/seconds": "minimize"},
-        n_trials=60,
         make_sampler=lambda number: make_sampler(node, 3, number),
         facts={},
         suggest=lambda trial: {name: trial.suggest_float(name, 0, 1) for name in "xy"},

@@ -102,6 +102,8 @@ WRONG = {
     "anomalies without a set of them": (
         "hydra.sweeper.objective=[maximize val/ap]", "benchmark@tuning=pasted_validation"),
     "no such option of a sampler": ("+hydra.sweeper.sampler.n_start=3", "n_startup_trials"),
+    "a rule about no key": (
+        "hydra.sweeper.forbid=[{optim.lrr: 1}]", "forbid[0]: there is no key optim.lrr"),
     "no such pruner": (
         "hydra.sweeper.pruner._target_=os.system", "hydra.sweeper.pruner"),
     "what trials are judged by": ("data.val.length=range(2, 5)", "that trials are judged by"),

@@ -257,10 +257,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_scratch(tmp_path):
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
-def test_progress_prints_lines_or_draws_and_is_silent_on_other_ranks(is_terminal):
+def test_progress_prints_lines_or_draws_and_is_silent_on_other_ranks(is_terminal, monkeypatch):
     text = io.StringIO()
     console = Console(file=text, width=120, force_terminal=is_terminal)
-    with progress(10, "train", 4, console=console, plain_seconds=0.0) as bar:
+    monkeypatch.setattr("rich.console.Console", lambda highlight: console)
+    monkeypatch.setattr("eomt_exp.engine.progress.PLAIN_SECONDS", 0.0)
+    with progress(10, "train", 4) as bar:
         bar.advance(3, loss=0.25)
         bar.advance(3, loss=0.125)
     shown = text.getvalue()
@@ -269,6 +271,6 @@ def test_progress_prints_lines_or_draws_and_is_silent_on_other_ranks(is_terminal
         first, last = shown.splitlines()
         assert re.fullmatch(r"train  70 % 7/10, .*loss 0\.25", first)
         assert "100 % 10/10" in last
-    with progress(10, "train", console=console, enabled=False) as bar:
+    with progress(10, "train", enabled=False) as bar:
         bar.advance(10)
     assert text.getvalue() == shown

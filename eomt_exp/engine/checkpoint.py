@@ -22,8 +22,8 @@ PROGRESS = "progress.json"
 
 def save_state(
     accelerator: Accelerator, folder: Path, step: int, progress: dict[str, Any], keep: int
-) -> Path:
-    """Save a resumable state under `folder`, keep the newest `keep`, and return its path."""
+) -> None:
+    """Save a resumable state under `folder`, and keep the newest `keep`."""
     state = folder / f"step-{step:08d}"
     temporary = folder / f".writing-step-{step:08d}"
     if accelerator.is_main_process:
@@ -38,7 +38,6 @@ def save_state(
         for old in states(folder)[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
-    return state
 
 
 def load_state(accelerator: Accelerator, state: Path) -> dict[str, Any]:
@@ -59,4 +58,4 @@ def load_state(accelerator: Accelerator, state: Path) -> dict[str, Any]:
 
 def states(folder: Path) -> list[Path]:
     """Return the complete training states, oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    return sorted(folder.glob("step-*"))

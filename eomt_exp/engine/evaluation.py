@@ -170,7 +170,7 @@ class _FirstPass:
         self.counts[scorer].add(pixels)
         self.images[scorer].add(item.name, pixels)
         for write in self.exports.get(scorer, ()):
-            write(item.name.replace("/", "_"), scores)  # a file's name holds no folder
+            write(item.name, scores)
 
     def _has_anomaly(self, item: LabelledImage) -> bool:
         found = bool((item.anomaly == 1).any())

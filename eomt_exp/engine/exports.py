@@ -6,7 +6,7 @@ datasets/) and kumuji/anomaly-benchmark-suite (verify_submission.py, scoring_pro
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -16,19 +16,7 @@ from eomt_exp.contracts import UserError
 from eomt_exp.evaluator.components import label_components
 from eomt_exp.files import replacing, write_text
 
-# The benchmark looks for the maps of a split under the name of the set it was cut from.
-SMIYC_FOLDERS = {
-    "AnomalyTrack-": "AnomalyTrack-all",
-    "ObstacleTrack-": "ObstacleTrack-all",
-    "ObstacleScene-": "ObstacleTrack-all",
-    "Erasing-": "ObstacleTrack-all",
-    "LostAndFound-train": "LostAndFound-train",
-    "LostAndFound-anomalyTrain": "LostAndFound-train",
-    "LostAndFound-test": "LostAndFound-test",
-    "LostAndFound-anomalyTest": "LostAndFound-test",
-}
-# OoDIS's parts, and what each has between the image's name and "_instanceIds".
-OODIS_PARTS = {"fishyscapes": "_gtCoarse", "roadanomaly": "", "roadobstacle": ""}
+OODIS_SMALLEST = 10  # pixels; its evaluation leaves out what is smaller
 
 
 class SmiycExport:
@@ -38,20 +26,21 @@ class SmiycExport:
     <method> <data set>. float16 has 11 bits: scores that saturate near 1 become ties.
     """
 
-    def __init__(self, folder: str | Path, method: str, dataset: str) -> None:
-        """Take `dataset` as the tool calls it: AnomalyTrack-validation, ObstacleTrack-all, …
+    def __init__(self, folder: Path, method: str, dataset: str) -> None:
+        """Take `dataset` as the tool calls the whole set: AnomalyTrack-all, ObstacleTrack-all, …
 
-        Splits share the folder of their whole set, where the tool looks for them; names that it
-        does not know are taken as they are. UserError without h5py.
+        It looks there for the maps of its splits too. Raises UserError without h5py.
         """
         _h5py()  # now, and not after hours of scoring
-        part = _smiyc_folder(_plain_name("dataset", dataset))
-        self.folder = Path(folder) / "anomaly_p" / _plain_name("method", method) / part
+        self.folder = folder / "anomaly_p" / method / dataset
 
     def write(self, name: str, score: np.ndarray) -> None:
-        """Write the map; UserError for numbers beyond float16."""
+        """Write `score` (H, W) of the image `name` at its full size, higher = more anomalous.
+
+        Raises UserError for numbers beyond float16.
+        """
         path = self.folder / f"{_image_id(name)}.hdf5"
-        half = _as_float16(_checked(name, score), name)
+        half = _as_float16(_without_nan(name, score), name)
         with replacing(path) as scratch, _h5py().File(scratch, "w") as file:
             file.create_dataset("value", data=half, compression="gzip", compression_opts=9)
 
@@ -59,7 +48,7 @@ class SmiycExport:
 class OodisExport:
     """Writes `<folder>/oodis/<method>/<part>/`: per image a list of instances, and their masks.
 
-    An instance is an 8-connected component of score > threshold with at least min_predicted
+    An instance is an 8-connected component of score > threshold with at least OODIS_SMALLEST
     pixels, and its confidence the mean score inside. `<image>_instanceIds_pred.txt` has a line
     `mask 1 confidence` for each, where masks are 8-bit PNGs, 255 inside. OoDIS refuses images
     without an instance, so these get one empty mask, which its scoring skips.
@@ -67,26 +56,23 @@ class OodisExport:
     To submit: write all three parts, then `cd <folder>/oodis/<method> && zip -r submission.zip .`
     """
 
-    def __init__(
-        self, folder: str | Path, method: str, dataset: str, threshold: float, min_predicted: int
-    ) -> None:
-        """Take the part as `dataset`: fishyscapes, roadanomaly or roadobstacle."""
-        if dataset not in OODIS_PARTS:
-            raise UserError(f"dataset must be one of {', '.join(OODIS_PARTS)}; got {dataset!r}.")
-        if np.isnan(threshold) or min_predicted < 1:
-            got = f"threshold={threshold} and min_predicted={min_predicted}"
-            raise UserError(f"threshold must be a number and min_predicted at least 1; got {got}.")
-        self.folder = Path(folder) / "oodis" / _plain_name("method", method) / dataset
-        self.threshold, self.min_predicted = threshold, min_predicted
-        self._infix = OODIS_PARTS[dataset]
+    def __init__(self, folder: Path, method: str, part: str, threshold: float) -> None:
+        """Take the part as OoDIS calls it: fishyscapes, roadanomaly or roadobstacle."""
+        self.folder = folder / "oodis" / method / part
+        self.threshold = threshold
+        # After the image's name, as in Cityscapes.
+        self._infix = "_gtCoarse" if part == "fishyscapes" else ""
 
     def write(self, name: str, score: np.ndarray) -> None:
-        """Write masks, then the list, so that a list never names a missing mask."""
-        score = _checked(name, score)
+        """Write masks, then the list, so that a list never names a missing mask.
+
+        `score` is (H, W), higher = more anomalous. Raises UserError for a name with blanks.
+        """
+        score = _without_nan(name, score)
         stem = f"{_image_id(name)}{self._infix}_instanceIds"
         if " " in stem:  # the list is split at blanks
             raise UserError(f"OoDIS cannot read names with blanks, got {name!r}; rename the file.")
-        ids = label_components(score > self.threshold, self.min_predicted)
+        ids = label_components(score > self.threshold, OODIS_SMALLEST)
         confidences = _means(score, ids) or [0.0]
         masks = [f"{stem}_{number}_1.png" for number in range(1, len(confidences) + 1)]
         for number, mask in enumerate(masks, start=1):
@@ -123,34 +109,15 @@ def _as_float16(score: np.ndarray, name: str) -> np.ndarray:
     return half
 
 
-def _checked(name: str, score: np.ndarray) -> np.ndarray:
-    if score.ndim != 2 or score.dtype.kind != "f":
-        got = f"{score.shape} {score.dtype}"
-        raise ValueError(f"A score map is (H, W) of floats, got {got} for {name}; squeeze it.")
+def _without_nan(name: str, score: np.ndarray) -> np.ndarray:
     if bad := int(np.isnan(score).sum()):
         raise ValueError(f"{bad} of {score.size} scores of {name} are NaN; fix the scorer.")
     return score
 
 
-def _smiyc_folder(dataset: str) -> str:
-    if dataset.startswith("FishyLAF"):
-        raise UserError(
-            f"SMIYC reads {dataset} from the maps of all Lost and Found; export "
-            "LostAndFound-train and LostAndFound-test instead."
-        )
-    return next((to for start, to in SMIYC_FOLDERS.items() if dataset.startswith(start)), dataset)
-
-
 def _image_id(name: str) -> str:
-    """Return the name; both tools name the images of Lost and Found without their ending."""
-    return _plain_name("an image's name", name).removesuffix("_leftImg8bit")
-
-
-def _plain_name(what: str, name: str) -> str:
-    """Return the name, if it can be a single file or folder."""
-    if name in ("", ".", "..") or PurePosixPath(name).name != name or "\\" in name:
-        raise UserError(f"{what} must be a plain name without folders, got {name!r}.")
-    return name
+    """Return the name as one of a file; both tools leave out the ending of Lost and Found's."""
+    return name.replace("/", "_").removesuffix("_leftImg8bit")
 
 
 def _h5py() -> ModuleType:

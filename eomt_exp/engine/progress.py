@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from eomt_exp.signals import stop_signals
 
-if TYPE_CHECKING:
-    from rich.console import Console
+PLAIN_SECONDS = 15.0  # between two lines where there is no terminal
 
 
 class Progress:
@@ -18,23 +16,16 @@ class Progress:
     """
 
     def __init__(
-        self,
-        total: int,
-        description: str,
-        start: int = 0,
-        *,
-        console: Console | None = None,
-        enabled: bool = True,
-        plain_seconds: float = 15.0,
+        self, total: int, description: str, start: int = 0, *, enabled: bool = True
     ) -> None:
         from rich import progress as rich_progress
         from rich.console import Console
 
         self.total, self.description, self.start, self.done = total, description, start, start
-        self.fields: dict[str, object] = {}
-        self._console = console or Console(highlight=False)
+        self._loss = ""
+        self._console = Console(highlight=False)
         self._is_plain = enabled and not self._console.is_terminal
-        self._seconds, self._last_done = plain_seconds, -1
+        self._last_done = -1
         self._bar = rich_progress.Progress(
             rich_progress.TextColumn("{task.description}", markup=False),
             rich_progress.BarColumn(bar_width=30),
@@ -57,8 +48,8 @@ class Progress:
         if self._is_plain and self._last_done != self.done:
             self._print()
 
-    def advance(self, n: int = 1, **fields: object) -> None:
-        """Count `n` more; `fields`, such as loss=0.3, stay shown until they change.
+    def advance(self, n: int = 1, loss: float | None = None) -> None:
+        """Count `n` more; a `loss` stays shown until the next one.
 
         Raises KeyboardInterrupt once the command is to stop: Python swallows an interrupt
         that arrives inside a destructor, and long work passes here step by step.
@@ -66,32 +57,28 @@ class Progress:
         if stop_signals:
             raise KeyboardInterrupt
         self.done += n
-        self.fields.update(fields)
-        text = f"{self._rate():.3g}/s  {self._field_text()}"
+        if loss is not None:
+            self._loss = f"loss {loss:.4g}"
+        text = f"{self._rate():.3g}/s  {self._loss}"
         self._bar.update(self._task, completed=self.done, text=text)
-        if self._is_plain and time.monotonic() - self._last_time >= self._seconds:
+        if self._is_plain and time.monotonic() - self._last_time >= PLAIN_SECONDS:
             self._print()
 
     def _rate(self) -> float:
         return (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
-
-    def _field_text(self) -> str:
-        """Return "loss 0.312  lr 1e-05"."""
-        texts = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in self.fields.items()}
-        return "  ".join(f"{name} {text}" for name, text in texts.items())
 
     def _print(self) -> None:
         """Print "train  20 % 40/200, 2.1/s, 0:00:19 elapsed, 0:01:16 left, loss 0.312"."""
         self._last_time, self._last_done = time.monotonic(), self.done
         share = 100 * self.done / self.total if self.total else 100.0
         rate = self._rate()
-        left = (self.total - self.done) / rate if rate else float("inf")
+        left = clock((self.total - self.done) / rate) if rate else "?"
         parts = [
             f"{self.description} {share:3.0f} % {self.done}/{self.total}, {rate:.3g}/s",
-            f"{clock(self._last_time - self.began)} elapsed, {clock(left)} left",
-            *([self._field_text()] if self.fields else []),
+            f"{clock(self._last_time - self.began)} elapsed, {left} left",
+            self._loss,
         ]
-        self._console.print(", ".join(parts), markup=False, soft_wrap=True)
+        self._console.print(", ".join(filter(None, parts)), markup=False, soft_wrap=True)
         self._console.file.flush()  # a file is block-buffered, and a log should be up to date
 
 
@@ -99,8 +86,6 @@ progress = Progress  # so that a `with` reads as a sentence
 
 
 def clock(seconds: float) -> str:
-    """Write hours, minutes and seconds, "1:02:03"; "?" for infinity."""
-    if seconds == float("inf"):
-        return "?"
+    """Write hours, minutes and seconds, "1:02:03"."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -28,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from eomt_exp.contracts import UserError
 from eomt_exp.files import LOCK, hold_lock, is_locked
 from eomt_exp.runs import differences
+from eomt_exp.schema import StudyConfig
 from eomt_exp.studies.storage import open_storage
 from eomt_exp.studies.trials import (
     Row,
@@ -41,8 +41,6 @@ from eomt_exp.studies.trials import (
 )
 
 _log = logging.getLogger(__name__)
-Notes = Mapping[str, Any]  # attributes of a trial
-NOTHING: Notes = MappingProxyType({})
 CLAIM_LOCK = ".claim.lock"  # in the study's folder, held while a trial is claimed
 CONTROLLER_LOCK = ".controller.lock"  # in a trial's run folder, held by the controller
 MAX_DRAWS = 100  # in vain, before a space counts as exhausted, or as forbidden altogether
@@ -59,7 +57,6 @@ class ClaimedTrial:
     folder: str
     values: dict[str, Any]
     trial: optuna.Trial
-    trial_id: int
     tries: int  # this one included
 
 
@@ -72,22 +69,18 @@ class Ledger(AbstractContextManager["Ledger"]):
     "fixed": {key: value}}: UserError if they did not.
     """
 
+    settings: StudyConfig
     url: str
     folder: Path
-    name: str
-    objective: dict[str, Any]  # {metric: maximize | minimize}
-    n_trials: int
     make_sampler: Callable[[int], BaseSampler]
     facts: Mapping[str, Mapping[str, Any]]
     suggest: Callable[[optuna.Trial], dict[str, Any]]
     forbidden: Callable[[dict[str, Any]], str | None]
     points: Sequence[dict[str, Any]] | None = None
-    on_stale: str = "requeue"
-    max_retries: int = 0
-    max_failure_rate: float = 0.5
 
     def __post_init__(self) -> None:
         """Open the study, or begin it."""
+        self.name, self.objective = self.settings.study, self.settings.directions
         self.facts = json.loads(json.dumps(self.facts, default=str))  # as a storage returns them
         self._is_exhausted = False  # of a finite space: every point was drawn
         self._held: dict[int, FileLock] = {}  # trial id -> its controller lock
@@ -134,7 +127,7 @@ class Ledger(AbstractContextManager["Ledger"]):
                 claimed, problem, why = self._ask()
                 if not problem:
                     return claimed
-                self._end(claimed.trial_id, TrialState.FAIL, {problem: why})
+                self._end(claimed.trial, TrialState.FAIL, {problem: why})
                 in_vain[problem] += 1
         self._is_exhausted |= in_vain["doubled"] >= MAX_DRAWS
         if in_vain["forbidden"] >= MAX_DRAWS:
@@ -148,35 +141,36 @@ class Ledger(AbstractContextManager["Ledger"]):
         self,
         claimed: ClaimedTrial,
         values: Sequence[float],
-        constraints: Notes = NOTHING,
-        attrs: Notes = NOTHING,
+        constraints: Mapping[str, float] = {},
+        attrs: Mapping[str, Any] = {},
     ) -> None:
         """Store a result, one value an objective; constraints <= 0 are kept. NaN is a failure."""
         results = [*zip(self.objective, values, strict=True), *constraints.items()]
         missing = [name for name, value in results if math.isnan(value)]
         if missing:
             # Its run is complete: another try would come to the same.
-            self.fail(claimed, f"{', '.join(missing)} is NaN", retry=False, attrs=attrs)
+            notes = {**attrs, "reason": f"{', '.join(missing)} is NaN"}
+            self._end(claimed.trial, TrialState.FAIL, notes)
             return
         with suppress(UpdateFinishedTrialError):  # `_end` says so
             for name, limit in constraints.items():
                 claimed.trial.set_constraint(name, limit)
-        self._end(claimed.trial_id, TrialState.COMPLETE, attrs, [float(v) for v in values])
+        self._end(claimed.trial, TrialState.COMPLETE, attrs, [float(v) for v in values])
 
     def prune(self, claimed: ClaimedTrial) -> None:
         """End a trial early; its value is the last one it reported."""
-        self._end(claimed.trial_id, TrialState.PRUNED, {})
+        self._end(claimed.trial, TrialState.PRUNED, {})
 
-    def fail(self, claimed: ClaimedTrial, reason: str, retry: bool, attrs: Notes = NOTHING) -> None:
+    def fail(self, claimed: ClaimedTrial, reason: str, retry: bool) -> None:
         """End a trial without a result; with `retry` it is tried again, up to max_retries times."""
         with self._claiming:
-            if retry and claimed.tries <= self.max_retries:
-                self._retry(claimed.trial_id)
-            self._end(claimed.trial_id, TrialState.FAIL, {**attrs, "reason": reason})
+            if retry and claimed.tries <= self.settings.max_retries:
+                self._retry(claimed.trial)
+            self._end(claimed.trial, TrialState.FAIL, {"reason": reason})
 
     def refuse(self, claimed: ClaimedTrial, reason: str) -> None:
         """Take a trial back whose configuration cannot be run at all: it does not count."""
-        self._end(claimed.trial_id, TrialState.FAIL, {"refused": reason})
+        self._end(claimed.trial, TrialState.FAIL, {"refused": reason})
 
     def rows(self) -> list[Row]:
         """Return the trials that run or have ended, without those that are retried."""
@@ -213,14 +207,14 @@ class Ledger(AbstractContextManager["Ledger"]):
     def _check_failures(self) -> None:
         ended = [t for t in self._counted() if t.state.is_finished()]
         failed = [t for t in ended if t.state is TrialState.FAIL]
-        enough = min(_ENOUGH_FAILURES, self.n_trials)
-        if len(failed) < enough or len(failed) / len(ended) <= self.max_failure_rate:
+        enough, most = min(_ENOUGH_FAILURES, self.settings.n_trials), self.settings.max_failure_rate
+        if len(failed) < enough or len(failed) / len(ended) <= most:
             return
         reasons = [f"\n  trial {row.number} ({row.folder}): {row.note or 'unknown'}"
                    for row in map(row_of, failed[:_SHOWN_REASONS])]  # fmt: skip
         raise UserError(
             f"{len(failed)} of {len(ended)} trials failed, more than max_failure_rate="
-            f"{self.max_failure_rate}:{''.join(reasons)}\nCorrect the cause and begin another "
+            f"{most}:{''.join(reasons)}\nCorrect the cause and begin another "
             f"study (hydra.sweeper.study={self.name}_2), or go on with this one: "
             "hydra.sweeper.max_failure_rate=1"
         )
@@ -231,17 +225,17 @@ class Ledger(AbstractContextManager["Ledger"]):
             tries, notes = len(earlier_tries(trial)) + 1, {}
             if never_ran(trial) or not has_point(trial):
                 notes = {"broken": "killed while it was asked for"}
-            elif self.on_stale != "ignore":
+            elif self.settings.on_stale != "ignore":
                 notes = {"reason": f"its process was gone, {tries} times"}
-                if self.on_stale == "requeue" and tries < _MOST_TRIES:
-                    self._retry(trial._trial_id)
+                if self.settings.on_stale == "requeue" and tries < _MOST_TRIES:
+                    self._retry(trial)
             if notes:
-                self._end(trial._trial_id, TrialState.FAIL, notes)
+                self._end(trial, TrialState.FAIL, notes)
 
     def _has_next(self) -> bool:
         """Return whether a trial waits, or may be drawn, within n_trials."""
         counted = self._counted()
-        if sum(t.state is not TrialState.WAITING for t in counted) >= self.n_trials:
+        if sum(t.state is not TrialState.WAITING for t in counted) >= self.settings.n_trials:
             return False
         if any(t.state is TrialState.WAITING for t in counted):
             return True
@@ -265,7 +259,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         self._held[trial._trial_id] = lock
         try:
             values = self.suggest(trial)
-            claimed = ClaimedTrial(trial.number, folder, values, trial, trial._trial_id, tries)
+            claimed = ClaimedTrial(trial.number, folder, values, trial, tries)
             if rule := self.forbidden(values):
                 return claimed, "forbidden", rule
             if (other := self._earlier_at(trial)) is not None:
@@ -285,11 +279,11 @@ class Ledger(AbstractContextManager["Ledger"]):
                 return row.number
         return None
 
-    def _retry(self, trial_id: int) -> None:
+    def _retry(self, trial: optuna.Trial | FrozenTrial) -> None:
         """Enqueue the trial again with its values and reports; before its end, so none is lost."""
-        trial = self._frozen(trial_id)
         if not any(trial.number in earlier_tries(other) for other in self._trials()):
-            RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(self.study, trial)
+            again = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
+            again(self.study, self._frozen(trial._trial_id))
 
     def _is_alive(self, trial: FrozenTrial) -> bool:
         """Return whether a controller or a job holds a lock in the trial's run folder."""
@@ -306,7 +300,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         trials = self._trials()
         retried = {number for trial in trials for number in earlier_tries(trial)}
         found = [t for t in trials if t.number not in retried and not never_ran(t)]
-        return [t for t in found if self.on_stale != "ignore" or not self._is_stale(t)]
+        return [t for t in found if self.settings.on_stale != "ignore" or not self._is_stale(t)]
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
@@ -319,16 +313,19 @@ class Ledger(AbstractContextManager["Ledger"]):
             lock.release()
 
     def _end(
-        self, trial_id: int, state: TrialState, notes: Notes, values: Sequence[float] | None = None
+        self,
+        trial: optuna.Trial | FrozenTrial,
+        state: TrialState,
+        notes: Mapping[str, Any],
+        values: Sequence[float] | None = None,
     ) -> None:
         """Store the end of a trial; notes first, since a finished trial takes none."""
         try:
             for name, note in notes.items():
-                self.study._storage.set_trial_user_attr(trial_id, name, note)
-            number = self._frozen(trial_id).number
-            self.study.tell(number, values, state, skip_if_finished=True)
+                self.study._storage.set_trial_user_attr(trial._trial_id, name, note)
+            self.study.tell(trial.number, values, state, skip_if_finished=True)
         except UpdateFinishedTrialError:
             # Another machine, which a lock on this file system does not reach, has retried it.
             _log.warning("A trial was taken for dead and retried; this end of it does not count.")
         finally:
-            self._release(trial_id)
+            self._release(trial._trial_id)

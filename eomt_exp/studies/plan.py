@@ -24,6 +24,8 @@ from eomt_exp.studies.samplers import GRID, check_sampler, make_sampler
 from eomt_exp.studies.space import read_space
 from eomt_exp.studies.storage import JOURNAL
 
+_ABSENT = object()
+
 
 class Plan:
     """Holds all that a study needs to know before its first trial. Raises UserError."""
@@ -86,19 +88,14 @@ class Plan:
         """Open the study; UserError where it was begun as another one."""
         given = self.settings
         ledger = Ledger(
+            settings=given,
             url=self.url,
             folder=self.folder,
-            name=given.study,
-            objective=given.directions,
-            n_trials=given.n_trials,
             make_sampler=lambda number: make_sampler(given.sampler, given.seed, number),
             facts=self.facts(),
             suggest=self.space.suggest,
             forbidden=self.space.forbidden,
             points=self.space.grid(given.seed) if self.is_grid else None,
-            on_stale=given.on_stale,
-            max_retries=given.max_retries,
-            max_failure_rate=given.max_failure_rate,
         )
         # The configuration's own values come first, where the space holds them.
         values, outside = self.space.defaults()
@@ -120,9 +117,11 @@ class Plan:
                 why = " ".join(f"{error} {error.__cause__ or ''}".split())
                 where = " ".join(self.space.overrides(point))
                 raise UserError(f"the search space does not fit: {why} (at {where})") from error
-        for key, where in self.space.rule_keys.items():
-            if not any(_has(cfg, key) for cfg in composed):
-                raise UserError(f"{where}: there is no key {key}.")
+        searched = self.space.parameters
+        for rule in [*self.space.rules, *(p.when for p in searched.values() if p.when)]:
+            for key in rule.keys - searched.keys():
+                if all(_value(cfg, key, _ABSENT) is _ABSENT for cfg in composed):
+                    raise UserError(f"{rule.where}: there is no key {key}.")
         # The easiest images and protocol would win.
         judging = [of_roles(runs.plain(without_hydra(cfg)), Role.judging) for cfg in composed]
         changed = [line for other in judging for line in runs.differences(judging[0], other)]
@@ -166,20 +165,9 @@ def _check_task(settings: StudyConfig, cfg: DictConfig) -> None:
             )
 
 
-def _value(cfg: DictConfig, key: str) -> Any:
-    """Return a key's value, or a group's choice; KeyError where there is neither."""
-    choices, absent = cfg.hydra.runtime.choices, object()
+def _value(cfg: DictConfig, key: str, default: Any = None) -> Any:
+    """Return a key's value, or a group's choice; the default where there is neither."""
+    choices = cfg.hydra.runtime.choices
     if key in choices:
         return choices[key]
-    found = OmegaConf.select(cfg, key, default=absent, throw_on_resolution_failure=False)
-    if found is absent:
-        raise KeyError(key)
-    return found
-
-
-def _has(cfg: DictConfig, key: str) -> bool:
-    try:
-        _value(cfg, key)
-    except KeyError:
-        return False
-    return True
+    return OmegaConf.select(cfg, key, default=default, throw_on_resolution_failure=False)

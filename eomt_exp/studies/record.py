@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -71,8 +70,6 @@ class Record:
         print(f"pictures: {pictures[0]}")
         for path in pictures:
             self.tracker.log_artifact(path, "plots")
-        counts = Counter(row.state for row in rows)
-        self.tracker.set_tags({f"trials.{state}": n for state, n in counts.items()})
         if "seed" in self.plan.space.parameters:  # a seed is no setting: there is no winner
             self._show_seeds(rows)
         elif best:

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from eomt_exp.contracts import UserError
 
 Lookup = Callable[[str], Any]
-"""Gives the value of a key; raises KeyError where there is no such key."""
+"""Gives the value of a key; None where there is no such key."""
 
 _ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _COMPARISON = re.compile(r"\s*(<=|>=|<|>)\s*(\S+)\s*")
@@ -44,14 +44,11 @@ class Condition(NamedTuple):
         return f"{self.key} == {values[0]}" if is_one else f"{self.key} in [{', '.join(values)}]"
 
     def holds(self, lookup: Lookup) -> bool:
-        """Return whether it is true; never where a key is missing or what is compared no number."""
-        try:
-            value = lookup(self.key)
-            wanted = lookup(self.wanted) if isinstance(self.wanted, str) else self.wanted
-        except KeyError:
-            return False
+        """Return whether it is true; a comparison never is of what is no number."""
+        value = lookup(self.key)
         if self.op == "in":
-            return any(same(value, one) for one in wanted)
+            return any(same(value, one) for one in self.wanted)
+        wanted = lookup(self.wanted) if isinstance(self.wanted, str) else self.wanted
         return is_number(value) and is_number(wanted) and _ORDER[self.op](value, wanted)
 
     def violation(self, value: float) -> float:
@@ -69,6 +66,7 @@ class Rule(NamedTuple):
     """A rule holds where all its conditions do."""
 
     conditions: list[Condition]
+    where: str  # it is written, as forbid[0]
 
     @property
     def text(self) -> str:
@@ -86,14 +84,14 @@ class Rule(NamedTuple):
 
 
 def parse_rule(mapping: Any, where: str) -> Rule:
-    """Read `{key: wanted}`; `where` says in messages which rule it is, as `forbid[0]` does.
+    """Read `{key: wanted}`; `where` says in messages which rule it is.
 
     `wanted` is a value, a list of values, or a comparison with a number or with another key. Raises
     UserError.
     """
     if not isinstance(mapping, Mapping) or not mapping:
         raise UserError(f"{where}: got {mapping!r}; write {{key: value, other.key: '>= 0.1'}}.")
-    return Rule([_condition(str(key), wanted, where) for key, wanted in mapping.items()])
+    return Rule([_condition(str(key), wanted, where) for key, wanted in mapping.items()], where)
 
 
 def parse_constraint(metric: str, text: Any) -> Condition:

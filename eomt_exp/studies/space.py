@@ -97,14 +97,6 @@ class SearchSpace:
     rules: list[Rule]
     lookup: Lookup  # gives the value of a key that is not searched
 
-    @property
-    def rule_keys(self) -> dict[str, str]:
-        """Return each key that a rule asks for and the space does not search, and where it does."""
-        rules = {f"{p.name}: when": p.when for p in self.parameters.values() if p.when}
-        rules |= {f"hydra.sweeper.forbid[{i}]": rule for i, rule in enumerate(self.rules)}
-        keys = {key: where for where, rule in rules.items() for key in rule.keys}
-        return {key: where for key, where in keys.items() if key not in self.parameters}
-
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Ask for each parameter whose `when` holds of the values so far."""
         values: dict[str, Any] = {}
@@ -137,10 +129,7 @@ class SearchSpace:
         values: dict[str, Any] = {}
         outside: list[str] = []
         for name in self._asked_for(values):
-            try:
-                value = self.lookup(name)
-            except KeyError:  # a key that the search adds
-                value = None
+            value = self.lookup(name)
             values[name] = value.name if isinstance(value, Enum) else value
             outside += [] if self.parameters[name].contains(values[name]) else [name]
         return values, outside

@@ -10,7 +10,6 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
@@ -28,6 +27,13 @@ FORMS = {  # an address of each kind
     "postgresql": "postgresql+psycopg://user:password@host/database",
     "mysql": "mysql+pymysql://user:password@host/database",
 }
+_START_A_SERVER = (
+    'no server answers. Start one there: python -c "from optuna.storages import '
+    "run_grpc_proxy_server as run; from eomt_exp.studies.storage import open_storage; "
+    "run(open_storage('journal:///folder/study.log'), host='localhost', port=13000)\" and reach it "
+    "through an ssh tunnel: whoever can speak to it can change the study, and run code in a cma_es "
+    "controller."
+)
 # A writer holds the journal's lock for milliseconds; one killed meanwhile keeps others this long.
 _GRACE_SECONDS = 10
 _BUSY_SECONDS = 60  # that SQLite waits for another writer
@@ -41,22 +47,35 @@ def open_storage(url: str) -> BaseStorage:
     """
     quiet_optuna()
     kind, _, rest = url.partition("://")
-    if kind == "journal" and rest:
-        # Absolute: the lock is a link to the journal, and beside a relative one it would dangle;
-        # the lock of a dead writer would then never be taken for dead.
-        path = Path(rest).resolve()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _JournalLock(str(path), grace_period=_GRACE_SECONDS)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-    if kind == "grpc" and (server := re.fullmatch(r"([^/]+):(\d+)/?", rest)):
-        return _grpc(server[1], int(server[2]))
-    if kind == "sqlite" and re.fullmatch(r"/(?!:memory:)[^?]+.*", rest):
-        Path(rest[1:].partition("?")[0]).parent.mkdir(parents=True, exist_ok=True)
-        # IMMEDIATE: a reader that becomes a writer half-way would not be let wait for another one.
-        settings = {"timeout": _BUSY_SECONDS, "isolation_level": "IMMEDIATE"}
-        return _database(url, {"connect_args": settings})
-    if kind.partition("+")[0] in ("postgresql", "mysql") and rest:
-        return _database(url, {"pool_pre_ping": True})
+    program = kind.partition("+")[0]
+    try:
+        if kind == "journal" and rest:
+            # Absolute: the lock is a link to the journal, and beside a relative one it would
+            # dangle; the lock of a dead writer would then never be taken for dead.
+            path = Path(rest).resolve()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = _JournalLock(str(path), grace_period=_GRACE_SECONDS)
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+        if kind == "grpc" and (server := re.fullmatch(r"([^/]+):(\d+)/?", rest)):
+            storage = GrpcStorageProxy(host=server[1], port=int(server[2]))
+            storage.wait_server_ready(timeout=_SERVER_SECONDS)
+            return storage
+        if kind == "sqlite" and re.fullmatch(r"/(?!:memory:)[^?]+.*", rest):
+            Path(rest[1:].partition("?")[0]).parent.mkdir(parents=True, exist_ok=True)
+            # IMMEDIATE: a reader that becomes a writer half-way would not be let wait for another.
+            settings = {"timeout": _BUSY_SECONDS, "isolation_level": "IMMEDIATE"}
+            return RDBStorage(url, engine_kwargs={"connect_args": settings})
+        if program in ("postgresql", "mysql") and rest:
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    except ImportError as error:
+        extra = {"postgresql": "postgres"}.get(program, program)
+        raise UserError(
+            f"{without_passwords(url)} needs a package that is missing: pip install -e "
+            f'".[{extra}]" (and name it: {FORMS[program]})'
+        ) from error
+    except Exception as error:  # whatever gRPC and SQLAlchemy raise
+        why = _START_A_SERVER if kind == "grpc" else str(error).partition("\n")[0]
+        raise UserError(f"{without_passwords(url)} cannot keep a study: {why}") from error
     raise UserError(
         f"No study can be kept at {without_passwords(url)!r}. Type hydra.sweeper.storage=null (a "
         f"journal in the study's folder), or one of {', '.join(FORMS.values())}."
@@ -97,39 +116,3 @@ class _JournalLock(JournalFileSymlinkLock):
             self.release()
             raise
         return True
-
-
-def _grpc(host: str, port: int) -> BaseStorage:
-    url = f"grpc://{host}:{port}"
-    try:
-        storage = GrpcStorageProxy(host=host, port=port)
-        storage.wait_server_ready(timeout=_SERVER_SECONDS)
-    except ImportError as error:
-        raise UserError(
-            f'{url} needs packages that are missing: pip install -e ".[grpc]"'
-        ) from error
-    except Exception as error:
-        raise UserError(
-            f"No storage server answers at {url}. Start one there: python -c "
-            '"from optuna.storages import run_grpc_proxy_server as run; from '
-            "eomt_exp.studies.storage import open_storage; "
-            f"run(open_storage('journal:///folder/study.log'), host='localhost', port={port})\" "
-            "and reach it through an ssh tunnel: whoever can speak to it can change the study, "
-            "and run code in a cma_es controller."
-        ) from error
-    return storage
-
-
-def _database(url: str, settings: dict[str, Any]) -> RDBStorage:
-    try:
-        return RDBStorage(url, engine_kwargs=settings)
-    except ImportError as error:
-        kind = re.split(r"[+:]", url)[0]
-        extra = {"postgresql": "postgres"}.get(kind, kind)
-        raise UserError(
-            f'{without_passwords(url)} needs a driver that is missing: pip install -e ".[{extra}]" '
-            f"(and name it: {FORMS[kind]})"
-        ) from error
-    except Exception as error:  # whatever SQLAlchemy raises
-        first = str(error).partition("\n")[0]
-        raise UserError(f"{without_passwords(url)} cannot keep a study: {first}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -163,9 +162,9 @@ class Loop:
     def _complete(self, claimed: ClaimedTrial, result: Any) -> None:
         """Store the metrics that a job returned; one that is missing counts as NaN."""
         found = {str(k): float(v) for k, v in result.items()} if isinstance(result, dict) else {}
-        metrics = defaultdict(lambda: math.nan, found)
-        values = [metrics[name] for name in self.ledger.objective]
-        limits = {k: bound.violation(metrics[k]) for k, bound in self.plan.constraints.items()}
+        values = [found.get(name, math.nan) for name in self.ledger.objective]
+        bounds = self.plan.constraints.items()
+        limits = {name: bound.violation(found.get(name, math.nan)) for name, bound in bounds}
         # JSON has no NaN, and a storage may insist on that.
         finite = {k: v for k, v in found.items() if math.isfinite(v)}
         self.ledger.complete(claimed, values, limits, {"metrics": finite})
@@ -177,7 +176,7 @@ def job_overrides(plan: Plan, claimed: ClaimedTrial, parent_run_id: str | None) 
     trial = Trial(
         storage=hide_password(plan.url),
         study=plan.settings.study,
-        id=claimed.trial_id,
+        id=claimed.trial._trial_id,
         number=claimed.number,
         objective=list(plan.settings.directions),
         pruner=plan.settings.pruner,

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial
 
 # A trial with one of these attributes never ran: its point is taken, its combination is forbidden,
-# it was killed before it had values, or its task refused its configuration. (surplus: of studies
-# that were begun before trials were claimed under a lock.)
-_NEVER_RAN = ("doubled", "forbidden", "broken", "refused", "surplus")
+# it was killed before it had values, or its task refused its configuration.
+_NEVER_RAN = ("doubled", "forbidden", "broken", "refused")
 
 
 class Row(NamedTuple):
@@ -33,8 +32,7 @@ class Row(NamedTuple):
 
 def folder_of(trial: FrozenTrial) -> str:
     """Return the name of a trial's run folder: the number of its first try."""
-    first = trial.system_attrs.get("failed_trial", trial.number)
-    return str(trial.user_attrs.get("folder", f"{first:03d}"))
+    return f"{trial.system_attrs.get('failed_trial', trial.number):03d}"
 
 
 def point_key(point: Mapping[str, Any]) -> str:
@@ -57,8 +55,7 @@ def has_point(trial: FrozenTrial) -> bool:
 
 def earlier_tries(trial: FrozenTrial) -> list[int]:
     """Return the numbers of the tries before this one."""
-    earlier = trial.user_attrs.get("requeue_of")  # of studies begun without Optuna's callback
-    return [*trial.system_attrs.get("retry_history", []), *([] if earlier is None else [earlier])]
+    return trial.system_attrs.get("retry_history", [])
 
 
 def never_ran(trial: FrozenTrial) -> bool:

@@ -21,7 +21,6 @@ OODIS_PARTS = {
     "smiyc_anomaly21": "roadanomaly",
     "smiyc_obstacle21": "roadobstacle",
 }
-OODIS_SMALLEST = 10  # pixels; its evaluation leaves out what is smaller
 
 
 def check_exports(
@@ -76,6 +75,6 @@ def exports_of(
                     "data.val score inf. Take another scorer."
                 )
             part, threshold = OODIS_PARTS[benchmark], thresholds[scorer]
-            writers.append(OodisExport(folder, method, part, threshold, OODIS_SMALLEST).write)
+            writers.append(OodisExport(folder, method, part, threshold).write)
         found[scorer] = writers
     return found

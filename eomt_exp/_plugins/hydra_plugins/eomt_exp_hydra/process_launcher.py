@@ -14,23 +14,27 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.eomt_exp_hydra._jobs import Job, compose
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from eomt_exp import jobs
+from eomt_exp.config_keys import NOT_FOR_JOBS
 from eomt_exp.jobs import JobFailed
 from eomt_exp.schema import ProcessLauncherConfig, refuse, typed
 
@@ -40,6 +44,17 @@ _RESULT = Path(".job", "result.json")
 _TAIL_LINES, _TAIL_BYTES = 15, 20_000
 # Under Hydra's name, so that whoever quiets Hydra quiets this.
 _log = logging.getLogger("hydra.process_launcher")
+_composing = threading.Lock()  # Hydra's state is for one thread at a time
+
+
+class Job(NamedTuple):
+    """A job has not started yet."""
+
+    number: int
+    folder: Path
+    overrides: list[str]  # of its task
+    command: list[str]
+    environment: dict[str, str]
 
 
 class ProcessLauncher(Launcher):
@@ -192,6 +207,40 @@ class ProcessLauncher(Launcher):
 def _kill_group(child: _Child) -> None:
     with suppress(ProcessLookupError, PermissionError):  # gone; or, on macOS, only zombies
         os.killpg(child.pid, signal.SIGKILL)
+
+
+def compose(loader: ConfigLoader, sweep: DictConfig, overrides: Sequence[str], number: int) -> Job:
+    """Make a job of the multirun `sweep`, as Hydra's own launcher makes it; for any thread.
+
+    Raises what Hydra raises for overrides that do not compose.
+    """
+    with _composing:
+        before = HydraConfig.instance().cfg
+        config = loader.load_sweep_config(sweep, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        try:
+            HydraConfig.instance().set_config(config)  # for ${hydra:…} in the folder's name
+            folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
+            with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+                config.hydra.runtime.output_dir = str(folder)
+            environment: Any = OmegaConf.to_container(config.hydra.job.env_set, resolve=True)
+        finally:
+            HydraConfig.instance().cfg = before
+    command = [sys.executable, "-m", "eomt_exp.worker"]
+    # The options that name where the configuration comes from.
+    flags = {"main": "--config-path", "command-line": "--config-dir"}
+    for source in config.hydra.runtime.config_sources:
+        if source.provider in flags:
+            command += [flags[source.provider], source.path]
+    command += ["--config-name", str(config.hydra.job.config_name)]
+    # Those about sweeper and launcher stay: a file of sweeps/ may set keys that only these have.
+    given = [*sweep.hydra.overrides.hydra, *overrides]
+    command += [one for one in given if not one.lstrip("+~").startswith(NOT_FOR_JOBS)]
+    path = QuotedString(str(folder), Quote.single).with_quotes()
+    own = (f"run.dir={path}", "mode=RUN", f"job.num={number}", f"job.id={number}")
+    command += [f"hydra.{one}" for one in own]
+    return Job(number, folder, list(config.hydra.overrides.task), command, environment)
 
 
 def environments(settings: ProcessLauncherConfig) -> list[dict[str, str]]:
