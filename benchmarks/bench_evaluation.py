@@ -92,7 +92,7 @@ def shares(detector: Detector, photographs: Photographs) -> tuple[float, Counter
 
     parts: tuple[tuple[str, type, str], ...] = (
         ("decode", Photographs, "decode"),
-        ("model", Detector, "_forward"),
+        ("model", type(detector.model), "forward"),
         ("scorers, sizes", Detector, "_to_tensor"),
         ("scorers, sizes", Detector, "_add_windows"),
         ("scorers, sizes", Detector, "_detection"),
@@ -102,7 +102,7 @@ def shares(detector: Detector, photographs: Photographs) -> tuple[float, Counter
         ("store", ScoreStore, "put"),
         ("store", ScoreStore, "get"),
         ("components", ComponentCounts, "update"),
-        ("metrics", PixelCounts, "results"),
+        ("metrics", PixelCounts, "f1_threshold"),
     )
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         for part, owner, name in parts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -91,7 +91,7 @@ def measure_benchmark(
             left_out=sorted(name for part in gather_object([first.left_out]) for name in part),
         )
         if settings.components is not None:
-            thresholds = {n: c.results()["f1_threshold"] for n, c in found.counts.items()}
+            thresholds = {name: part.f1_threshold() for name, part in found.counts.items()}
             found.components = _merged(_components(first, read, thresholds))
     shown = {name: kept for part in gather_object([first.shown]) for name, kept in part.items()}
     chosen = _best_and_worst(found.images[detector.score], settings.num_examples)
@@ -155,22 +155,29 @@ class _FirstPass:
         self.shown: dict[tuple[float, str], Shown] = {}  # (AP, name) -> those that may be shown
 
     def run(self, items: Iterator[LabelledImage], advance: Callable[[], object]) -> None:
+        """Score the images, while a thread counts those before: counting keeps to one core."""
         keep = self._has_anomaly if self.settings.skip_empty else None
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            for position, item, maps in _scored(self.detector, items, self.settings.half, keep):
-                list(pool.map(lambda name: self._count(name, maps[name], item), maps))  # noqa: B023
-                if self.settings.components is not None:
-                    self.store.put(position, [*maps.values()], item.anomaly)
-                self._show(item, maps[self.detector.score])
-                self.positions.append(position)
+        waiting: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(max_workers=1) as counter:
+            for scored in _scored(self.detector, items, self.settings.half, keep):
+                waiting.append(counter.submit(self._count, *scored))
+                if len(waiting) > self.detector.batch_size:  # or maps would fill the memory
+                    waiting.popleft().result()
                 advance()
+            for counted in waiting:
+                counted.result()
 
-    def _count(self, scorer: str, scores: np.ndarray, item: LabelledImage) -> None:
-        pixels = KeyedPixels(scores, item.anomaly)
-        self.counts[scorer].add(pixels)
-        self.images[scorer].add(item.name, pixels)
-        for write in self.exports.get(scorer, ()):
-            write(item.name, scores)
+    def _count(self, position: int, item: LabelledImage, maps: dict[str, np.ndarray]) -> None:
+        for scorer, scores in maps.items():
+            pixels = KeyedPixels(scores, item.anomaly)
+            self.counts[scorer].add(pixels)
+            self.images[scorer].add(item.name, pixels)
+            for write in self.exports.get(scorer, ()):
+                write(item.name, scores)
+        if self.settings.components is not None:
+            self.store.put(position, [*maps.values()], item.anomaly)
+        self._show(item, maps[self.detector.score])
+        self.positions.append(position)
 
     def _has_anomaly(self, item: LabelledImage) -> bool:
         found = bool((item.anomaly == 1).any())

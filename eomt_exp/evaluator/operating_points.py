@@ -74,6 +74,13 @@ def tnr_table(
     return list(zip(tprs, tnr.tolist(), thresholds, strict=True))
 
 
+def f1_threshold(keys: Ints, ranking: Ranking) -> float:
+    """Return the highest threshold with the highest F1; NaN without a positive or a negative."""
+    if not (ranking.positives.any() and ranking.negatives.any()):
+        return NAN
+    return to_score(int(keys[rank.best_f1(ranking)[1]]))
+
+
 def threshold_at_fpr(keys: Ints, ranking: Ranking, width: int, fpr: float) -> float:
     """Return the lowest threshold that no more than this share of the negatives reaches."""
     if not 0 <= fpr <= 1:

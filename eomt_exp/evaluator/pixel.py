@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, from_numpy
 
 from eomt_exp.evaluator import operating_points
 from eomt_exp.evaluator import ranking as rank
-from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS, to_score
+from eomt_exp.evaluator.keys import NUM_PAGES, PAGE_BITS
 from eomt_exp.evaluator.metrics import of_pixels
 from eomt_exp.evaluator.pixel_arrays import KeyedPixels, filled_bins, finest_shift
 from eomt_exp.evaluator.ranking import Counts, Floats, Ints, PixelCurves, Ranking
@@ -57,9 +57,11 @@ class PixelCounts:
             return
         self._add_pages(pixels.pages, pixels.size)
         self._low, self._high = min(self._low, pixels.low), max(self._high, pixels.high)
-        bins, one = self._bins.reshape(-1), self._bins.dtype.type(1)
+        bins = from_numpy(self._bins.reshape(-1))
+        one = bins.new_ones(1)
         for places in pixels.places(self._row, self.shift, self.bits):
-            np.add.at(bins, places, one)  # in place, faster than bincount: few bins are met
+            # In place: few bins are met. Not np.add.at, which would keep other threads waiting.
+            bins.scatter_add_(0, from_numpy(places), one.expand(len(places)))
 
     def merge(self, other: PixelCounts) -> None:
         """Add the counts of another shard; exact, and independent of the order."""
@@ -98,9 +100,13 @@ class PixelCounts:
             top = keys + (1 << self.shift) - 1
             mixed = np.maximum(keys, self._low) < np.minimum(top, self._high)
             metrics["ap_bound"] = rank.ap_bound(ranking, mixed)
-            metrics["f1_threshold"] = to_score(int(keys[rank.best_f1(ranking)[1]]))
+            metrics["f1_threshold"] = operating_points.f1_threshold(keys, ranking)
             metrics |= of_pixels(ranking)
         return metrics | {"positives": float(positives), "negatives": float(negatives)}
+
+    def f1_threshold(self) -> float:
+        """Return that of results() alone, in half the time."""
+        return operating_points.f1_threshold(*self.ranking())
 
     def curves(self, points: int = 400) -> PixelCurves:
         """Return about `points` points to plot, see thinned_curves; none where metrics are NaN."""
@@ -148,14 +154,9 @@ class PixelCounts:
         bins, counts = self.filled()
         return bins[::-1] << self.shift, Ranking.of_floats(counts[:, ::-1])
 
-    def filled(self) -> tuple[Ints, Ints]:
+    def filled(self) -> tuple[Ints, Counts]:
         """Return key >> shift (G,) of the bins with a pixel, rising; (2, G) normal, anomalous."""
-        order = np.argsort(self._pages)
-        bins: Counts = self._used().reshape(2, -1, 1 << (PAGE_BITS - self.shift))
-        if (order[1:] < order[:-1]).any():
-            bins = bins[:, order]
-        keys, counts = filled_bins(bins.reshape(2, -1), self._pages[order], self.shift)
-        return keys, counts.astype(np.int64)
+        return filled_bins(self._used(), self._pages, self.shift)
 
     def _add_pages(self, pages: Ints, pixels: int) -> None:
         """Make room for this many pixels on these pages, and coarsen until all pages fit."""

@@ -100,12 +100,14 @@ class KeyedPixels:
 def filled_bins(counts: NDArray, pages: Ints, shift: int) -> tuple[Ints, NDArray]:
     """Return key >> shift (G,) of the bins with a pixel, rising, and their counts (2, G).
 
-    counts (2, bins of all pages) hold the pages one after another, and pages (P,) rise.
+    counts (2, bins of all pages) hold the pages one after another, as pages (P,) does.
     """
-    width = PAGE_BITS - shift
-    filled = np.flatnonzero((counts[0] | counts[1]).astype(bool))  # of bool it is much faster
-    before = (pages - np.arange(len(pages))) << width  # bins of untouched pages
-    return before[filled >> width] + filled, counts.take(filled, axis=1)
+    width, order, rank = PAGE_BITS - shift, np.argsort(pages), np.arange(len(pages))
+    is_filled = (counts[0] | counts[1]).astype(bool)  # of bool flatnonzero is much faster
+    filled = np.flatnonzero(is_filled.reshape(-1, 1 << width)[order])
+    page = filled >> width
+    keys = filled + ((pages[order] - rank) << width).take(page)
+    return keys, counts.take(filled + ((order - rank) << width).take(page), axis=1)
 
 
 def finest_shift(pages: int, bits: int) -> int:
