@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from accelerate.utils import gather_object
@@ -91,8 +91,10 @@ def measure_benchmark(
             left_out=sorted(name for part in gather_object([first.left_out]) for name in part),
         )
         if settings.components is not None:
-            thresholds = {name: part.f1_threshold() for name, part in found.counts.items()}
-            found.components = _merged(_components(first, read, thresholds))
+            with ThreadPoolExecutor() as pool:
+                thresholds = [*pool.map(PixelCounts.f1_threshold, found.counts.values())]
+            by_scorer = dict(zip(found.counts, thresholds, strict=True))
+            found.components = _merged(_components(first, read, by_scorer))
     shown = {name: kept for part in gather_object([first.shown]) for name, kept in part.items()}
     chosen = _best_and_worst(found.images[detector.score], settings.num_examples)
     found.examples = [
@@ -155,17 +157,10 @@ class _FirstPass:
         self.shown: dict[tuple[float, str], Shown] = {}  # (AP, name) -> those that may be shown
 
     def run(self, items: Iterator[LabelledImage], advance: Callable[[], object]) -> None:
-        """Score the images, while a thread counts those before: counting keeps to one core."""
         keep = self._has_anomaly if self.settings.skip_empty else None
-        waiting: deque[Future[None]] = deque()
-        with ThreadPoolExecutor(max_workers=1) as counter:
-            for scored in _scored(self.detector, items, self.settings.half, keep):
-                waiting.append(counter.submit(self._count, *scored))
-                if len(waiting) > self.detector.batch_size:  # or maps would fill the memory
-                    waiting.popleft().result()
-                advance()
-            for counted in waiting:
-                counted.result()
+        scored = _scored(self.detector, items, self.settings.half, keep, advance)
+        # Counting keeps to one core; more threads would wait for each other, and for the detector.
+        _in_threads(self._count, scored, threads=1, most=self.detector.batch_size)
 
     def _count(self, position: int, item: LabelledImage, maps: dict[str, np.ndarray]) -> None:
         for scorer, scores in maps.items():
@@ -216,10 +211,27 @@ def _components(
             again = _scored(first.detector, read(not_kept), first.settings.half)
             yield from ((scores, item.anomaly) for _, item, scores in again)
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for scores, anomaly in maps():
-            list(pool.map(lambda n: counts[n].update(scores[n], anomaly), counts))  # noqa: B023
+    def count(scores: dict[str, np.ndarray], anomaly: np.ndarray) -> None:
+        for name, part in counts.items():
+            part.update(scores[name], anomaly)
+
+    threads = os.cpu_count() or 1
+    _in_threads(count, maps(), threads, most=2 * threads)
     return counts
+
+
+def _in_threads(
+    work: Callable[..., None], items: Iterator[tuple[Any, ...]], threads: int, most: int
+) -> None:
+    """Do the work on each item, while at most so many wait with what they hold in memory."""
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, *item))
+            if len(waiting) > most:
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
 
 
 def _scored(
@@ -227,10 +239,12 @@ def _scored(
     items: Iterator[LabelledImage],
     half: bool,
     keep: Callable[[LabelledImage], bool] | None = None,
+    advance: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[int, LabelledImage, dict[str, np.ndarray]]]:
     """Yield (position, image, score maps by scorer) of each image that `keep` does not refuse."""
     for position, item, found in _detected(detector, items, keep=keep):
         yield position, item, {name: _rounded(m, half) for name, m in found.scores.items()}
+        advance()
 
 
 def _detected(

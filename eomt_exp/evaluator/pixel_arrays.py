@@ -65,8 +65,7 @@ class KeyedPixels:
             if len(found) == span:
                 codes += moved[0]
             else:
-                page = from_numpy((codes >> PAGE_BITS) - first)
-                codes += from_numpy(moved).index_select(0, page).numpy()
+                codes += moved.take((codes >> PAGE_BITS) - first)
             codes += labels[part].astype(kind) * kind.type(len(found) << PAGE_BITS)
 
     def places(self, row: NDArray, shift: int, bits: int) -> Iterator[NDArray[np.int64]]:
@@ -75,10 +74,10 @@ class KeyedPixels:
         A bin is the row of its page, row (NUM_PAGES,), and the rest of key >> shift.
         """
         rows = np.stack([row[self.pages], row[self.pages] + (1 << (bits + shift - PAGE_BITS))])
-        offset = from_numpy((rows.ravel() - np.arange(rows.size)) << (PAGE_BITS - shift))
+        offset = (rows.ravel() - np.arange(rows.size)) << (PAGE_BITS - shift)
         for part in self._parts():
             codes = self._codes[part]
-            places = offset.index_select(0, from_numpy(codes >> PAGE_BITS)).numpy()
+            places = offset.take(codes >> PAGE_BITS)
             places += codes >> shift
             yield places
 
