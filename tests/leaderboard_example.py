@@ -97,7 +97,7 @@ def _measured(scenes: list, strength: float) -> Measured:
             maps = [_scores(scene.anomaly, strength - 0.35 * i, 7 * index) for i in range(2)]
             yield Detection(dict(zip(SCORERS, maps, strict=True)), None)
 
-    detector: Any = SimpleNamespace(scorers=SCORERS, score=SCORERS[0], stream=stream)
+    detector: Any = SimpleNamespace(scorers=SCORERS, score=SCORERS[0], stream=stream, batch_size=1)
     with TemporaryDirectory() as scratch:
         settings = Settings(Path(scratch), bits=18, components=(4, 2), num_examples=1)
         read = partial(map, scenes.__getitem__)
