@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -129,15 +130,16 @@ class Detector:
         self.model.eval()
         height, width = self.image_size
         crops = torch.cat([c.image[..., y : y + height, x : x + width] for c, y, x in windows])
-        # Masks of one window at a time: those of all at once are gigabytes at full resolution.
-        for (canvas, y, x), output in zip(windows, self._forward(crops), strict=True):
+        left = iter(windows)
+        for output in self._forward(crops):
             if self.resolution == "input":
                 output = output.resized((height, width))
-            semantic = _resize(output.semantic_scores(), (height, width))  # (1, K, h, w)
+            semantic = _resize(output.semantic_scores(), (height, width))  # (b, K, h, w)
             queries = {n: s(output)[:, None] for n, s in scorers.items() if s.level == "query"}
-            queries = {n: _resize(maps, (height, width))[0, 0] for n, maps in queries.items()}
-            box = (slice(y, y + height), slice(x, x + width))
-            canvas.add(box, semantic[0], queries)
+            queries = {n: _resize(maps, (height, width))[:, 0] for n, maps in queries.items()}
+            for i, (canvas, y, x) in enumerate(islice(left, len(semantic))):
+                box = (slice(y, y + height), slice(x, x + width))
+                canvas.add(box, semantic[i], {name: maps[i] for name, maps in queries.items()})
 
     @torch.inference_mode()
     def _detection(self, canvas: _Canvas, scorers: dict[str, Scorer], known: bool) -> Detection:
@@ -157,15 +159,21 @@ class Detector:
             classes = _resize(evidence, canvas.original).argmax(dim=1)[0].cpu().numpy()
         return Detection(scores, classes)
 
-    def _forward(self, crops: Tensor) -> Iterator[MaskOutput | PixelOutput]:
-        """Yield the output of each window, of the one forward pass of all, (1, …) each."""
+    def _forward(self, crops: Tensor) -> list[MaskOutput | PixelOutput]:
+        """Return the outputs of (B, 3, h, w) crops, of two or three of them each.
+
+        Masks at full resolution are large: all at once they would be gigabytes. A matrix product
+        of one alone would be shared among threads in another way, with other bits.
+        """
         kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
         with torch.autocast(crops.device.type, kind, enabled=self.precision != "no"):
             output = self.model(crops)
-        for i in range(len(crops)):
-            # Scores in float32: half precision ties the very pixels a metric must tell apart.
-            one = (v[i : i + 1].float() if isinstance(v, Tensor) else v for v in output)
-            yield type(output)(*one)
+        parts = max(len(crops) // 2, 1)
+        # Scores in float32: half precision ties the very pixels a metric must tell apart.
+        split = [
+            v.float().tensor_split(parts) if isinstance(v, Tensor) else [v] * parts for v in output
+        ]
+        return [type(output)(*part) for part in zip(*split, strict=True)]
 
 
 @dataclass(eq=False)
