@@ -86,8 +86,7 @@ def run_task(cfg: DictConfig) -> Any:
             if status == jobs.REFUSED and _rank() == 0:
                 _leave_no_empty_folder(Path(HydraConfig.get().runtime.output_dir))
             raise
-    if _rank() == 0:
-        _write_result(jobs.JobResult(jobs.COMPLETED, value))
+    _write_result(jobs.JobResult(jobs.COMPLETED, value))
     return value
 
 
@@ -140,10 +139,11 @@ def _run(cfg: DictConfig) -> Any:
 def _write_result(result: jobs.JobResult) -> None:
     """Write the result that whoever started this job waits for.
 
-    Of several processes only the first that fails does: the others fail because of it.
+    Rank 0 does, but a failure the first rank that has it: the others fail because of it.
     """
     path = os.environ.get(jobs.RESULT_ENV)
-    if path and not Path(path).exists():
+    is_failure = result.status not in (jobs.COMPLETED, jobs.PRUNED)
+    if path and (not Path(path).exists() if is_failure else _rank() == 0):
         jobs.write_result(path, result)
 
 
