@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eomt_exp.engine.evaluation import Settings, measure_benchmark
 from eomt_exp.engine.exports import OODIS_SMALLEST, OodisExport, SmiycExport
+from eomt_exp.tasks.benchmark_exports import exports_of
+from tests.bright_anomalies import BrightAnomalies
+from tests.test_engine import detector
 
 SHAPE = (40, 60)
 
@@ -161,3 +165,22 @@ def test_maps_that_cannot_be_exported_leave_no_file(tmp_path, name, score, messa
     with pytest.raises(ValueError, match=message):
         oodis(tmp_path).write(name, score)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_an_evaluation_writes_every_map_once_below_its_run(tmp_path: Path, h5py) -> None:
+    images, scoring = BrightAnomalies(), detector(batch_size=3)
+    names, thresholds = [*scoring.scorers], dict.fromkeys(scoring.scorers, 0.5)
+    exports = exports_of(["smiyc", "oodis"], tmp_path, "ours", "smiyc_anomaly21", names, thresholds)
+
+    def read(order):
+        return (images[index]._replace(name=f"scene/{index}") for index in order)
+
+    measure_benchmark(scoring, read, len(images), Settings(tmp_path / "scratch"), exports=exports)
+    for scorer in names:
+        maps = tmp_path / "exports" / "anomaly_p" / f"ours-{scorer}" / "AnomalyTrack-all"
+        assert len([*maps.iterdir()]) == len(images)
+        lists = tmp_path / "exports" / "oodis" / f"ours-{scorer}" / "roadanomaly"
+        assert len([*lists.glob("*_pred.txt")]) == len(images)
+    with h5py.File(maps / "scene_0.hdf5") as file:
+        expected = scoring.scores(images[0].image)[0][scorer]
+        assert np.array_equal(file["value"][:], expected.astype(np.float16))
