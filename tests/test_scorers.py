@@ -122,7 +122,7 @@ def test_entropy_by_sum_ignores_how_much_evidence_there_is():
     torch.testing.assert_close(scorer(output), scorer(halved))
     nothing = PixelOutput(torch.zeros(planted.B, planted.K, 8, 8))
     torch.testing.assert_close(scorer(nothing).amin(), torch.tensor(math.log(planted.K)))
-    with pytest.raises(ValueError, match=r"got -1\.0 of a per-pixel model"):
+    with pytest.raises(ValueError, match=r"got -1\.0 of a .*; use normalise=softmax"):
         scorer(constant_pixels(0.5, -1.0))
 
 

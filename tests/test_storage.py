@@ -51,7 +51,7 @@ def test_a_missing_driver_says_what_to_install(url: str, extra: str) -> None:
 
 def test_a_server_that_is_away_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eomt_exp.studies.storage._SERVER_SECONDS", 0.2)
-    with pytest.raises(UserError, match="run_grpc_proxy_server"):
+    with pytest.raises(UserError, match=r"run_grpc_proxy_server.* port=1\)"):
         open_storage("grpc://localhost:1")
 
 

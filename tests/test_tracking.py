@@ -21,7 +21,6 @@ from eomt_exp.contracts import TrialPruned
 from eomt_exp.engine.progress import progress
 from eomt_exp.files import replacing, write_text
 from eomt_exp.report.terminal import write_metrics
-from eomt_exp.schema import TrackingConfig
 from eomt_exp.tracking.metrics_file import Journal, read_journal
 from eomt_exp.tracking.provenance import git_facts
 from eomt_exp.tracking.run import MLflowTracker, Tracker
@@ -35,10 +34,10 @@ from eomt_exp.tracking.store import (
 from tests.command_line import mlflow_client
 
 
-def make(store: Path, run_dir: Path, uri: str = "", **changes) -> MLflowTracker:
-    uri = uri or f"sqlite:///{store}/mlflow.db"
-    settings = TrackingConfig(True, uri, "train", str(store / "artifacts"))
-    return MLflowTracker(settings=settings, run_name="r", run_dir=run_dir, **changes)
+def make(store: Path, run_dir: Path, **changes) -> MLflowTracker:
+    settings = {"uri": f"sqlite:///{store}/mlflow.db", "experiment": "train", "run_name": "r"}
+    settings |= {"run_dir": run_dir, "artifact_root": str(store / "artifacts")}
+    return MLflowTracker(**{**settings, **changes})
 
 
 def read_back(store: Path, run_id: str):
@@ -165,7 +164,7 @@ def test_the_environment_names_the_store_and_nothing_is_printed(
 def test_two_runs_at_once_do_not_meet(store, tmp_path):
     import mlflow
 
-    parent = make(store, tmp_path / "a")
+    parent = make(store, tmp_path / "a", experiment="sweep")
     with parent, make(store, tmp_path / "b", parent_run_id=parent.run_id) as child:
         assert mlflow.active_run() is None
         assert child.run_id != parent.run_id

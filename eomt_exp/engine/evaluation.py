@@ -92,9 +92,9 @@ def measure_benchmark(
         )
         if settings.components is not None:
             with ThreadPoolExecutor() as pool:
-                thresholds = [*pool.map(PixelCounts.f1_threshold, found.counts.values())]
-            by_scorer = dict(zip(found.counts, thresholds, strict=True))
-            found.components = _merged(_components(first, read, by_scorer))
+                at_f1 = pool.map(PixelCounts.f1_threshold, found.counts.values())
+                thresholds = dict(zip(found.counts, at_f1, strict=True))
+            found.components = _merged(_components(first, read, thresholds))
     shown = {name: kept for part in gather_object([first.shown]) for name, kept in part.items()}
     chosen = _best_and_worst(found.images[detector.score], settings.num_examples)
     found.examples = [

@@ -139,7 +139,9 @@ def parent_run(settings: Any, folder: Path, others_open: Callable[[], int]) -> I
     tracker = Tracker(folder)
     if settings.enabled:
         tracker = MLflowTracker(
-            settings=settings,
+            uri=settings.uri,
+            experiment=settings.experiment,
+            artifact_root=settings.artifacts,
             run_name=folder.name,
             run_dir=folder,
             tags={**settings.tags, "eomt.kind": "sweep"},

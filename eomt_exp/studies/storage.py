@@ -30,9 +30,9 @@ FORMS = {  # an address of each kind
 _START_A_SERVER = (
     'no server answers. Start one there: python -c "from optuna.storages import '
     "run_grpc_proxy_server as run; from eomt_exp.studies.storage import open_storage; "
-    "run(open_storage('journal:///folder/study.log'), host='localhost', port=13000)\" and reach it "
-    "through an ssh tunnel: whoever can speak to it can change the study, and run code in a cma_es "
-    "controller."
+    "run(open_storage('journal:///folder/study.log'), host='localhost', port={port})\" and reach "
+    "it through an ssh tunnel: whoever can speak to it can change the study, and run code in a "
+    "cma_es controller."
 )
 # A writer holds the journal's lock for milliseconds; one killed meanwhile keeps others this long.
 _GRACE_SECONDS = 10
@@ -74,7 +74,9 @@ def open_storage(url: str) -> BaseStorage:
             f'".[{extra}]" (and name it: {FORMS[program]})'
         ) from error
     except Exception as error:  # whatever gRPC and SQLAlchemy raise
-        why = _START_A_SERVER if kind == "grpc" else str(error).partition("\n")[0]
+        why = str(error).partition("\n")[0]
+        if kind == "grpc":
+            why = _START_A_SERVER.format(port=rest.strip("/").rpartition(":")[2])
         raise UserError(f"{without_passwords(url)} cannot keep a study: {why}") from error
     raise UserError(
         f"No study can be kept at {without_passwords(url)!r}. Type hydra.sweeper.storage=null (a "

@@ -36,7 +36,9 @@ def open_tracker(
     elif settings.evaluates and settings.has_checkpoint:  # its children have methods
         tags = {key: tags[key] for key in tags if key not in _OF_A_METHOD}
     return MLflowTracker(
-        settings=settings.tracking,
+        uri=settings.tracking.uri,
+        experiment=settings.tracking.experiment,
+        artifact_root=settings.tracking.artifacts,
         run_name=str(trial.run_name) if trial else f"{settings.name}-{settings.seed}",
         run_dir=run_dir,
         parent_run_id=trial.parent_run_id if trial else None,
@@ -86,7 +88,9 @@ def _log_methods(
         if settings.has_checkpoint and model.tags is not None:  # those of its training
             tags = model.tags | {"protocol": settings.protocol.name}
         with MLflowTracker(
-            settings=settings.tracking,
+            uri=parent.uri,
+            experiment=parent.experiment,
+            artifact_root=parent.artifact_root,
             run_name=f"{label} {scorer}",
             run_dir=run_dir / CELLS / label / scorer,
             parent_run_id=parent.run_id,

@@ -18,7 +18,6 @@ from typing import Any
 
 from eomt_exp.contracts import TrialPruned
 from eomt_exp.files import write_text
-from eomt_exp.schema import TrackingConfig
 from eomt_exp.tracking.metrics_file import FILE_NAME, Journal
 from eomt_exp.tracking.provenance import run_tags
 from eomt_exp.tracking.store import (
@@ -100,7 +99,9 @@ class MLflowTracker(Tracker):
     own instead of MLflow's global active run, so that no run can leak into the next one.
     """
 
-    settings: TrackingConfig
+    uri: str  # MLFLOW_TRACKING_URI wins over it
+    experiment: str
+    artifact_root: str  # the folder or address for those of a new experiment
     run_name: str
     run_dir: Path
     parent_run_id: str | None = None
@@ -116,7 +117,7 @@ class MLflowTracker(Tracker):
         self._next_flush = self._retry_after = 0.0  # time.monotonic()
 
     def __enter__(self) -> MLflowTracker:
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or self.settings.uri
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or self.uri
         with explained(self.uri):
             self._client = open_store(self.uri)
             self._open_run()
@@ -138,7 +139,7 @@ class MLflowTracker(Tracker):
             self.experiment_id = (
                 parent.info.experiment_id
                 if parent
-                else experiment_id(self._client, self.uri, self.settings)
+                else experiment_id(self._client, self.uri, self.experiment, self.artifact_root)
             )
             run = self._client.create_run(self.experiment_id, tags=tags, run_name=self.run_name)
             self.run_id = run.info.run_id

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from eomt_exp.contracts import TrialPruned, UserError
-from eomt_exp.schema import TrackingConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -119,18 +118,17 @@ def _first_use_lock(uri: str) -> AbstractContextManager[object]:
     return FileLock(f"{database}.lock", timeout=LOCK_SECONDS)
 
 
-def experiment_id(client: MlflowClient, uri: str, settings: TrackingConfig) -> str:
+def experiment_id(client: MlflowClient, uri: str, experiment: str, artifacts: str) -> str:
     """Find the experiment, or create it with artifacts at an address that we chose.
 
     Raises TrackingError where it was deleted.
     """
     from mlflow.exceptions import MlflowException
 
-    experiment = settings.experiment
     found = client.get_experiment_by_name(experiment)
     if found is None:
         try:
-            location = _artifact_location(uri, experiment, settings.artifacts)
+            location = _artifact_location(uri, experiment, artifacts)
             return client.create_experiment(experiment, artifact_location=location)
         except MlflowException:  # another client was faster
             found = client.get_experiment_by_name(experiment)
