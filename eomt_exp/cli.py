@@ -133,7 +133,10 @@ def _run(cfg: DictConfig) -> Any:
     module, _, function = str(cfg.task._target_).rpartition(".")
     if not module.startswith("eomt_exp.tasks."):
         schema.refuse(f"task._target_ must be in eomt_exp.tasks, got {cfg.task._target_!r}.")
-    return getattr(import_module(module), function)(cfg)
+    task = getattr(import_module(module), function, None)
+    if task is None:
+        schema.refuse(f"task._target_: {module} has no {function!r}.")
+    return task(cfg)
 
 
 def _write_result(result: jobs.JobResult) -> None:
