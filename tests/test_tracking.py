@@ -9,6 +9,8 @@ import math
 import multiprocessing
 import os
 import re
+import signal
+import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -21,6 +23,7 @@ from eomt_exp.contracts import TrialPruned
 from eomt_exp.engine.progress import progress
 from eomt_exp.files import replacing, write_text
 from eomt_exp.report.terminal import write_metrics
+from eomt_exp.signals import StopSignals, stop_signals
 from eomt_exp.tracking.metrics_file import Journal, read_journal
 from eomt_exp.tracking.provenance import git_facts
 from eomt_exp.tracking.run import MLflowTracker, Tracker
@@ -72,6 +75,55 @@ def test_status_tells_how_the_run_ended(store, tmp_path, error, status):
     assert run.data.metrics["loss"] == 1.0
     assert run.data.tags.get("error") == ("ValueError: bad lr" if status == "FAILED" else None)
     assert run.data.tags.get("optuna.state") == ("PRUNED" if type(error) is TrialPruned else None)
+
+
+def test_a_signal_does_not_break_off_a_transaction(store, tmp_path):
+    from sqlalchemy import Engine, event
+
+    def stop(connection, cursor, statement, *rest):
+        if statement.startswith("INSERT INTO metrics") and not stop_signals:
+            stop_signals.handle(signal.SIGTERM, None)
+
+    def train():
+        with run:
+            run.log_metrics({"loss": 1.0})
+            run.flush()
+
+    run = make(store, tmp_path)
+    rolled_back = []
+    listeners = {"after_cursor_execute": stop, "rollback": rolled_back.append}
+    for name, listener in listeners.items():
+        event.listen(Engine, name, listener)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    finally:
+        for name, listener in listeners.items():
+            event.remove(Engine, name, listener)
+        stop_signals.clear()
+    assert not rolled_back  # one broken off at another point would leave the store locked
+    ended = read_back(store, run.run_id)
+    assert (ended.info.status, ended.data.metrics) == ("KILLED", {"loss": 1.0})
+
+
+def test_a_signal_waits_for_a_write_and_a_later_one_does_not(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    signals = StopSignals()
+    written = []
+
+    def write(name, *moments):
+        with signals.held():
+            for now[0] in moments:
+                signals.handle(signal.SIGTERM, None)
+            written.append(name)
+
+    with pytest.raises(KeyboardInterrupt):
+        write("whole", 0.0, 1.0)  # one wish to stop
+    with pytest.raises(KeyboardInterrupt):
+        write("half", 3.0)
+    write("closing")
+    assert written == ["whole", "closing"]
 
 
 def test_a_loaders_worker_that_was_stopped_is_no_failure():

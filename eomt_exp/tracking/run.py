@@ -18,6 +18,7 @@ from typing import Any
 
 from eomt_exp.contracts import TrialPruned
 from eomt_exp.files import write_text
+from eomt_exp.signals import stop_signals
 from eomt_exp.tracking.metrics_file import FILE_NAME, Journal
 from eomt_exp.tracking.provenance import run_tags
 from eomt_exp.tracking.store import (
@@ -200,9 +201,12 @@ class MLflowTracker(Tracker):
 
         if not self._buffer or time.monotonic() < self._retry_after:
             return
-        entries = [Metric(*entry) for entry in self._buffer]
-        if self._attempt("log metrics", lambda: self._log_batch(metrics=entries)):
+
+        def send() -> None:
+            self._log_batch(metrics=[Metric(*entry) for entry in self._buffer])
             self._buffer.clear()
+
+        if self._attempt("log metrics", send):
             self._next_flush = time.monotonic() + self.flush_seconds
         else:
             self._retry_after = time.monotonic() + RETRY_SECONDS
@@ -232,7 +236,8 @@ class MLflowTracker(Tracker):
     def _attempt(self, what: str, action: Callable[[], object]) -> bool:
         """Return whether the store took it; a store that did not is worth a warning, not a run."""
         try:
-            action()
+            with stop_signals.held():
+                action()
         except Exception as error:
             log.warning("MLflow could not %s (%s: %s)", what, type(error).__name__, error)
             return False
