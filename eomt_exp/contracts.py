@@ -35,6 +35,7 @@ class Target(NamedTuple):
     labels: Tensor  # (M,) int64, the class of each mask; K is the outlier class, where there is one
     anomaly: Tensor  # (H, W) uint8: 0 normal, 1 anomaly (labelled, or pasted in), VOID
     ignore: Tensor  # (H, W) bool, pixels the mask losses leave out
+    copy_of: int = -1  # index in the batch of the image it shows in another domain; -1 for none
 
 
 class Sample(NamedTuple):

@@ -100,7 +100,7 @@ def training_set(images: Any = None, cache: bool = False, **options: Any) -> Tra
 
 def fingerprint(sample: Sample) -> tuple[str, str]:
     target = sample.target
-    parts = b"".join(part.numpy().tobytes() for part in (sample.image, *target))
+    parts = b"".join(np.asarray(part).tobytes() for part in (sample.image, *target))
     return sample.name, hashlib.sha256(parts).hexdigest()
 
 
