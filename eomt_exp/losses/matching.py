@@ -81,7 +81,7 @@ def gather_truth(
 
 def segmentation_truth(targets: Sequence[Target], dtype: torch.dtype) -> Truth:
     """Gather the labelled masks of all images; `ignore` pixels are left out."""
-    masks, labels, _, ignore = zip(*targets, strict=True)
+    masks, labels, _, ignore, _ = zip(*targets, strict=True)
     return gather_truth(masks, labels, ignore, dtype)
 
 
