@@ -20,9 +20,12 @@ from torch import distributed
 
 from eomt_exp.contracts import VOID, Target
 from eomt_exp.losses.anomaly_head import AnomalyHeadLoss
+from eomt_exp.losses.entropy_maximisation import EntropyMaximisation
 from eomt_exp.losses.isotropy_penalty import IsotropyPenalty
 from eomt_exp.losses.mask_classification import MaskClassification, masks_per_process
 from eomt_exp.losses.outlier_margin import OutlierMargin
+from eomt_exp.losses.relative_margin import RelativeMargin
+from eomt_exp.scorers.max_logit import MaxLogit
 from eomt_exp.scorers.rba import RbA
 
 FOLDER = Path(__file__).parents[1] / "conf" / "loss"
@@ -34,6 +37,8 @@ EVERY_LOSS: list[Callable[[], Any]] = [
     lambda: IsotropyPenalty(queries="unmatched", num_points=POINTS),
     lambda: IsotropyPenalty(queries="outlier"),
     lambda: OutlierMargin(scorer=RbA(), low=-0.6, high=-0.1),
+    lambda: EntropyMaximisation(),
+    lambda: RelativeMargin(scorer=MaxLogit(), margin=0.5, copy_margin=0.4, tolerance=0.1),
 ]
 
 

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import planted
 import pytest
 import torch
+from omegaconf import OmegaConf
 from planted import ORDER, ORDER_WITH_OUTLIER, POINTS, total
 from torch import Tensor
 
+from eomt_exp.build import build_all
 from eomt_exp.contracts import VOID, MaskOutput, Target
 from eomt_exp.losses.anomaly_head import AnomalyHeadLoss
 from eomt_exp.losses.cell_shares import share_on_anomalies
+from eomt_exp.losses.entropy_maximisation import EntropyMaximisation
 from eomt_exp.losses.isotropy_penalty import IsotropyPenalty, excess_confidence
 from eomt_exp.losses.outlier_margin import OutlierMargin
+from eomt_exp.scorers.entropy import Entropy
 from eomt_exp.scorers.rba import RbA
 
 STEP = planted.SIZE // planted.GRID  # pixels of a cell
+CONF = Path(__file__).parents[1] / "conf" / "loss"
 HEADLESS = planted.random_output()._replace(anomaly_logits=None)
 
 
@@ -158,3 +164,87 @@ def test_a_closed_margin_costs_nothing():
     score = torch.nn.functional.avg_pool2d(anomaly, STEP) - 0.8
     loss = OutlierMargin(scorer=lambda _: score, low=-0.6, high=0.1)
     assert loss(planted.random_output(), targets)["outlier_margin"] == 0
+
+
+MARGINS = [
+    path.stem for path in sorted(CONF.glob("*.yaml")) if ".OutlierMargin" in path.read_text()
+]
+
+
+def margin_of(name: str) -> OutlierMargin:
+    return build_all(OmegaConf.load(CONF / f"{name}.yaml"), "loss")[name]
+
+
+@pytest.mark.parametrize("name", MARGINS)
+@pytest.mark.parametrize("num_classes", [4, 19, 150])
+def test_the_configured_margins_can_be_reached_and_point_the_right_way(name: str, num_classes: int):
+    mask_logits = torch.full((1, 1, planted.GRID, planted.GRID), -planted.SURE)
+    mask_logits[..., : planted.GRID // 2] = planted.SURE  # the left half is of class 0
+    class_logits = torch.zeros(1, 1, num_classes + 1)
+    class_logits[..., 0] = 2 * planted.SURE
+    output = MaskOutput(mask_logits, class_logits, torch.zeros(1, 1, planted.D), None, num_classes)
+    right = planted.boxes((0, planted.GRID // 2, planted.GRID, planted.GRID))[0]
+    empty, loss = planted.empty_target(), margin_of(name)
+    assert total(loss, output, [empty._replace(anomaly=right.to(torch.uint8))]) < 1e-4
+    assert total(loss, output, [empty._replace(anomaly=(~right).to(torch.uint8))]) > 0.1
+
+
+def test_several_margins_of_a_run_have_the_names_of_their_keys():
+    terms = [margin_of(name)(planted.random_output(), planted.two_targets()) for name in MARGINS]
+    assert [name for term in terms for name in term] == MARGINS
+    assert {"outlier_margin", "energy_margin", "max_logit_margin"} <= set(MARGINS)
+
+
+def of_pixels(semantic_scores: Tensor) -> MaskOutput:
+    """A mask model's output whose L are these (B, K, h, w): one query each, which is sure of it."""
+    count = semantic_scores.shape[1]
+    class_logits = 100.0 * torch.eye(count, count + 1).expand(len(semantic_scores), -1, -1)
+    queries = torch.zeros(len(semantic_scores), count, planted.D)
+    return MaskOutput(semantic_scores.logit(), class_logits, queries, None, count)
+
+
+def test_entropy_maximisation_is_the_cross_entropy_to_uniform_on_pasted_pixels():
+    scores = torch.full((planted.B, 4, planted.GRID, planted.GRID), 0.5)
+    scores[0, :, :4, :2] = torch.tensor([0.5, 0.25, 0.125, 0.125])[:, None, None]
+    targets = [planted.target_of(planted.boxes((0, 0, 4, 4)), [0], planted.boxes((0, 0, 4, 4))[0])]
+    targets.append(planted.empty_target())
+    # p = L / sum L: half of the pasted pixels are uniform, the others at 1/2, 1/4, 1/8, 1/8.
+    of_a_pixel = [math.log(4), (1 + 2 + 3 + 3) * math.log(2) / 4]
+    expected = 2.0 * sum(of_a_pixel) / 2
+    ours = EntropyMaximisation(weight=2.0)(of_pixels(scores), targets)["entropy_maximisation"]
+    assert ours.item() == pytest.approx(expected, rel=1e-5)
+    scaled = EntropyMaximisation(weight=2.0)(of_pixels(0.5 * scores), targets)
+    torch.testing.assert_close(scaled["entropy_maximisation"], ours)
+
+
+def test_entropy_maximisation_moves_a_query_that_is_sure_of_a_pasted_object():
+    targets = planted.two_targets()
+    output = planted.saying(
+        planted.two_targets(label_outlier=True), ORDER_WITH_OUTLIER, num_outputs=planted.K + 2
+    )
+    output.class_logits[0, 3] = output.class_logits[0, 4]  # it calls the object class 2
+    output.class_logits.requires_grad_()
+    output.mask_logits.requires_grad_()
+    total(EntropyMaximisation(), output, targets).backward()
+    gradient = output.class_logits.grad[0, 3]
+    assert gradient[2] > 0.4  # by softmax(L) it would be under 1e-5
+    assert gradient[[0, 1, 3]].max() < 0
+    pasted = torch.stack([target.anomaly == 1 for target in targets])
+    assert output.mask_logits.grad.abs().sum(dim=1)[~pasted].max() == 0
+
+
+def test_entropy_maximisation_raises_the_entropy_on_pasted_pixels_alone():
+    targets = planted.two_targets()
+    pasted = (targets[0].anomaly == 1)[::STEP, ::STEP]
+    output = planted.random_output(scale=3.0)
+    score = Entropy(normalise="sum")
+    before = score(output)[0].detach()
+    optimizer = torch.optim.SGD([output.mask_logits], lr=1.0)
+    for _ in range(30):
+        loss = total(EntropyMaximisation(), output, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = score(output)[0].detach()
+    assert (after > before)[pasted].all()
+    assert torch.equal(after[~pasted], before[~pasted])

@@ -16,6 +16,7 @@ import yaml
 
 from eomt_exp.contracts import MaskOutput, PixelOutput
 from eomt_exp.scorers.anomaly_head import AnomalyHeadScore
+from eomt_exp.scorers.eam import EAM
 from eomt_exp.scorers.energy import Energy
 from eomt_exp.scorers.entropy import Entropy
 from eomt_exp.scorers.max_logit import MaxLogit
@@ -137,6 +138,21 @@ def test_query_scores_follow_their_formulas():
     ):  # the definition, query by query
         expected = sum(masks[:, q] * weights[:, q, None, None] for q in range(planted.Q))
         torch.testing.assert_close(scorer(output), expected)
+
+
+def test_eam_is_what_the_best_known_classes_of_all_masks_leave_over():
+    output = planted.planted_output(outlier_class=False, with_head=False)
+    left, right = planted.halves(EAM()(output))
+    torch.testing.assert_close(left, torch.zeros_like(left), atol=1e-3, rtol=0)
+    torch.testing.assert_close(right, torch.ones_like(right), atol=1e-3, rtol=0)
+    twice = output._replace(mask_logits=output.mask_logits.clone())
+    twice.mask_logits[:, 1] = twice.mask_logits[:, 0]  # no-object claims nothing
+    torch.testing.assert_close(EAM()(twice), EAM()(output), atol=1e-3, rtol=0)
+    twice.class_logits[:, 1] = twice.class_logits[:, 0].roll(1, dims=-1)  # another known class
+    left, right = planted.halves(EAM()(twice))
+    torch.testing.assert_close(left, torch.full_like(left, -1.0), atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="score eam needs queries"):
+        EAM()(planted.planted_pixels())
 
 
 def test_a_score_without_its_part_says_what_to_add():

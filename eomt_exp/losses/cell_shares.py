@@ -20,6 +20,14 @@ def share_of_cells(flags: Tensor, like: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(flags.to(like.dtype), (like.shape[-2], like.shape[-1]))
 
 
+def mean_over_pixels(losses: Tensor, pixels: Tensor) -> Tensor:
+    """(B, h, w) losses of cells, (B, H, W) bool -> scalar: the mean over the chosen pixels."""
+    shares = share_of_cells(pixels, losses)  # (B, h, w)
+    pixels_per_cell = pixels[0].numel() / losses[0].numel()
+    # A sum over a count, not a mean: a batch without an anomaly must give 0, not NaN.
+    return (losses * shares).sum() * pixels_per_cell / pixels.sum().clamp(min=1)
+
+
 def share_on_anomalies(mask_logits: Tensor, targets: Sequence[Target]) -> Tensor:
     """(B, Q, h, w) -> (B, Q): the share of each soft mask that lies on anomalous pixels."""
     anomalous = torch.stack([target.anomaly == ANOMALY for target in targets])  # (B, H, W)
