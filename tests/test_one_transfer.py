@@ -20,8 +20,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from eomt_exp.contracts import MaskOutput, Target
 from eomt_exp.losses import matching
+from eomt_exp.losses.entropy_maximisation import EntropyMaximisation
 from eomt_exp.losses.isotropy_penalty import IsotropyPenalty
 from eomt_exp.losses.mask_classification import MaskClassification
+from eomt_exp.losses.outlier_margin import OutlierMargin
+from eomt_exp.losses.relative_margin import RelativeMargin
+from eomt_exp.scorers.max_logit import MaxLogit
 
 TO_HOST, TO_DEVICE = ("cuda", "cpu", True), ("cpu", "cuda", False)
 POINTS = 64
@@ -80,6 +84,21 @@ def test_costs_leave_in_one_piece_and_pairs_return_in_one(
     if queries:
         loss = IsotropyPenalty(queries=queries, num_points=POINTS)
     assert copies_of(loss, monkeypatch, num_aux) == ([TO_HOST, TO_DEVICE] if matches else [])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        OutlierMargin(scorer=MaxLogit(), low=-1.0, high=0.0),
+        RelativeMargin(scorer=MaxLogit(), margin=0.5, copy_margin=0.4, tolerance=0.1),
+        EntropyMaximisation(),
+    ],
+)
+def test_a_loss_on_scores_copies_nothing(loss: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_a_copy(output: MaskOutput, targets: list[Target]) -> None:
+        loss(output, [targets[0], targets[1]._replace(copy_of=0)])
+
+    assert copies_of(with_a_copy, monkeypatch, 0) == []
 
 
 def test_the_pretended_device_sees_what_would_wait(monkeypatch: pytest.MonkeyPatch) -> None:
