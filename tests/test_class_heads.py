@@ -152,7 +152,8 @@ def test_logit_norm_trains_the_direction_alone():
 
 
 def eomt(**changes: Any) -> EoMT:
-    head = IsoMaxPlus(embed_dim=48, num_classes=5, outlier_class=bool(changes.get("outlier_class")))
+    outlier_class = changes.get("outlier_class", False)
+    head = IsoMaxPlus(embed_dim=48, num_classes=5, outlier_class=outlier_class, inference_scale=2.0)
     return tiny(class_head=head, **changes)
 
 
@@ -169,23 +170,24 @@ def test_the_score_follows_the_prototypes() -> None:
         after = model(pictures())
     for output in (before, after):
         assert output.distances is not None
-        nearest = output.distances[..., :5].amin(dim=-1)  # not of no-object
-        expected = torch.zeros(2, 8, 16)
-        for query in range(7):
-            mask = output.mask_logits[:, query].sigmoid()
-            expected -= mask * (-nearest[:, query]).exp()[:, None, None]
+        near = (-output.distances[..., :5].amin(dim=-1)).exp()  # not of no-object
+        carried = [output.mask_logits[:, q].sigmoid() * near[:, q, None, None] for q in range(7)]
+        expected = -torch.stack(carried).amax(dim=0)
         torch.testing.assert_close(MinDistance()(output), expected)
     torch.testing.assert_close(after.distances, by_hand(model.class_head, after.queries))
     assert after.distances[0, 2, 3] < 1e-3
-    assert (MinDistance()(after) < MinDistance()(before))[0].all()  # it covers every pixel a bit
+    assert (MinDistance()(after)[0] <= -after.mask_logits[0, 2].sigmoid() + 1e-3).all()
+    assert not torch.allclose(MinDistance()(after), MinDistance()(before))
 
 
-def test_one_mask_more_never_makes_a_pixel_more_anomalous() -> None:
-    output = planted.random_output(2)
-    fewer = output._replace(
-        mask_logits=output.mask_logits[:, :-1], distances=output.distances[:, :-1]
-    )
-    assert (MinDistance()(output) <= MinDistance()(fewer)).all()
+def test_idle_queries_hide_no_anomaly_and_raise_no_road() -> None:
+    output = planted.planted_output(outlier_class=True, with_head=True)
+    plain = MinDistance()(output)
+    covering = output.mask_logits.clone()
+    covering[:, 2:] = planted.SURE  # four queries that are near nothing, over everything
+    left, right = planted.halves(MinDistance()(output._replace(mask_logits=covering)))
+    assert right.min() > left.max()
+    torch.testing.assert_close(left, planted.halves(plain)[0])
 
 
 def test_a_frozen_head_is_read_as_at_inference() -> None:

@@ -1,9 +1,12 @@
 """IsoMax+ (Macêdo & Ludermir, arXiv 2105.14399): classify a query by its distance to prototypes.
 
 A query and a prototype are compared as directions, so a class is a place on a sphere and not a
-half-space: what lies far from all prototypes is of no class, however long its vector. Trained by
-cross-entropy whose logits are larger than those that are read afterwards (the entropic scale),
-which leaves the probabilities less sure than those of a linear head.
+half-space: what lies far from all prototypes is of no class, however long its vector.
+
+The paper trains on logits ten times as large as those it reads afterwards (the entropic scale), so
+that probabilities end less sure. Here the large ones are read too unless `inference_scale` says
+otherwise: a mask model sums the probabilities of all queries, and over small distances the softmax
+is so flat that idle queries have a say at every pixel.
 
 No-object has a prototype like every other class. In EoMT it is one: a query says by its direction
 that it is not in use. As a learnable constant distance it would mean "far from all classes"
@@ -33,7 +36,7 @@ class IsoMaxPlus(nn.Module):
         num_classes: int,
         outlier_class: bool = False,
         entropic_scale: float = 10.0,
-        inference_scale: float = 1.0,
+        inference_scale: float = 10.0,
     ) -> None:
         super().__init__()
         if not (entropic_scale > 0 and inference_scale > 0):

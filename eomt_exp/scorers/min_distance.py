@@ -2,8 +2,9 @@
 
 The paper's score of an input is min_k D_k over its classes. A pixel has no distance of its own: the
 queries whose masks cover it do. So what a mask carries to it is how near its query is to a known
-class, and a pixel that no mask covers is near nothing. A sum of distances would be wrong: one more
-mask over a road would raise the score of the road.
+class, and the nearest query counts: a pixel that no mask covers is near nothing. Sums are wrong
+here. One of distances would rise with every further mask over a road; one of nearness falls with
+every idle query over an object, and most queries of an image are idle.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from eomt_exp.contracts import MaskOutput, PixelOutput, UserError
-from eomt_exp.scorers.query_sum import require_queries, sum_over_queries
+from eomt_exp.scorers.query_sum import require_queries
 
 
 class MinDistance:
-    """s = -sum_q M_q exp(-min_{k<K} D_qk), at most 0."""
+    """s = -max_q M_q exp(-min_{k<K} D_qk), in [-1, 0]."""
 
     level = "query"
 
@@ -28,4 +29,5 @@ class MinDistance:
                 "with another class head; train one with +experiment=isomax_plus."
             )
         nearest = output.distances[..., : output.num_classes].amin(dim=-1)  # (B, Q)
-        return -sum_over_queries(output, (-nearest).exp())
+        nearness = (-nearest).exp()[..., None, None]
+        return -(output.mask_logits.sigmoid() * nearness).amax(dim=1)
