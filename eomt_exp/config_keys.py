@@ -31,8 +31,8 @@ ROLES = {
     key: role
     for role, keys in {
         Role.weights: (
-            *("seed", "start_from", "known", "trainable", "backbone", "model", "anomaly_head"),
-            *("augmentation", "outlier_exposure", "loss", "optim"),
+            *("seed", "start_from", "known", "trainable", "backbone", "model", "class_head"),
+            *("anomaly_head", "augmentation", "outlier_exposure", "loss", "optim"),
             *("data", "data.name", "data.num_classes", "data.image_size", "data.road_classes"),
             *("data.on_broken", "data.train"),
             *("trainer", "trainer.epochs", "trainer.images_per_epoch", "trainer.batch_size"),
@@ -63,7 +63,10 @@ ROLES = {
 }
 SETTINGS = (Role.weights, Role.loading, Role.naming)  # what a run keeps when it is resumed
 # Keys younger than the runs that lack them, with the values that are as if there were none.
-NEUTRAL = {"trainer.images_per_epoch": None, "known": None}
+NEUTRAL: dict[str, Any] = {
+    **{"trainer.images_per_epoch": None, "known": None},
+    **{key: {"_target_": None} for key in ("class_head", "model.class_head")},
+}
 # What a semantic EoMT shares with whatever begins with it; the rest is its own experiment's.
 OF_ALL_STAGES = (
     *("seed", "data", "recipe", "backbone", "model", "augmentation", "paths"),

@@ -88,6 +88,7 @@ class MaskOutput(NamedTuple):
     anomaly_logits: Tensor | None  # (B, Q, 3), or None without an anomaly head
     num_classes: int  # K
     aux: tuple[MaskOutput, ...] = ()  # predictions of the supervised blocks, first block first
+    distances: Tensor | None = None  # (B, Q, C) to the prototypes of a DistanceHead; else None
 
     @property
     def has_outlier_class(self) -> bool:
@@ -195,6 +196,27 @@ class Model(nn.Module):
 
     def set_mask_probs(self, probs: Sequence[float]) -> None:
         """Set, per joint block, the probability that a query attends only to its own mask."""
+
+
+class ClassHead(Protocol):
+    """Gives queries their class logits: a Module, whose weights are named class_head.*.
+
+    In train mode they are what the losses see, in eval mode what scores are formed from.
+    """
+
+    def __call__(self, queries: Tensor) -> Tensor:
+        """(B, Q, D) -> (B, Q, C)."""
+
+
+@runtime_checkable
+class DistanceHead(ClassHead, Protocol):
+    """Classifies queries by how near they are to a prototype of each class."""
+
+    def distances(self, queries: Tensor) -> Tensor:
+        """(B, Q, D) -> (B, Q, C), at least 0."""
+
+    def from_linear(self, weight: Tensor) -> dict[str, Tensor]:
+        """(C, D) rows of a trained linear head -> the state of this head to start from."""
 
 
 class AnomalyHead(Protocol):

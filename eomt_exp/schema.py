@@ -259,6 +259,7 @@ class Config:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     backbone: Any = MISSING
     model: Any = MISSING
+    class_head: Any = field(default_factory=lambda: {"_target_": None})  # of runs without it
     anomaly_head: Any = MISSING
     augmentation: Any = MISSING
     outlier_exposure: Any = MISSING

@@ -43,12 +43,14 @@ def random_output(
         return (scale * torch.randn(*shape, generator=generator)).requires_grad_()
 
     def one() -> MaskOutput:
+        masks, classes = noise(B, Q, GRID, GRID), noise(B, Q, K + 1 + outlier_class)
         return MaskOutput(
-            mask_logits=noise(B, Q, GRID, GRID),
-            class_logits=noise(B, Q, K + 1 + outlier_class),
+            mask_logits=masks,
+            class_logits=classes,
             queries=noise(B, Q, D),
             anomaly_logits=noise(B, Q, 3),
             num_classes=K,
+            distances=classes.abs(),
         )
 
     aux = tuple(one() for _ in range(num_aux))
@@ -108,7 +110,8 @@ def total(loss: Any, output: MaskOutput, targets: list[Target], seed: int = 7) -
 def planted_output(*, outlier_class: bool, with_head: bool) -> MaskOutput:
     """Left half: one sure known query. Right half: a query of no known class.
 
-    It says the outlier class where there is one, else no-object; the head calls it an anomaly.
+    It says the outlier class where there is one, else no-object; the head calls it an anomaly, and
+    it is at a right angle to the prototypes.
     """
     mask_logits = torch.full((B, Q, GRID, GRID), -SURE)
     mask_logits[:, 0, :, : GRID // 2] = SURE
@@ -119,9 +122,10 @@ def planted_output(*, outlier_class: bool, with_head: bool) -> MaskOutput:
     class_logits[:, 2:, -1] = SURE
     states = torch.tensor([NORMAL, ANOMALY] + [NO_OBJECT] * (Q - 2))
     heads = SURE * torch.nn.functional.one_hot(states, 3).float().expand(B, Q, 3)
-    return MaskOutput(
-        mask_logits, class_logits, torch.zeros(B, Q, D), heads if with_head else None, K
-    )
+    distances = torch.full_like(class_logits, 2**0.5)
+    distances[:, 0, 1] = 0.1
+    bare = MaskOutput(mask_logits, class_logits, torch.zeros(B, Q, D), None, K)
+    return bare._replace(anomaly_logits=heads, distances=distances) if with_head else bare
 
 
 def planted_pixels() -> PixelOutput:

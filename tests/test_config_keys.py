@@ -43,16 +43,16 @@ def test_a_new_key_without_a_role_is_found() -> None:
     assert "optim.lr" in list(without_a_role(Config, fewer))
 
 
-def test_no_list_names_a_key_that_is_gone() -> None:
+def test_no_list_names_a_key_that_is_gone(hydra_at_conf: None) -> None:
     groups = {"hydra", "sweep", "experiment", "debug"}  # of which a job's configuration has no key
     lists = (
         *(config_keys.NEUTRAL, config_keys.OF_ALL_STAGES, config_keys.OF_A_STUDY),
         *(config_keys.OF_A_RUN, config_keys.OF_A_RUN_UNLESS_TYPED, ROLES),
     )
-    empty = OmegaConf.structured(Config)
+    cfg = compose("config")
     for key in {key for keys in lists for key in keys} - groups:
         group, _, name = key.rpartition(".")
-        assert name in set(empty[group] if group else empty), key
+        assert name in set(cfg[group] if group else cfg), key
 
 
 @pytest.mark.parametrize(

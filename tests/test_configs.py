@@ -61,17 +61,18 @@ def _keys(cfg) -> set[str]:
     return {f"{k}.{k2}" for k, v in cfg.items() if OmegaConf.is_dict(v) for k2 in v}
 
 
-SINGLE = ("anomaly_head", "augmentation", "data", "optim", "outlier_exposure", "recipe", "tracking",
-          "trainer", "evaluator", "paths", "task", "model")  # fmt: skip
+SINGLE = ("class_head", "anomaly_head", "augmentation", "data", "optim", "outlier_exposure",
+          "recipe", "tracking", "trainer", "evaluator", "paths", "task", "model")  # fmt: skip
 
 
 @pytest.mark.parametrize("group", SINGLE)
 def test_every_option_composes_and_what_is_a_part_builds(group: str) -> None:
     for option in options(group):
         node = runs.plain(load(f"{group}={option}"))[group]
-        if group in ("anomaly_head", "augmentation", "outlier_exposure"):
+        if group in ("class_head", "anomaly_head", "augmentation", "outlier_exposure"):
             part = build(node, group)
-            assert (part is None) == (option == "none" and group != "augmentation")
+            is_none = option in ("none", "linear") and group != "augmentation"
+            assert (part is None) == is_none
         if group == "data":  # its folders are not here: what it says of itself is
             assert {"train", "val", "outliers", "val_outliers"} <= node.keys()
             assert len(node["image_size"]) == 2

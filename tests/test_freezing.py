@@ -14,12 +14,13 @@ from torch import nn
 from eomt_exp.backbones.vit_pytorch import VitPytorchSimpleViT, VitPytorchViT
 from eomt_exp.contracts import Target
 from eomt_exp.engine.optim import make_optimizer
+from eomt_exp.heads.isomax_plus import IsoMaxPlus
 from eomt_exp.losses.anomaly_head import AnomalyHeadLoss
 from eomt_exp.losses.mask_classification import MaskClassification
 from eomt_exp.models.eomt import EoMT
 from eomt_exp.schema import OptimConfig
 from tests import test_spatial_eomt, test_vit_pytorch
-from tests.test_model import SIZE, with_head
+from tests.test_model import SIZE, tiny, with_head
 from tests.test_scalable_vit import images_of
 
 TRAINED_KINDS = {
@@ -60,6 +61,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "ViT": lambda: around(VitPytorchViT),
     "SimpleViT": lambda: around(VitPytorchSimpleViT),
     "spatial": test_spatial_eomt.with_head,
+    "prototypes": lambda: tiny(class_head=IsoMaxPlus(embed_dim=48, num_classes=5)),
 }
 
 

@@ -20,6 +20,7 @@ from eomt_exp.scorers.eam import EAM
 from eomt_exp.scorers.energy import Energy
 from eomt_exp.scorers.entropy import Entropy
 from eomt_exp.scorers.max_logit import MaxLogit
+from eomt_exp.scorers.min_distance import MinDistance
 from eomt_exp.scorers.msp import MSP
 from eomt_exp.scorers.outlier_class import OutlierClass
 from eomt_exp.scorers.rba import RbA
@@ -161,6 +162,7 @@ def test_a_score_without_its_part_says_what_to_add():
         (AnomalyHeadScore(), "anomaly_head=query_only"),
         (OutlierClass(), "outlier_exposure.target=outlier_class"),
         (UNO(), "outlier_exposure.target=outlier_class"),
+        (MinDistance(), "class_head=isomax_plus"),
     ):
         with pytest.raises(ValueError, match=override):
             scorer(bare)

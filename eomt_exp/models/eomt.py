@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eomt_exp.contracts import AnomalyHead, Backbone, MaskOutput, Part, UserError
+from eomt_exp.contracts import AnomalyHead, Backbone, ClassHead, MaskOutput, Part, UserError
 from eomt_exp.models.mask_transformer import MaskTransformer
 from eomt_exp.models.scale_block import ScaleBlock
 
@@ -39,6 +39,7 @@ class EoMT(MaskTransformer):
         num_blocks: int | None = None,
         masked_attention: bool = True,
         outlier_class: bool = False,
+        class_head: ClassHead | None = None,
         anomaly_head: AnomalyHead | None = None,
         official_quirks: bool = False,
     ) -> None:
@@ -61,6 +62,7 @@ class EoMT(MaskTransformer):
             num_blocks=num_blocks,
             masked_attention=masked_attention,
             outlier_class=outlier_class,
+            class_head=class_head,
             anomaly_head=anomaly_head,
             official_quirks=official_quirks,
         )

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import AnomalyHead, MaskOutput, Model, Part, UserError
+from eomt_exp.contracts import (
+    AnomalyHead,
+    ClassHead,
+    DistanceHead,
+    MaskOutput,
+    Model,
+    Part,
+    UserError,
+)
 
 # What each setting trains, by kind of part; each trains what those before it train.
 TRAINABLE = {
@@ -27,9 +35,10 @@ class MaskTransformer(Model):
     """Holds learnable queries, each of which ends up with one mask and one class.
 
     A sub-class brings the network between image and queries (`forward`) and lists its `parts`.
-    `num_blocks` is how many blocks the queries pass.
+    `num_blocks` is how many blocks the queries pass. Without a `class_head` a linear one is made.
     """
 
+    class_head: Any
     anomaly_head: Any
     attn_mask_probs: Tensor
 
@@ -42,6 +51,7 @@ class MaskTransformer(Model):
         num_blocks: int,
         masked_attention: bool,
         outlier_class: bool,
+        class_head: ClassHead | None,
         anomaly_head: AnomalyHead | None,
         official_quirks: bool,
     ) -> None:
@@ -54,7 +64,8 @@ class MaskTransformer(Model):
         self._probs = [1.0] * num_blocks  # the same numbers, on the host
         self.register_load_state_dict_post_hook(_read_probs)
         self.q = nn.Embedding(num_queries, dim)
-        self.class_head = nn.Linear(dim, num_classes + int(outlier_class) + 1)
+        self.class_head = class_head or nn.Linear(dim, num_classes + int(outlier_class) + 1)
+        self._has_distances = isinstance(class_head, DistanceHead)
         self.mask_head = nn.Sequential(
             nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)
         )
@@ -159,10 +170,12 @@ class MaskTransformer(Model):
         return masks.unflatten(2, features.shape[2:])
 
     def _finished(self, output: MaskOutput, aux: list[MaskOutput]) -> MaskOutput:
-        """Return the last output with its anomaly logits and the supervised ones before it."""
+        """Return the last output with all that is read off its queries, and the supervised ones."""
         if self.anomaly_head is not None:
             states = self.anomaly_head(output.queries, output.class_logits)
             output = output._replace(anomaly_logits=states)
+        if self._has_distances:
+            output = output._replace(distances=self.class_head.distances(output.queries))
         return output._replace(aux=tuple(aux))
 
     def _keep(

@@ -24,7 +24,14 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import AnomalyHead, MaskOutput, Part, SpatialBackbone, UserError
+from eomt_exp.contracts import (
+    AnomalyHead,
+    ClassHead,
+    MaskOutput,
+    Part,
+    SpatialBackbone,
+    UserError,
+)
 from eomt_exp.models.mask_transformer import MaskTransformer
 
 
@@ -46,6 +53,7 @@ class SpatialEoMT(MaskTransformer):
         num_blocks: int | None = None,
         masked_attention: bool = True,
         outlier_class: bool = False,
+        class_head: ClassHead | None = None,
         anomaly_head: AnomalyHead | None = None,
         official_quirks: bool = False,
         head_dim: int = 32,
@@ -73,6 +81,7 @@ class SpatialEoMT(MaskTransformer):
             num_blocks=num_blocks,
             masked_attention=masked_attention,
             outlier_class=outlier_class,
+            class_head=class_head,
             anomaly_head=anomaly_head,
             official_quirks=official_quirks,
         )

@@ -68,7 +68,7 @@ def _layout(state: State) -> str:
     names = state.keys()
     if {"encoder.initial_block.conv.weight", "decoder.output_conv.weight"} <= names:
         return ERFNET
-    if {"q.weight", "class_head.weight"} <= names:
+    if "q.weight" in names and {"class_head.weight", "class_head.prototypes"} & names:
         is_split = any(hugging_face.SPLIT_QUERY.match(name) for name in names)
         return OFFICIAL_DINOV3 if is_split else OFFICIAL
     if {"query.weight", "class_predictor.weight"} <= names:

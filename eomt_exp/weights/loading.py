@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 import torch
 
-from eomt_exp.contracts import CheckpointError, Model
+from eomt_exp.contracts import CheckpointError, DistanceHead, Model
 from eomt_exp.weights.formats import BACKBONE_ONLY, to_official
 from eomt_exp.weights.hugging_face import BACKBONE, State
 from eomt_exp.weights.weight_files import read_weights
 
 _PIXELS = "encoder.pixel_"  # ImageNet's mean and standard deviation, which some layouts leave out
 _CLASS_HEAD = "class_head."
+_LINEAR = (f"{_CLASS_HEAD}weight", f"{_CLASS_HEAD}bias")
+_PROTOTYPES = f"{_CLASS_HEAD}prototypes"
 _PIXEL_HEAD = "decoder.output_conv.bias"  # of ERFNet: one number for each class output
 _RESAMPLED = (f"{BACKBONE}pos_embed", f"{BACKBONE}patch_embed.proj.weight")
 _SET_BY = {"q.weight": "model.num_queries", "attn_mask_probs": "model.num_blocks"}
@@ -58,11 +60,12 @@ def load_checkpoint(
     Positions and the patch kernel are resampled where the encoder can (`adapted`). A backbone-only
     file leaves the rest fresh, as does `load_class_head=False` the class head; a model with one
     class output more than the file gets its outlier class fresh, one with an anomaly head that the
-    file lacks gets that fresh. With `delta_weights` the file's backbone is added to the model's
-    (the published DINOv3 models; facts of EoMT, 1.6); with None, a file that seems to hold such
-    differences is refused. `trained_size` is the (H, W) of the images it was trained on, which the
-    shape of its positions does not show. Else a missing or unexpected name is a CheckpointError,
-    unless `strict=False`; another size always is.
+    file lacks gets that fresh. A linear class head is turned into prototypes where the model has
+    such; they are an estimate to train on from, and so reported as fresh. With `delta_weights` the
+    file's backbone is added to the model's (the published DINOv3 models; facts of EoMT, 1.6); with
+    None, a file that seems to hold such differences is refused. `trained_size` is the (H, W) of the
+    images it was trained on, which the shape of its positions does not show. Else a missing or
+    unexpected name is a CheckpointError, unless `strict=False`; another size always is.
     """
     state, layout = _read_official(where)
     own = model.state_dict()
@@ -70,6 +73,8 @@ def load_checkpoint(
     state = {k: v for k, v in state.items() if k in own or not k.startswith(_PIXELS)}
     left_out = [] if load_class_head else [k for k in state if k.startswith(_CLASS_HEAD)]
     state = {name: value for name, value in state.items() if name not in left_out}
+    estimated = _turn_into_prototypes(state, model)
+    left_out += [name for name in _LINEAR if estimated]
     widened = _widen_class_head(state, own, model.num_classes)
     _check_sizes({k: v for k, v in state.items() if k not in _RESAMPLED}, own, where)
     _check_delta(state, where, delta_weights)
@@ -83,8 +88,8 @@ def load_checkpoint(
         way_out = ", or strict=false to load what there is" if strict else ""
         raise CheckpointError(
             f"{where} ({layout}) is of another model. {_listed('missing', missing)}"
-            f"{_listed('unexpected', unused)}Give it the same backbone, model and anomaly_head as "
-            f"the one that was trained{way_out}."
+            f"{_listed('unexpected', unused)}Give it the same backbone, model, class_head and "
+            f"anomaly_head as the one that was trained{way_out}."
         )
     loaded = {name: value for name, value in state.items() if name in own}
     if delta_weights:
@@ -92,7 +97,7 @@ def load_checkpoint(
     model.load_state_dict(loaded, strict=False)
     return Report(
         *(str(where), layout, tuple(loaded), sum(value.numel() for value in loaded.values())),
-        fresh=tuple(k for k in [*widened, *fresh] if not k.startswith(_PIXELS)),
+        fresh=tuple(k for k in [*estimated, *widened, *fresh] if not k.startswith(_PIXELS)),
         resampled=tuple(resampled),
         unused=tuple([*unused, *left_out]),
     )
@@ -183,13 +188,14 @@ def _check_sizes(state: State, own: State, where: str | Path) -> None:
             raise CheckpointError(
                 f"{where} is of another model: {wrong[name]}; type {key}={len(state[name])}."
             )
-    name = f"{_CLASS_HEAD}weight"
-    if name in wrong and state[name].shape[1:] == own[name].shape[1:]:
-        raise CheckpointError(
-            f"{where} has {len(state[name])} class outputs, the model {len(own[name])} (the "
-            "classes, no-object, maybe an outlier class); take the data it was trained on (with "
-            "data=generic_anomaly, data@known=), or load_class_head=false for a fresh class head."
-        )
+    for name in (_LINEAR[0], _PROTOTYPES):
+        if name in wrong and state[name].shape[1:] == own[name].shape[1:]:
+            raise CheckpointError(
+                f"{where} has {len(state[name])} class outputs, the model {len(own[name])} (the "
+                "classes, no-object, maybe an outlier class); take the data it was trained on "
+                "(with data=generic_anomaly, data@known=), or load_class_head=false for a fresh "
+                "class head."
+            )
     if _PIXEL_HEAD in wrong:
         raise CheckpointError(
             f"{where} has {len(state[_PIXEL_HEAD])} class outputs, the model "
@@ -203,17 +209,31 @@ def _check_sizes(state: State, own: State, where: str | Path) -> None:
         )
 
 
+def _turn_into_prototypes(state: State, model: Model) -> list[str]:
+    """Put prototypes in place of a linear class head, where the model has them; name them."""
+    head = getattr(model, "class_head", None)
+    if not isinstance(head, DistanceHead) or not state.keys() >= {*_LINEAR}:
+        return []
+    weight, _ = (state.pop(name) for name in _LINEAR)  # the bias is lost
+    found = {f"{_CLASS_HEAD}{name}": value for name, value in head.from_linear(weight).items()}
+    state.update(found)
+    return [*found]
+
+
 def _widen_class_head(state: State, own: State, num_classes: int) -> list[str]:
     """Insert an outlier class before no-object, where the model has one and the file has not."""
-    names = [k for k in (f"{_CLASS_HEAD}weight", f"{_CLASS_HEAD}bias") if k in state and k in own]
     widened = []
-    for name in names:
+    for name in (*_LINEAR, _PROTOTYPES):
+        if name not in state or name not in own:
+            continue
         rows = (state[name].shape[0], own[name].shape[0])
         if rows != (num_classes + 1, num_classes + 2):
             continue
         known, no_object = state[name][:-1], state[name][-1:]
-        # It starts as a fainter no-object: the softmax over the known classes hardly moves.
+        # It starts as a fainter no-object: the softmax over the known classes hardly moves. Without
+        # a bias nothing is fainter, but a prototype in a direction of its own is near no query.
         outlier = no_object - 2.0 if name.endswith("bias") else no_object
+        outlier = own[name][-2:-1] if name == _PROTOTYPES else outlier
         state[name] = torch.cat([known, outlier, no_object])
         widened.append(f"{name}[outlier]")
     return widened
