@@ -197,6 +197,32 @@ class TrackingConfig:
     tags: dict[str, str] = field(default_factory=dict)
 
 
+class ScoreSpace(Enum):
+    """Says in what space the scores of an ensemble are added, see engine/ensemble.py."""
+
+    raw = "raw"
+    rank = "rank"
+    cdf = "cdf"
+
+
+@dataclass
+class FusionConfig:
+    """Types fusion: how the scores of the members of an ensemble become one."""
+
+    space: ScoreSpace = MISSING
+    scores: Any = None  # a name, or a list of them
+    weights: Any = None  # a list of numbers, or "fit"
+
+    def __post_init__(self) -> None:
+        weights = self.weights if isinstance(self.weights, list) else []
+        are_numbers = bool(weights) and all(type(one) in (int, float) for one in weights)
+        if self.weights not in (None, "fit") and not are_numbers:
+            refuse(
+                f"fusion.weights={self.weights} must be a list of numbers, one a member; fit fits "
+                "them, null weighs all alike."
+            )
+
+
 @dataclass
 class RecipeConfig:
     """Types conf/recipe."""
@@ -247,6 +273,8 @@ class Config:
     score: str = MISSING
     resume: bool = MISSING
     checkpoint: Any = None  # a string; of task=evaluate also a list of them
+    ensemble: list[str] = field(default_factory=list)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
     strict: bool = True
     load_class_head: bool = True
     delta_weights: bool | None = None

@@ -8,7 +8,7 @@ score is formed from it; scores of single queries are averaged themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, NamedTuple
@@ -30,7 +30,28 @@ class Detection(NamedTuple):
     known: np.ndarray | None  # (H, W) int64, the likeliest known class; None where not asked for
 
 
-class Detector:
+class AnyDetector:
+    """Turns images into score maps: what an evaluation asks of one model or of an ensemble."""
+
+    scorers: Mapping[str, object]  # by name, what each score map comes from
+    score: str  # the one that it goes by
+    image_size: tuple[int, int]  # (H, W) of what the model sees
+    batch_size: int
+    finds_classes: bool = True  # whether it names the likeliest known class of a pixel too
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB -> (H, W) float32; higher is more anomalous."""
+        (found,) = self.stream([image], only=(self.score,), known=False)
+        return found.scores[self.score]
+
+    def stream(
+        self, images: Iterable[np.ndarray], only: Sequence[str] | None = None, known: bool = True
+    ) -> Iterator[Detection]:
+        """Yield one Detection an image, in order; `only` names the scorers wanted, () for none."""
+        raise NotImplementedError
+
+
+class Detector(AnyDetector):
     """Scores images with one model; `detector(image)` gives the scorer called `score`.
 
     With `windows=False` the whole image is resized to the training size instead, at the price of
@@ -39,6 +60,8 @@ class Detector:
     them (evidence for the classes, scores of queries), and upsamples the sums: a bilinear step
     after the sigmoid instead of before it, seen at outlines only.
     """
+
+    scorers: dict[str, Scorer]
 
     def __init__(
         self,
@@ -65,11 +88,6 @@ class Detector:
         self.batch_size = batch_size
         self.precision = precision
         self.resolution = resolution
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB -> (H, W) float32; higher is more anomalous."""
-        (found,) = self.stream([image], only=(self.score,), known=False)
-        return found.scores[self.score]
 
     def scores(
         self, image: np.ndarray, only: Sequence[str] | None = None

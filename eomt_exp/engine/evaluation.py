@@ -18,7 +18,7 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from eomt_exp.contracts import VOID, ImageSet, LabelledImage
-from eomt_exp.engine.detector import Detection, Detector
+from eomt_exp.engine.detector import AnyDetector, Detection
 from eomt_exp.engine.score_store import ScoreStore
 from eomt_exp.evaluator.components import ComponentCounts
 from eomt_exp.evaluator.image_counts import ImageCounts
@@ -71,7 +71,7 @@ class Measured:
 
 
 def measure_benchmark(
-    detector: Detector,
+    detector: AnyDetector,
     read: Read,
     count: int,
     settings: Settings,
@@ -104,7 +104,7 @@ def measure_benchmark(
 
 
 def measure_known_classes(
-    detector: Detector,
+    detector: AnyDetector,
     images: Iterator[LabelledImage],
     num_classes: int,
     categories: Sequence[str] | None = None,
@@ -112,18 +112,19 @@ def measure_known_classes(
     half: bool = False,
     advance: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, float], dict[str, PixelCounts]]:
-    """Measure mIoU and its like of the argmax over the known classes.
+    """Measure mIoU and its like of the argmax over the known classes; {} of what finds none.
 
     With `bits`, also the score counts of the pixels of known classes, all of them normal: what an
     operating point is set by when no anomaly has been seen.
     """
     matrix = ConfusionMatrix(num_classes, categories=categories)
     counts = {} if bits is None else {name: PixelCounts(bits) for name in detector.scorers}
-    for _, item, found in _detected(detector, images, tuple(counts), known=True):
+    finds_classes = detector.finds_classes
+    for _, item, found in _detected(detector, images, tuple(counts), known=finds_classes):
         # A label outside the known classes has no right answer among them.
         labels = np.where(item.labels < num_classes, item.labels, VOID).astype(np.uint8)
-        assert found.known is not None
-        matrix.update(found.known, labels)
+        if found.known is not None:
+            matrix.update(found.known, labels)
         normal = np.where(labels == VOID, VOID, 0).astype(np.uint8)
         for name, part in counts.items():
             part.update(_rounded(found.scores[name], half), normal)
@@ -131,7 +132,7 @@ def measure_known_classes(
     matrix, *shards = gather_object([matrix])
     for other in shards:
         matrix.merge(other)
-    return matrix.results(), _merged(counts)
+    return matrix.results() if finds_classes else {}, _merged(counts)
 
 
 def shard(images: ImageSet, rank: int, world: int) -> list[int]:
@@ -144,7 +145,7 @@ class _FirstPass:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: AnyDetector,
         settings: Settings,
         store: ScoreStore,
         exports: dict[str, Sequence[Write]],
@@ -235,7 +236,7 @@ def _in_threads(
 
 
 def _scored(
-    detector: Detector,
+    detector: AnyDetector,
     items: Iterator[LabelledImage],
     half: bool,
     keep: Callable[[LabelledImage], bool] | None = None,
@@ -248,7 +249,7 @@ def _scored(
 
 
 def _detected(
-    detector: Detector,
+    detector: AnyDetector,
     items: Iterator[LabelledImage],
     only: Sequence[str] | None = None,
     known: bool = False,

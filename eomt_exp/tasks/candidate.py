@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from eomt_exp import runs
-from eomt_exp.engine.detector import Detector
+from eomt_exp.engine.detector import AnyDetector
 from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.report.cells import Cell
 from eomt_exp.report.results import SeededRun
@@ -27,44 +28,57 @@ class KnownClasses:
     thresholds: dict[str, float]  # by scorer, where evaluator.operating_fpr of its pixels lie above
 
 
+@dataclass
 class Candidate:
     """Holds a model to be measured, which it loads only where a number is missing, and its numbers.
 
-    Its `source` is a run folder, or a file or hub id of weights from elsewhere. `warnings` are by
-    image set, of what it has `seen` before.
+    `warnings` are by image set, of what it has seen before.
     """
 
-    def __init__(
-        self,
+    label: str  # what tables and folders call it
+    score: str  # the scorer that it goes by
+    architecture: str
+    facts: dict[str, Any]  # what its numbers depend on, for the manifest
+    warnings: Mapping[str, str]
+    load: Callable[[], AnyDetector]
+    # Experiment and seed, and the tags of its training; None of weights from elsewhere.
+    run: SeededRun | None = None
+    tags: dict[str, object] | None = None
+    note: str = ""  # what a reader of its numbers should know
+    known: KnownClasses = field(default_factory=lambda: KnownClasses({}, {}))  # once measured
+    cells: dict[str, Cell] = field(default_factory=dict)  # likewise, by benchmark
+
+    @classmethod
+    def of(
+        cls,
         cfg: DictConfig,
         source: str | Path,
         seen: SeenImages,
         warnings: Mapping[str, str],
         precision: str,
-        load: Callable[[], Detector],
+        load: Callable[[], AnyDetector],
         taken: Collection[str] = (),
-    ) -> None:
-        """Name it `<experiment>-<seed>` of its run or as the file, and as none of those `taken`."""
+    ) -> Candidate:
+        """Name it `<experiment>-<seed>` of its run or as the file, and as none of those `taken`.
+
+        `source` is a run folder, or a file or hub id of weights from elsewhere.
+        """
         weights = sha256(runs.weights_of(source))
-        # Experiment and seed, and the tags of its training; None of weights from elsewhere.
-        self.run: SeededRun | None = None
-        self.tags: dict[str, object] | None = None
+        run: SeededRun | None = None
+        tags: dict[str, object] | None = None
         if runs.is_run(source):
             trained = runs.load_config(Path(source))
             name = f"{trained.name}-{trained.seed}"
             group = runs.content_key(trained, besides=("seed",))
-            self.run = SeededRun(str(trained.name), group, int(trained.seed), weights)
-            self.tags = {"method": trained.name, "data": trained.data.name, "seed": trained.seed}
-            self.tags |= trained.tracking.tags
+            run = SeededRun(str(trained.name), group, int(trained.seed), weights)
+            tags = {"method": trained.name, "data": trained.data.name, "seed": trained.seed}
+            tags |= trained.tracking.tags
         else:
             is_hub = str(source).startswith(HUB)
             name = Path(str(source).partition("@")[0] if is_hub else source).stem
-        self.label = as_label(name, taken)
-        self.score: str = cfg.score  # the scorer that it goes by
-        self.architecture = str(cfg.model._target_).rpartition(".")[2]
-        self.facts = {  # what its numbers depend on, for the manifest
-            "experiment": self.run.experiment if self.run else None,
-            "seed": self.run.seed if self.run else None,
+        facts = {
+            "experiment": run.experiment if run else None,
+            "seed": run.seed if run else None,
             "weights": str(source),
             "weights_sha256": weights,
             "image_size": list(cfg.data.image_size),
@@ -73,12 +87,12 @@ class Candidate:
             "score": cfg.score,
             "images_not_on_record": seen.unknown,
         }
-        self.warnings, self.load = warnings, load
-        self.known = KnownClasses({}, {})  # as the next, once it is measured
-        self.cells: dict[str, Cell] = {}  # by benchmark
+        architecture = str(cfg.model._target_).rpartition(".")[2]
+        label = as_label(name, taken)
+        return cls(label, cfg.score, architecture, facts, warnings, load, run, tags)
 
     @cached_property
-    def detector(self) -> Detector:
+    def detector(self) -> AnyDetector:
         """Load the model when it is first needed."""
         return self.load()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from eomt_exp import runs
 from eomt_exp.config_keys import OF_A_RUN, OF_A_RUN_UNLESS_TYPED
@@ -15,12 +16,14 @@ from eomt_exp.contracts import UserError
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import agreed, forget_accelerator, is_first_process, make_accelerator
 from eomt_exp.run_folders import working_in
+from eomt_exp.schema import FusionConfig
 from eomt_exp.tasks.candidate import Candidate
-from eomt_exp.tasks.image_sets import build_image_sets, read_sets, seen_image_warnings
+from eomt_exp.tasks.fusion import FIT, check_known_classes, fuse, keep_fused_scores, seen_by_members
+from eomt_exp.tasks.image_sets import ImageSets, build_image_sets, read_sets, seen_image_warnings
 from eomt_exp.tasks.measure import Cells, Measurement
 from eomt_exp.tasks.mlflow_runs import open_tracker
 from eomt_exp.tasks.publish import evaluate_models
-from eomt_exp.tasks.start import checked_settings, fill, seen_by
+from eomt_exp.tasks.start import checked_settings, evaluates, fill, seen_by
 from eomt_exp.tasks.train import start_of
 
 
@@ -35,40 +38,65 @@ def run(cfg: DictConfig) -> None:
 def _run(cfg: DictConfig, run_dir: Path) -> None:
     if any(one.startswith("protocol=[") for one in _typed()):
         raise UserError("one protocol at a time; -m protocol=default,smiyc runs one after another.")
-    configs = _configs(cfg)
-    settings = checked_settings(cfg, configs)
-    if not cfg.checkpoint and cfg.start_from is None:
+    fusion: FusionConfig = OmegaConf.to_object(cfg.fusion)  # type: ignore[assignment]
+    parts = _each(cfg, cfg.ensemble)  # before cfg becomes that of its own model
+    if parts:
+        keep_fused_scores(fusion, parts)
+    configs = _configs(cfg) if cfg.checkpoint or not parts else []
+    if parts:
+        check_known_classes(fusion, [*configs, *parts])
+    settings = checked_settings(cfg, [*configs, *parts])
+    if not cfg.checkpoint and cfg.start_from is None and not parts:
         raise UserError(
             "task=evaluate needs a trained model: add checkpoint=<run folder, file or hf://…>, or "
             "several as checkpoint=[…,…]."
         )
-    images = build_image_sets(configs[0])
+    images = build_image_sets([*configs, *parts][0])
     sources = [source for one in configs if (source := start_of(one)) is not None]
+    seen = seen_by_members([seen_by(one.checkpoint) for one in parts], fusion, images)
+    allowed = settings.evaluator.allow_seen_images
+    warnings = seen_image_warnings(seen, images, allowed) if parts else {}
     accelerator = make_accelerator(settings.trainer)
     try:
         measurement = Measurement(settings, accelerator, run_dir)
-        cells = Cells(measurement, images)
-        models: list[Candidate] = []
-        for one, source in zip(configs, sources, strict=True):
-            seen = seen_by(source)
-            warnings = seen_image_warnings(seen, images, settings.evaluator.allow_seen_images)
-            load = partial(_detector, one, source, measurement)
-            taken = {model.label for model in models}
-            models.append(
-                Candidate(one, source, seen, warnings, measurement.precision, load, taken)
-            )
-        for model in models:  # what does not fit says so before anything is written
-            if not agreed(cells.is_complete(model)):
-                _ = model.detector
-            if len(models) > 1:
+        measured = images if cfg.evaluator.known_classes else images._replace(validation=None)
+        cells = Cells(measurement, measured)
+        models = _candidates(configs, sources, images, measurement)
+        members = _candidates(parts, [one.checkpoint for one in parts], images, measurement)
+        # What does not fit says so before anything is written.
+        for model in [*(m for m in models if not agreed(cells.is_complete(m))), *members]:
+            _ = model.detector
+            if len(models) + len(members) > 1:
                 model.let_go()
-        kept = configs[0] if len(configs) == 1 else cfg
+        kept = configs[0] if len(configs) == 1 and not parts else cfg
         runs.begin(kept, run_dir)
+        if parts and fusion.weights == FIT and accelerator.is_main_process:
+            seen.save(run_dir)
         with open_tracker(settings, run_dir, accelerator.is_main_process) as tracker:
             tracker.log_params(runs.flat(runs.plain(kept)))
+            if parts:
+                models.append(fuse(cells, members, fusion, images, seen, warnings))
             evaluate_models(cells, models, tracker)
     finally:
         forget_accelerator(accelerator)
+
+
+def _candidates(
+    configs: Sequence[DictConfig],
+    sources: Sequence[str | Path],
+    images: ImageSets,
+    measurement: Measurement,
+) -> list[Candidate]:
+    found: list[Candidate] = []
+    for one, source in zip(configs, sources, strict=True):
+        seen = seen_by(source)
+        allowed = measurement.settings.evaluator.allow_seen_images
+        warnings = seen_image_warnings(seen, images, allowed)
+        load = partial(_detector, one, source, measurement)
+        taken = {model.label for model in found}
+        precision = measurement.precision
+        found.append(Candidate.of(one, source, seen, warnings, precision, load, taken))
+    return found
 
 
 def _configs(cfg: DictConfig) -> list[DictConfig]:
@@ -77,12 +105,7 @@ def _configs(cfg: DictConfig) -> list[DictConfig]:
         return [_as_trained(cfg)]
     if not cfg.checkpoint:
         raise UserError("checkpoint=[] names no model; type checkpoint=[<run>,<run>].")
-    configs = []
-    for one in cfg.checkpoint:
-        copy = cfg.copy()
-        with open_dict(copy):
-            copy.checkpoint = str(one)
-        configs.append(_as_trained(copy))
+    configs = _each(cfg, cfg.checkpoint)
     for other in configs[1:] if cfg.evaluator.known_classes else []:
         if (other.data.name, other.data.val) != (configs[0].data.name, configs[0].data.val):
             raise UserError(
@@ -91,6 +114,16 @@ def _configs(cfg: DictConfig) -> list[DictConfig]:
                 "wants one kind of known classes: add evaluator.known_classes=false, or evaluate "
                 "them apart."
             )
+    return configs
+
+
+def _each(cfg: DictConfig, sources: Iterable[str]) -> list[DictConfig]:
+    configs = []
+    for one in sources:
+        copy = cfg.copy()
+        with open_dict(copy):
+            copy.checkpoint = str(one)
+        configs.append(_as_trained(copy))
     return configs
 
 
@@ -117,11 +150,16 @@ def _as_trained(cfg: DictConfig) -> DictConfig:
     """Return this configuration around a trained model: what was not typed is the run's.
 
     Validation images are the exception where the data set is the same: their paths are this
-    machine's.
+    machine's. The folder of an evaluation stands for the model evaluated there, as it was.
     """
     if not (cfg.checkpoint and runs.is_run(cfg.checkpoint)):
         return cfg
     trained = runs.load_config(Path(cfg.checkpoint))
+    if evaluates(trained) and not isinstance(trained.checkpoint, str):
+        raise UserError(
+            f"{cfg.checkpoint} is an evaluation of more than one model; name their runs, or the "
+            "folder of an evaluation of one checkpoint=."
+        )
     typed = {one.lstrip("+~").split("=")[0].split(".")[0] for one in _typed()}
     if ignored := typed & {"model", "backbone"}:
         parts = " and ".join(sorted(ignored))
@@ -133,6 +171,8 @@ def _as_trained(cfg: DictConfig) -> DictConfig:
         for group in own:
             cfg[group] = trained[group]
         cfg.data.image_size = trained.data.image_size
+        if evaluates(trained):
+            cfg.checkpoint, cfg.delta_weights = trained.checkpoint, trained.delta_weights
     return cfg
 
 

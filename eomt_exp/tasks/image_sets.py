@@ -27,10 +27,11 @@ from eomt_exp.engine.seen_images import (
     in_words,
     read_digests,
 )
+from eomt_exp.schema import ScoreSpace
 
 KEPT_BYTES = 2 << 30  # of memory, in each process, for the images that it will measure on
 VALIDATION = "data.val"
-_TUNING = "tuning."  # and the set's name: a benchmark may be called the same
+TUNING = "tuning."  # and the set's name: a benchmark may be called the same
 # What data.val and tuning sets are there for: they may choose, but not teach.
 _VALIDATES = ("validation", "selection", "tuning")
 
@@ -45,10 +46,10 @@ class ImageSets(NamedTuple):
 
 
 def build_image_sets(cfg: DictConfig, training: bool = False) -> ImageSets:
-    """Build benchmarks, data.val and, for a training, the tuning sets.
+    """Build benchmarks, data.val and, for a training or the weights of an ensemble, tuning sets.
 
     Each file is read once now, so that none can fail after training. UserError for tuning sets
-    that the training would never be validated on.
+    that the training would never be validated on, or for lack of what an ensemble is fitted on.
     """
     nodes = runs.plain(cfg)
     validates = training and cfg.trainer.validate_every > 0
@@ -57,10 +58,21 @@ def build_image_sets(cfg: DictConfig, training: bool = False) -> ImageSets:
             f"benchmark@tuning={next(iter(cfg.tuning))} is for the validation during "
             "training, and trainer.validate_every=0 means none: type trainer.validate_every=1."
         )
-    asks_known_classes = cfg.evaluator.known_classes or validates
+    fits_space = bool(cfg.ensemble) and not training and cfg.fusion.space is ScoreSpace.cdf
+    fits_weights = bool(cfg.ensemble) and not training and cfg.fusion.weights == "fit"
+    if fits_space and not cfg.data.val:
+        raise UserError(
+            "fusion.space=cdf is fitted on data.val, which is null: type fusion.space=rank."
+        )
+    if fits_weights and not cfg.tuning:
+        raise UserError(
+            "fusion.weights=fit wants scenes with anomalies that are no benchmark: add "
+            "benchmark@tuning=pasted_validation."
+        )
+    asks_known_classes = cfg.evaluator.known_classes or validates or fits_space
     benchmarks = build_all(cfg.benchmark, "benchmark")
     validation = build(cfg.data.val, VALIDATION) if asks_known_classes and cfg.data.val else None
-    tuning = build_all(cfg.tuning, "tuning") if validates else {}
+    tuning = build_all(cfg.tuning, "tuning") if validates or fits_weights else {}
     contents: dict[str, Contents] = {}
 
     def read(images: ImageSet, name: str, node: Any) -> ImageSet:
@@ -70,7 +82,7 @@ def build_image_sets(cfg: DictConfig, training: bool = False) -> ImageSets:
     return ImageSets(
         {name: read(one, name, nodes["benchmark"][name]) for name, one in benchmarks.items()},
         read(validation, VALIDATION, nodes["data"]["val"]) if validation is not None else None,
-        {name: read(one, _TUNING + name, nodes["tuning"][name]) for name, one in tuning.items()},
+        {name: read(one, TUNING + name, nodes["tuning"][name]) for name, one in tuning.items()},
         contents,
     )
 
@@ -161,7 +173,7 @@ def seen_image_warnings(seen: SeenImages, images: ImageSets, allowed: bool) -> d
     if VALIDATION in images.contents:
         now.add("validation", images.contents[VALIDATION].images)
     for name, contents in images.contents.items():
-        besides = _VALIDATES if name == VALIDATION or name.startswith(_TUNING) else ()
+        besides = _VALIDATES if name == VALIDATION or name.startswith(TUNING) else ()
         overlaps = seen.overlap(contents, besides) + now.overlap(contents, besides)
         if overlaps := list({overlap.name: overlap for overlap in overlaps}.values()):
             found[name] = in_words(overlaps, name)
@@ -187,7 +199,7 @@ def record(training: Contents | None, images: ImageSets, tuned_on: str | None = 
     if VALIDATION in images.contents:
         seen.add("validation", images.contents[VALIDATION].images)
     for name in images.tuning:
-        seen.add("tuning", images.contents[_TUNING + name].images)
+        seen.add("tuning", images.contents[TUNING + name].images)
     if tuned_on is not None:
         if not (Path(tuned_on) / SEEN).is_file():
             raise UserError(

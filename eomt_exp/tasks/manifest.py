@@ -49,6 +49,7 @@ def notes_on(models: Sequence[Candidate]) -> list[str]:
         for model in models
         if (unknown := model.facts["images_not_on_record"])
     ]
+    found += [f"{model.label}: {model.note}" for model in models if model.note]
     cells = {name: cell for model in models for name, cell in model.cells.items()}
     return found + [note for name, cell in cells.items() for note in _notes_on(name, cell)]
 

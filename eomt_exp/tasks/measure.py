@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from omegaconf import OmegaConf
 from torch.utils.data import Subset
 
@@ -17,8 +18,9 @@ from eomt_exp.contracts import ImageSet, LabelledImage
 from eomt_exp.data.loader import image_loader
 from eomt_exp.data.resized import Resized
 from eomt_exp.engine import evaluation
-from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.device import Accelerator, agreed, resolve_precision
+from eomt_exp.engine.detector import AnyDetector
+from eomt_exp.engine.device import Accelerator, agreed, from_all, resolve_precision
+from eomt_exp.engine.ensemble import EnsembleDetector
 from eomt_exp.engine.progress import Progress, progress
 from eomt_exp.engine.score_store import remove_left_over
 from eomt_exp.evaluator.pixel import PixelCounts
@@ -53,7 +55,7 @@ class Measurement:
         return resolve_precision(self.settings.protocol.precision, cpu)
 
     def known_classes(
-        self, detector: Detector, images: ImageSet, label: str = "", with_counts: bool = False
+        self, detector: AnyDetector, images: ImageSet, label: str = "", with_counts: bool = False
     ) -> tuple[dict[str, float], dict[str, PixelCounts]]:
         """Measure mIoU and its like; `with_counts` also the scores of all labelled pixels."""
         read, count = self._share(detector, images)
@@ -70,7 +72,7 @@ class Measurement:
 
     def benchmark(
         self,
-        detector: Detector,
+        detector: AnyDetector,
         images: ImageSet,
         label: str = "",
         exports: dict[str, Sequence[evaluation.Write]] | None = None,
@@ -96,7 +98,17 @@ class Measurement:
                 detector, read, count, settings, bar.advance, exports
             )
 
-    def _share(self, detector: Detector, images: ImageSet) -> tuple[evaluation.Read, int]:
+    def sampled_pixels(
+        self, ensemble: EnsembleDetector, images: ImageSet, label: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the members' maps (M, N) and anomaly (N,) of pixels of all images."""
+        read, count = self._share(ensemble, images)
+        with self._bar(count, label) as bar:
+            found = from_all([ensemble.sampled(read(range(count)), bar.advance)])
+        maps, anomaly = zip(*found, strict=True)
+        return np.concatenate(maps, axis=1), np.concatenate(anomaly)
+
+    def _share(self, detector: AnyDetector, images: ImageSet) -> tuple[evaluation.Read, int]:
         """Return what reads this process's images, as the protocol shows them, and their number.
 
         The next ones are decoded meanwhile.

@@ -95,7 +95,7 @@ def publish(
     if board.warnings:
         tracker.set_tags({"warnings": "; ".join(board.warnings)})
     step = int(max((line["step"] for line in read_journal(run_dir / JOURNAL)), default=0))
-    tracker.log_metrics(metrics | _of_own_score(settings, board), step)
+    tracker.log_metrics(metrics | _of_own_score(models, board), step)
     tracker.flush()
     # A trial is compared by its study.
     link = compared_in_mlflow(settings, board, models, tracker, run_dir) if shown else ""
@@ -108,12 +108,12 @@ def publish(
         print(f"compare with other runs: make ui{where}", flush=True)
 
 
-def _of_own_score(settings: TaskSettings, board: Leaderboard) -> dict[str, float]:
+def _of_own_score(models: Sequence[Candidate], board: Leaderboard) -> dict[str, float]:
     """Return `<metric>/<benchmark>` of the score that a method goes by: of all methods one key.
 
     The metric stands first because MLflow's pages sort by name, and have hundreds of them.
     """
-    own = [r for r in board.results if len(board.models) == 1 and r.scorer == settings.score]
+    own = [r for r in board.results if len(models) == 1 and r.scorer == models[0].score]
     return {f"{name}/{r.benchmark}": r.metrics[name] for r in own for name in r.intervals}
 
 

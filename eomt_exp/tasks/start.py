@@ -45,6 +45,8 @@ def checked_settings(cfg: DictConfig, models: Sequence[DictConfig] = ()) -> Task
 
     `models` are the configurations of models that are evaluated together, where cfg is of none.
     """
+    if cfg.ensemble and not evaluates(cfg):
+        raise UserError("ensemble=[…] is measured, not trained: add task=evaluate.")
     models = models or [cfg]
     kinds = ("trainer", "optim", "evaluator", "protocol", "tracking")
     typed: dict[str, Any] = {kind: OmegaConf.to_object(cfg[kind]) for kind in kinds}
@@ -58,10 +60,15 @@ def checked_settings(cfg: DictConfig, models: Sequence[DictConfig] = ()) -> Task
         seed=cfg.seed,
         score=cfg.score,
         content_key=runs.content_key(cfg),
-        evaluates=str(cfg.task._target_).endswith("evaluate.run"),
-        has_checkpoint=bool(cfg.checkpoint),
+        evaluates=evaluates(cfg),
+        has_checkpoint=bool(cfg.checkpoint or cfg.ensemble),
         **typed,
     )
+
+
+def evaluates(cfg: DictConfig) -> bool:
+    """Return whether this is a configuration of task=evaluate."""
+    return str(cfg.task._target_).endswith("evaluate.run")
 
 
 def seen_by(start: str | Path) -> SeenImages:

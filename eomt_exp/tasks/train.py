@@ -235,7 +235,8 @@ def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, st
                 bare: Model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
                 return runs.make_detector(cfg, bare, measurement.precision)
 
-            trained_now = Candidate(cfg, folder, parts.seen, warnings, measurement.precision, load)
+            precision = measurement.precision
+            trained_now = Candidate.of(cfg, folder, parts.seen, warnings, precision, load)
             images = parts.images
             if not settings.evaluator.known_classes:  # data.val was for the validation
                 images = images._replace(validation=None)
