@@ -16,8 +16,14 @@ from eomt_exp.weights.weight_files import read_weights
 _PIXELS = "encoder.pixel_"  # ImageNet's mean and standard deviation, which some layouts leave out
 _CLASS_HEAD = "class_head."
 _PIXEL_HEAD = "decoder.output_conv.bias"  # of ERFNet: one number for each class output
+# Of Mask2Former, beside a Swin that was trained to classify.
+_MASK2FORMERS_OWN = ("encoder.hidden_states_norms.", "pixel_decoder.", "transformer_decoder.")
 _RESAMPLED = (f"{BACKBONE}pos_embed", f"{BACKBONE}patch_embed.proj.weight")
-_SET_BY = {"q.weight": "model.num_queries", "attn_mask_probs": "model.num_blocks"}
+_SET_BY = {
+    "q.weight": "model.num_queries",
+    "transformer_decoder.queries_features.weight": "model.num_queries",
+    "attn_mask_probs": "model.num_blocks",
+}
 
 
 class Report(NamedTuple):
@@ -114,7 +120,7 @@ def _may_be_missing(layout: str, load_class_head: bool) -> tuple[str, ...]:
     """Return how names begin that a file may lack without a complaint."""
     heads: tuple[str, ...] = () if load_class_head else (_CLASS_HEAD,)
     if layout in BACKBONE_ONLY:
-        heads = ("q.", _CLASS_HEAD, "mask_head.", "upscale.", "attn_mask_probs")
+        heads = ("q.", _CLASS_HEAD, "mask_head.", "upscale.", "attn_mask_probs", *_MASK2FORMERS_OWN)
     return (_PIXELS, "anomaly_head.", *heads)
 
 
@@ -148,7 +154,8 @@ def _check_delta(state: State, where: str | Path, delta_weights: bool | None) ->
     norms = [
         float(value.float().mean())
         for name, value in state.items()
-        if _in_backbone(name) and name.endswith(("norm1.weight", "norm2.weight", "norm.weight"))
+        if name.startswith(BACKBONE)
+        and name.endswith(("norm1.weight", "norm2.weight", "norm.weight"))
     ]
     if not norms:
         if not delta_weights:
