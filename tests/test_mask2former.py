@@ -22,7 +22,7 @@ from eomt_exp.weights.weight_files import save_weights
 from tests.command_line import metrics_of, only_run, run
 from tests.data_files import composed
 from tests.test_checkpoints import differing, same
-from tests.test_spatial_experiments import load
+from tests.test_spatial_experiments import learns_by_heart, load
 
 slow = pytest.mark.slow  # transformers alone takes seconds to import
 CLASSES, QUERIES, SIZE = 5, 7, (64, 96)
@@ -264,6 +264,12 @@ def test_a_saved_folder_is_evaluated_by_a_command(folder: Path, outputs: Path, c
     assert "(Hugging Face Mask2Former)" in outcome.out
     metrics = metrics_of(only_run(outputs, "evaluate"))["metrics"]
     assert 0 < metrics["synth_anomaly/rba/ap"] < 1
+
+
+@slow
+def test_eight_roads_are_learnt_by_heart() -> None:
+    wider = {"embed_dim": 24, "num_heads": [1, 2, 4, 4], "hidden_dim": 64}
+    learns_by_heart(tiny(num_classes=9, num_queries=16, **wider), 64, 96)
 
 
 @slow
