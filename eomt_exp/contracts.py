@@ -163,7 +163,8 @@ class Part(NamedTuple):
     """Names parameters of a model that are frozen, slowed down and described together."""
 
     name: str
-    kind: Literal["backbone", "joint", "head", "anomaly_head"]  # joint: backbone, with queries
+    # joint: of the backbone, with queries; decoder: between the backbone and the heads
+    kind: Literal["backbone", "joint", "decoder", "head", "anomaly_head"]
     depth: int  # backbone blocks between this part and the last one; 0 outside the backbone
     parameters: tuple[nn.Parameter, ...]
 

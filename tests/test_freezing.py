@@ -15,19 +15,21 @@ from eomt_exp.backbones.vit_pytorch import VitPytorchSimpleViT, VitPytorchViT
 from eomt_exp.contracts import Target
 from eomt_exp.engine.optim import make_optimizer
 from eomt_exp.heads.isomax_plus import IsoMaxPlus
+from eomt_exp.heads.query_head import QueryHead
 from eomt_exp.losses.anomaly_head import AnomalyHeadLoss
 from eomt_exp.losses.mask_classification import MaskClassification
 from eomt_exp.models.eomt import EoMT
+from eomt_exp.models.mask2former import Mask2Former
 from eomt_exp.schema import OptimConfig
-from tests import test_spatial_eomt, test_vit_pytorch
+from tests import test_mask2former, test_spatial_eomt, test_vit_pytorch
 from tests.test_model import SIZE, tiny, with_head
 from tests.test_scalable_vit import images_of
 
 TRAINED_KINDS = {
     "head": {"anomaly_head"},
     "heads": {"anomaly_head", "head"},
-    "last_blocks": {"anomaly_head", "head", "joint"},
-    "all": {"anomaly_head", "head", "joint", "backbone"},
+    "last_blocks": {"anomaly_head", "head", "joint", "decoder"},
+    "all": {"anomaly_head", "head", "joint", "decoder", "backbone"},
 }
 
 
@@ -56,16 +58,25 @@ def around(kind: type) -> EoMT:
     return EoMT(encoder=encoder, num_classes=5, num_queries=7, num_blocks=2)
 
 
+def mask2former() -> Mask2Former:
+    model = test_mask2former.tiny(anomaly_head=QueryHead(embed_dim=32, hidden_dim=16))
+    for layer in model.pixel_decoder.encoder.layers:  # of 0, positions would do nothing
+        nn.init.normal_(layer.self_attn.attention_weights.weight, std=0.1)
+    return model
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "timm": annealing,
     "ViT": lambda: around(VitPytorchViT),
     "SimpleViT": lambda: around(VitPytorchSimpleViT),
     "spatial": test_spatial_eomt.with_head,
     "prototypes": lambda: tiny(class_head=IsoMaxPlus(embed_dim=48, num_classes=5)),
+    "mask2former": mask2former,
 }
+ITS_IMPORT = pytest.param("mask2former", marks=pytest.mark.slow)  # of transformers, takes seconds
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["timm", "ViT", "SimpleViT", "spatial", ITS_IMPORT])
 def test_each_parameter_is_in_exactly_one_part_and_learns(name: str) -> None:
     model = MODELS[name]().train()
     listed = Counter(id(p) for part in model.parts() for p in part.parameters)
@@ -82,7 +93,7 @@ def test_each_parameter_is_in_exactly_one_part_and_learns(name: str) -> None:
         assert 0 < parameter.grad.abs().max() < float("inf"), parameter_name
 
 
-@pytest.mark.parametrize("name", ["timm", "spatial"])
+@pytest.mark.parametrize("name", ["timm", "spatial", ITS_IMPORT])
 @pytest.mark.parametrize("which", TRAINED_KINDS)
 def test_the_optimiser_moves_what_is_trained_and_leaves_the_rest_bit_equal(
     which: str, name: str
@@ -107,6 +118,20 @@ def test_the_optimiser_moves_what_is_trained_and_leaves_the_rest_bit_equal(
         optimizer.zero_grad()
     moved = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
     assert moved == {n for n, p in model.named_parameters() if id(p) in trained}
+
+
+@pytest.mark.slow
+def test_what_was_never_trained_learns_at_the_rate_of_the_heads() -> None:
+    model, settings = mask2former(), optim()
+    settings.backbone_lr_factor = 0.1
+    groups = make_optimizer(model, settings).param_groups
+    rates = {id(p): group["peak_lr"] for group in groups for p in group["params"]}
+    assert [part.depth for part in model.parts() if part.kind == "backbone"] == [4, 4, 3, 2, 1, 0]
+    for part in model.parts():
+        rate = 0.01 * 0.1 * 0.8**part.depth if part.kind == "backbone" else 0.01
+        assert [rates[id(p)] for p in part.parameters] == pytest.approx(
+            [rate] * len(part.parameters)
+        )
 
 
 def test_what_lies_before_the_first_trained_part_has_no_graph(monkeypatch) -> None:

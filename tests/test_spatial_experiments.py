@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from eomt_exp import cli, runs
 from eomt_exp.build import build_all
-from eomt_exp.contracts import VOID, Target
+from eomt_exp.contracts import VOID, Model, Target
 from eomt_exp.data.synthetic_roads import SyntheticRoads
 from eomt_exp.losses.mask_classification import MaskClassification
 from eomt_exp.models.spatial_eomt import SpatialEoMT
@@ -71,13 +71,10 @@ def scenes(number: int, height: int, width: int) -> tuple[torch.Tensor, list[Tar
     return torch.stack(pictures), targets
 
 
-@pytest.mark.slow
-def test_eight_roads_are_learnt_by_heart() -> None:
-    torch.manual_seed(0)
-    cfg = load(*CHOSEN, "backbone.embed_dim=96", "data.image_size=[48,96]",
-               "recipe.num_queries=16")  # fmt: skip
-    model = runs.build_model(cfg, pretrained=False).train()
-    images, targets = scenes(8, 48, 96)
+def learns_by_heart(model: Model, height: int, width: int) -> None:
+    """Trains it on eight roads for sixty steps; it must know them then."""
+    model.train()
+    images, targets = scenes(8, height, width)
     loss = MaskClassification(num_points=512)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
     totals = []
@@ -89,8 +86,16 @@ def test_eight_roads_are_learnt_by_heart() -> None:
         optimizer.step()
         totals.append(total.item())
     with torch.no_grad():
-        seen = model.eval()(images).resized((48, 96)).semantic_scores().argmax(dim=1)
+        seen = model.eval()(images).resized((height, width)).semantic_scores().argmax(dim=1)
     truth = torch.stack([(t.labels[:, None, None] * t.masks).sum(dim=0) for t in targets])
     kept = ~torch.stack([t.ignore for t in targets])
     assert sum(totals[-5:]) < 0.5 * sum(totals[:5])
     assert (seen == truth)[kept].float().mean() > 0.75
+
+
+@pytest.mark.slow
+def test_eight_roads_are_learnt_by_heart() -> None:
+    torch.manual_seed(0)
+    cfg = load(*CHOSEN, "backbone.embed_dim=96", "data.image_size=[48,96]",
+               "recipe.num_queries=16")  # fmt: skip
+    learns_by_heart(runs.build_model(cfg, pretrained=False), 48, 96)

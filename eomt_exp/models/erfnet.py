@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eomt_exp.contracts import Model, Part, PixelOutput, UserError
+from eomt_exp.models.image_sides import check_sides
 
 STRIDE = 8  # of the encoder; sides that it does not divide would come back in another size
 _EPS = 1e-3  # of every BatchNorm, in training as in the published weights
@@ -39,13 +40,7 @@ class ERFNet(Model):
 
         Raises UserError where 8 does not divide H and W.
         """
-        height, width = images.shape[-2:]
-        if height % STRIDE or width % STRIDE:
-            sides = ",".join(str(max(STRIDE, round(n / STRIDE) * STRIDE)) for n in (height, width))
-            raise UserError(
-                f"model=erfnet needs sides that {STRIDE} divides, got {height} x {width}; "
-                f"type data.image_size=[{sides}]."
-            )
+        check_sides(images, STRIDE, "erfnet")
         return PixelOutput(self.decoder(self.encoder(images))[:, : self.num_classes])
 
     def parts(self) -> list[Part]:

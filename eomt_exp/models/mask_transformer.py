@@ -12,34 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import (
-    AnomalyHead,
-    ClassHead,
-    DistanceHead,
-    MaskOutput,
-    Model,
-    Part,
-    UserError,
-)
-
-# What each setting trains, by kind of part; each trains what those before it train.
-TRAINABLE = {
-    "head": ("anomaly_head",),
-    "heads": ("anomaly_head", "head"),
-    "last_blocks": ("anomaly_head", "head", "joint"),
-    "all": ("anomaly_head", "head", "joint", "backbone"),
-}
+from eomt_exp.contracts import AnomalyHead, ClassHead, DistanceHead, MaskOutput, Part
+from eomt_exp.models.query_model import QueryModel
 
 
-class MaskTransformer(Model):
+class MaskTransformer(QueryModel):
     """Holds learnable queries, each of which ends up with one mask and one class.
 
     A sub-class brings the network between image and queries (`forward`) and lists its `parts`.
     `num_blocks` is how many blocks the queries pass. Without a `class_head` a linear one is made.
     """
 
-    class_head: Any
-    anomaly_head: Any
     attn_mask_probs: Tensor
 
     def __init__(
@@ -70,7 +53,6 @@ class MaskTransformer(Model):
             nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)
         )
         self.anomaly_head = anomaly_head
-        self._trains = TRAINABLE["all"]
 
     @property
     def anneals(self) -> bool:  # type: ignore[override]
@@ -83,31 +65,6 @@ class MaskTransformer(Model):
         if rounded.tolist() != self._probs:
             self._probs = rounded.tolist()
             self.attn_mask_probs.copy_(rounded)
-
-    def set_trainable(self, which: str) -> None:
-        """Freeze all but `which`: head, heads (+ queries), last_blocks (+ heads), or all.
-
-        Frozen parts get no gradient and stay in eval mode, even after `train()`; what lies before
-        the first trained part is computed without autograd. What has no parameters follows
-        `train()`, such as DINOv3's random scale of positions, which the trained blocks share.
-        """
-        if which == "head" and self.anomaly_head is None:
-            raise UserError("trainable=head needs a head; add anomaly_head=query_only.")
-        self._trains = TRAINABLE[which]
-        for part in self.parts():
-            for parameter in part.parameters:
-                parameter.requires_grad_(part.kind in self._trains)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> MaskTransformer:
-        """Set train mode for what is trained; frozen parts stay in eval mode."""
-        super().train(mode)
-        _, *inner = self.modules()
-        for module in inner:
-            own = list(module.parameters())
-            if own and not any(parameter.requires_grad for parameter in own):
-                module.eval()
-        return self
 
     def _parts(
         self, encoder: Any, blocks: Sequence[nn.Module], heads: dict[str, nn.Module]
@@ -127,10 +84,7 @@ class MaskTransformer(Model):
         own = {"queries": self.q, "class head": self.class_head, "mask head": self.mask_head}
         for name, module in (own | heads).items():
             parts.append(Part(name, "head", 0, (*module.parameters(),)))
-        if self.anomaly_head is not None:
-            trained = (*self.anomaly_head.parameters(),)
-            parts.append(Part("anomaly head", "anomaly_head", 0, trained))
-        return parts
+        return parts + self._anomaly_head_parts()
 
     def _masking(self) -> list[float | None]:
         """Return the share of masked queries per joint block, None where no prediction is wanted.
@@ -148,11 +102,6 @@ class MaskTransformer(Model):
             return [p if p > 0 else None for p in self._probs]
         return [1.0 if p >= 0.5 else None for p in self._probs]
 
-    @property
-    def _supervises(self) -> bool:
-        """Return whether intermediate predictions are wanted: a frozen body gets no gradient."""
-        return self.training and "head" in self._trains
-
     def _predict(self, queries: Tensor, features: Tensor) -> MaskOutput:
         """(B, Q, D) normalised queries and (B, D, h, w) features -> masks and classes."""
         masks, classes = self._masks(queries, features), self.class_head(queries)
@@ -168,15 +117,6 @@ class MaskTransformer(Model):
         rows = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, h*w, D)
         masks = (rows @ kernels.transpose(1, 2)).transpose(1, 2).contiguous()
         return masks.unflatten(2, features.shape[2:])
-
-    def _finished(self, output: MaskOutput, aux: list[MaskOutput]) -> MaskOutput:
-        """Return the last output with all that is read off its queries, and the supervised ones."""
-        if self.anomaly_head is not None:
-            states = self.anomaly_head(output.queries, output.class_logits)
-            output = output._replace(anomaly_logits=states)
-        if self._has_distances:
-            output = output._replace(distances=self.class_head.distances(output.queries))
-        return output._replace(aux=tuple(aux))
 
     def _keep(
         self, mask_logits: Tensor, grid: tuple[int, int], prob: float, front: int

@@ -170,7 +170,7 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
 
 def _check_model(cfg: DictConfig) -> None:
     """Refuse a model without masks, which every loss here reads."""
-    if "encoder" not in cfg.model:
+    if "num_queries" not in cfg.model:
         name = str(cfg.model._target_).rpartition(".")[2]
         raise UserError(
             f"{name} gives no masks to train on; it is a baseline that is only evaluated: "

@@ -1,6 +1,7 @@
-"""Recognises public layouts of EoMT's and ERFNet's weights by names, and converts them to ours.
+"""Recognises public layouts of weights by names, and converts them to ours.
 
-Our names are the official code's. Nothing here reads a file or knows a model.
+Our names are the official code's; Mask2Former's are nearly transformers'. Nothing here reads a file
+or knows a model.
 """
 
 from __future__ import annotations
@@ -20,15 +21,21 @@ HF_EOMT = "Hugging Face EoMT"
 HF_EOMT_DINOV3 = "Hugging Face EoMT-DINOv3"
 TIMM_BACKBONE = "backbone only, timm"
 HF_BACKBONE = "backbone only, Hugging Face"
+HF_SWIN = "backbone only, Hugging Face Swin"
+HF_MASK2FORMER = "Hugging Face Mask2Former"
 ERFNET = "official ERFNet"
-BACKBONE_ONLY = (TIMM_BACKBONE, HF_BACKBONE)
+BACKBONE_ONLY = (TIMM_BACKBONE, HF_BACKBONE, HF_SWIN)
 EOMT = (OFFICIAL, OFFICIAL_DINOV3, LIGHTNING, HF_EOMT, HF_EOMT_DINOV3)
-LAYOUTS = (*EOMT, *BACKBONE_ONLY, ERFNET)
+LAYOUTS = (*EOMT, *BACKBONE_ONLY, HF_MASK2FORMER, ERFNET)
 
 # Of the loss, of the pre-training task, or constants that every model computes for itself.
 _OUTSIDE = {
     **dict.fromkeys(EOMT, re.compile(r"criterion\.")),
     **dict.fromkeys(BACKBONE_ONLY, re.compile(r"(?:head|head_dist|attn_pool|classifier|pooler)\.")),
+    **dict.fromkeys(
+        (HF_MASK2FORMER, HF_SWIN),
+        re.compile(r"criterion\.|classifier\.|.*(?:relative_position_index$|swin\.layernorm\.)"),
+    ),
     ERFNET: re.compile(r"encoder\.output_conv\."),  # the encoder was trained alone first
 }
 
@@ -56,6 +63,8 @@ def to_official(state: State) -> tuple[State, str]:
         state = hugging_face.from_backbone(state)
     elif layout in (HF_EOMT, HF_EOMT_DINOV3):
         state = hugging_face.from_eomt(state)
+    elif layout in (HF_MASK2FORMER, HF_SWIN):
+        state = hugging_face.from_mask2former(state)
     elif layout == ERFNET:
         # BatchNorm counts its batches since PyTorch 0.4.1; the official file is of 2017.
         norms = [name for name in state if name.endswith(".running_var")]
@@ -68,6 +77,10 @@ def _layout(state: State) -> str:
     names = state.keys()
     if {"encoder.initial_block.conv.weight", "decoder.output_conv.weight"} <= names:
         return ERFNET
+    if any(name.endswith("queries_features.weight") for name in names):
+        return HF_MASK2FORMER
+    if "swin.embeddings.patch_embeddings.projection.weight" in names:
+        return HF_SWIN
     if "q.weight" in names and {"class_head.weight", "class_head.prototypes"} & names:
         is_split = any(hugging_face.SPLIT_QUERY.match(name) for name in names)
         return OFFICIAL_DINOV3 if is_split else OFFICIAL

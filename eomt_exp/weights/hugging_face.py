@@ -1,7 +1,7 @@
-"""Converts names of EoMT, DINOv2 and DINOv3 from Hugging Face's to timm's, by tables of names.
+"""Converts names of EoMT, DINOv2, DINOv3 and Mask2Former from Hugging Face's to ours, by tables.
 
-timm fuses query, key and value, and the gate before the value of DINOv2's SwiGLU; Hugging Face has
-a module each. DINOv3's keys have no bias.
+Our names of EoMT's backbones are timm's. timm fuses query, key and value, and the gate before the
+value of DINOv2's SwiGLU; Hugging Face has a module each. DINOv3's keys have no bias.
 """
 
 from __future__ import annotations
@@ -53,6 +53,24 @@ _DINOV3: Rules = (
 )
 _GATED: Rules = ((r"\.gate_proj\.", ".fc1_g."), (r"\.up_proj\.", ".fc1_x."))
 _UNGATED: Rules = ((r"\.up_proj\.", ".fc1."),)
+# Mask2Former's parts are transformers' own, under other names; what is in Swin is called otherwise
+# in files than in modules since version 5. Files of versions 4 lack the "swin.".
+_MASK2FORMER: Rules = (
+    (r"^model\.pixel_level_module\.encoder\.", "encoder."),
+    (r"^swin\.", "encoder.swin."),
+    (r"^encoder\.(embeddings|encoder)\.", r"encoder.swin.\1."),
+    (r"^model\.pixel_level_module\.decoder\.", "pixel_decoder."),
+    (r"^model\.transformer_module\.", "transformer_decoder."),
+    (r"^class_predictor\.", "class_head."),
+    (r"\.attention\.self\.relative_position_bias_table$",
+     ".attention.relative_position_bias.relative_position_bias_table"),
+    (r"\.attention\.self\.query\.", ".attention.q_proj."),
+    (r"\.attention\.self\.key\.", ".attention.k_proj."),
+    (r"\.attention\.self\.value\.", ".attention.v_proj."),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+)  # fmt: skip
 _NO_WEIGHTS = re.compile(r"mask_token$|^rope_embeddings\.")  # for pre-training; a constant
 
 
@@ -61,6 +79,11 @@ def from_eomt(state: State) -> State:
     heads = {name: value for name, value in state.items() if _IN_HEADS.match(name)}
     trunk = {name: value for name, value in state.items() if name not in heads}
     return _renamed(heads, _HEADS) | from_backbone(trunk)
+
+
+def from_mask2former(state: State) -> State:
+    """Rename `Mask2FormerForUniversalSegmentation`, or a Swin alone, to our names."""
+    return _renamed(state, _MASK2FORMER)
 
 
 def from_backbone(trunk: State) -> State:

@@ -18,8 +18,14 @@ _CLASS_HEAD = "class_head."
 _LINEAR = (f"{_CLASS_HEAD}weight", f"{_CLASS_HEAD}bias")
 _PROTOTYPES = f"{_CLASS_HEAD}prototypes"
 _PIXEL_HEAD = "decoder.output_conv.bias"  # of ERFNet: one number for each class output
+# Of Mask2Former, beside a Swin that was trained to classify.
+_MASK2FORMERS_OWN = ("encoder.hidden_states_norms.", "pixel_decoder.", "transformer_decoder.")
 _RESAMPLED = (f"{BACKBONE}pos_embed", f"{BACKBONE}patch_embed.proj.weight")
-_SET_BY = {"q.weight": "model.num_queries", "attn_mask_probs": "model.num_blocks"}
+_SET_BY = {
+    "q.weight": "model.num_queries",
+    "transformer_decoder.queries_features.weight": "model.num_queries",
+    "attn_mask_probs": "model.num_blocks",
+}
 
 
 class Report(NamedTuple):
@@ -119,7 +125,7 @@ def _may_be_missing(layout: str, load_class_head: bool) -> tuple[str, ...]:
     """Return how names begin that a file may lack without a complaint."""
     heads: tuple[str, ...] = () if load_class_head else (_CLASS_HEAD,)
     if layout in BACKBONE_ONLY:
-        heads = ("q.", _CLASS_HEAD, "mask_head.", "upscale.", "attn_mask_probs")
+        heads = ("q.", _CLASS_HEAD, "mask_head.", "upscale.", "attn_mask_probs", *_MASK2FORMERS_OWN)
     return (_PIXELS, "anomaly_head.", *heads)
 
 
@@ -153,7 +159,8 @@ def _check_delta(state: State, where: str | Path, delta_weights: bool | None) ->
     norms = [
         float(value.float().mean())
         for name, value in state.items()
-        if _in_backbone(name) and name.endswith(("norm1.weight", "norm2.weight", "norm.weight"))
+        if name.startswith(BACKBONE)
+        and name.endswith(("norm1.weight", "norm2.weight", "norm.weight"))
     ]
     if not norms:
         if not delta_weights:
