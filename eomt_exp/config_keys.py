@@ -63,7 +63,10 @@ ROLES = {
 }
 SETTINGS = (Role.weights, Role.loading, Role.naming)  # what a run keeps when it is resumed
 # Keys younger than the runs that lack them, with the values that are as if there were none.
-NEUTRAL = {"trainer.images_per_epoch": None, "known": None}
+NEUTRAL = {
+    **{"trainer.images_per_epoch": None, "known": None},
+    **{"outlier_exposure.shifted_copy": "none", "outlier_exposure.copy_probability": 1.0},
+}
 # What a semantic EoMT shares with whatever begins with it; the rest is its own experiment's.
 OF_ALL_STAGES = (
     *("seed", "data", "recipe", "backbone", "model", "augmentation", "paths"),
