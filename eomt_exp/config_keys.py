@@ -41,7 +41,7 @@ ROLES = {
         ),
         Role.loading: ("checkpoint", "strict", "load_class_head", "delta_weights"),
         Role.naming: ("name",),
-        Role.copied: ("recipe", "data.outliers", "data.val_outliers"),
+        Role.copied: ("recipe", "outliers", "data.outliers", "data.val_outliers"),
         # The validation may stop a training, but not change it.
         Role.judging: ("tuning", "data.val", "protocol", "evaluator.bits"),
         Role.reporting: (

@@ -61,8 +61,8 @@ def _keys(cfg) -> set[str]:
     return {f"{k}.{k2}" for k, v in cfg.items() if OmegaConf.is_dict(v) for k2 in v}
 
 
-SINGLE = ("anomaly_head", "augmentation", "data", "optim", "outlier_exposure", "recipe", "tracking",
-          "trainer", "evaluator", "paths", "task", "model")  # fmt: skip
+SINGLE = ("anomaly_head", "augmentation", "data", "optim", "outlier_exposure", "outliers", "recipe",
+          "tracking", "trainer", "evaluator", "paths", "task", "model")  # fmt: skip
 
 
 @pytest.mark.parametrize("group", SINGLE)

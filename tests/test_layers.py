@@ -59,6 +59,7 @@ DOORS = {
     "huggingface_hub": {"weights"},
     "transformers": set(),  # the tests' oracle only
     "albumentations": {"data"},
+    "pycocotools": {"data"},
     "scipy": {"losses"},
     "cv2": {"data", "evaluator"},
     "optuna": {"studies"},
