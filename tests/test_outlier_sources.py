@@ -201,8 +201,9 @@ def test_regions_are_whole_and_of_no_excluded_class(tmp_path: Path) -> None:
 def test_label_values_can_be_allowed_and_excluded(tmp_path: Path) -> None:
     root = ade20k(tmp_path)
     cars = {"excluded_values": {}, "allowed_values": {"car": CAR, "sofa": SOFA}, "min_area": 300}
-    pool = source("ade20k", root, length=2, **cars)
-    assert [pool.name(0), pool.name(1)] == [f"ADE_train_0000000{n} {CAR}" for n in (1, 2)]
+    pool = source("ade20k", root, length=4, **cars)
+    found = [pool.name(index) for index in range(4)]
+    assert found == [f"ADE_train_0000000{n} {CAR}" for n in (1, 1, 2, 2)]
     with pytest.raises(DataError, match=r"No region .*outliers\.min_area=500"):
         source("ade20k", root, **cars | {"min_area": 500})[0]
     with pytest.raises(UserError, match=r"outliers\.excluded_values\.x must lie in 0\.\.255"):

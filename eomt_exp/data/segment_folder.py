@@ -21,9 +21,9 @@ from eomt_exp.data.files.layouts import Layout
 
 
 class SegmentFolder(OutlierPool):
-    """Offers `length` regions, each drawn from a photograph of its own while there are enough.
+    """Offers `length` regions, drawn from photographs that are spread evenly over all there are.
 
-    Object and region are one function of the index, whoever asks; files are decoded when asked for.
+    A region is a function of its index, whoever asks; files are decoded when asked for.
     """
 
     reads_files = True
@@ -81,7 +81,7 @@ class SegmentFolder(OutlierPool):
         """
         rng, count = np.random.default_rng(index), len(self._found.pairs)
         for step in range(count):
-            position = (index * count // max(self._length, count) + step) % count
+            position = (index * count // self._length + step) % count
             file = self._found.pairs[position].labels or ""
             tree = self._found.labels
             labels = decode_labels(tree.read(file), tree.location(file))

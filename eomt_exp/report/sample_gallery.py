@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eomt_exp.contracts import Sample, Target
 from eomt_exp.report.canvas import INK, new_figure, save_png
 from eomt_exp.report.figures import ANOMALY, dimmed, striped, truth_panel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LEGEND_COLUMNS = 8
 
@@ -71,7 +74,7 @@ def _colour(label: int) -> tuple[float, float, float]:
     return float(red), float(green), float(blue)
 
 
-def _explain(figure: Any, labels: Sequence[int], class_names: Sequence[str]) -> None:
+def _explain(figure: Figure, labels: Sequence[int], class_names: Sequence[str]) -> None:
     """Write the classes below; what is no known class is that of outliers."""
     from matplotlib.patches import Patch
 

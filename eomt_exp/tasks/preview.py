@@ -20,6 +20,7 @@ from eomt_exp.report.tables import Entry, Table
 from eomt_exp.report.terminal import make_console, rich_table
 
 GALLERY, MANIFEST = "preview.png", "manifest.csv"
+MOST_IMAGES = 64  # a picture may have 65536 rows of pixels
 # A sample is named by its index in the training set; boxes and pixels are of the training image.
 COLUMNS = ("sample", "image", "object", "top", "left", "height", "width", "pixels")
 
@@ -30,10 +31,11 @@ def run(cfg: DictConfig) -> None:
     They are the very samples of a training with this configuration, spread evenly over its images.
     """
     count, epoch = cfg.task.images, cfg.task.epoch
-    if type(count) is not int or type(epoch) is not int or count < 1 or epoch < 0:
+    whole = type(count) is int and type(epoch) is int
+    if not whole or not 1 <= count <= MOST_IMAGES or epoch < 0:
         raise UserError(
             f"Got task.images={count} and task.epoch={epoch}; allowed are whole numbers, of images "
-            "from 1 and of epochs from 0."
+            f"from 1 to {MOST_IMAGES} and of epochs from 0."
         )
     images: ImageSet = build(cfg.data.train, "data.train")
     exposure: Exposure | None = build(cfg.outlier_exposure, "outlier_exposure")
