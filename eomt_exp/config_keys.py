@@ -41,7 +41,7 @@ ROLES = {
         ),
         Role.loading: ("checkpoint", "strict", "load_class_head", "delta_weights"),
         Role.naming: ("name",),
-        Role.copied: ("recipe", "data.outliers", "data.val_outliers"),
+        Role.copied: ("recipe", "outliers", "data.outliers", "data.val_outliers"),
         # The validation may stop a training, but not change it.
         Role.judging: ("tuning", "data.val", "protocol", "evaluator.bits"),
         Role.reporting: (
@@ -67,6 +67,7 @@ SETTINGS = (Role.weights, Role.loading, Role.naming)  # what a run keeps when it
 NEUTRAL: dict[str, Any] = {
     **{"trainer.images_per_epoch": None, "known": None},
     **{key: {"_target_": None} for key in ("class_head", "model.class_head")},
+    **{"outlier_exposure.shifted_copy": "none", "outlier_exposure.copy_probability": 1.0},
 }
 # What a semantic EoMT shares with whatever begins with it; the rest is its own experiment's.
 OF_ALL_STAGES = (

@@ -38,16 +38,29 @@ class Target(NamedTuple):
     copy_of: int = -1  # index in the batch of the image it shows in another domain; -1 for none
 
 
+class Pasted(NamedTuple):
+    """Says which object an exposure has set into an image, and where it was seen then."""
+
+    number: int  # in its pool, which knows its name
+    top: int  # of the box around its pixels in the image; a later object may hide some of them
+    left: int
+    height: int
+    width: int
+    pixels: int
+
+
 class Sample(NamedTuple):
     """Holds one training image, ready for the model."""
 
     image: Tensor  # (3, H, W) float32 RGB in [0, 1]
     target: Target
     name: str
+    pasted: tuple[Pasted, ...] = ()
+    copy: Sample | None = None  # the scene in another domain, without objects, where one is trained
 
 
 class Batch(NamedTuple):
-    """Stacks samples of one size."""
+    """Stacks samples of one size; the copies that some of them have follow behind all of them."""
 
     images: Tensor  # (B, 3, H, W) float32 RGB in [0, 1]
     targets: list[Target]
@@ -61,6 +74,7 @@ class LabelledImage(NamedTuple):
     labels: Any  # (H, W) uint8 ndarray: known classes 0..K-1, VOID elsewhere
     anomaly: Any  # (H, W) uint8 ndarray: 0 normal, 1 anomaly, VOID
     name: str
+    pasted: tuple[Pasted, ...] = ()
 
 
 class PixelOutput(NamedTuple):
@@ -282,6 +296,10 @@ class OutlierPool(Protocol):
     def __getitem__(self, index: int) -> Any:
         """(h, w, 4) uint8 RGBA ndarray, alpha > 0 is the object."""
 
+    def name(self, index: int) -> str:
+        """Say what the object is called, so that it can be found again."""
+        return f"object {index}"
+
 
 class Exposure(Protocol):
     """Puts outliers into training images; a YAML of conf/outlier_exposure/ names it by `_target_`.
@@ -306,6 +324,9 @@ class Exposure(Protocol):
         Pixels of an outlier get anomaly 1 and the label VOID; where outliers are a class, training
         labels them K. All draws come from `rng`, so that a resumed run sees the same images.
         """
+
+    def shifted(self, image: LabelledImage, rng: np.random.Generator) -> LabelledImage | None:
+        """Return the scene before any paste in another domain, to be trained beside it, or None."""
 
 
 class UserError(ValueError):

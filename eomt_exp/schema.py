@@ -284,6 +284,7 @@ class Config:
     task: Any = MISSING
     data: DataConfig = field(default_factory=DataConfig)
     known: Any = None
+    outliers: Any = None
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     backbone: Any = MISSING
     model: Any = MISSING

@@ -62,7 +62,8 @@ def _keys(cfg) -> set[str]:
 
 
 SINGLE = ("class_head", "anomaly_head", "augmentation", "data", "optim", "outlier_exposure",
-          "recipe", "tracking", "trainer", "evaluator", "paths", "task", "model")  # fmt: skip
+          "outliers", "recipe", "tracking", "trainer", "evaluator", "paths", "task",
+          "model")  # fmt: skip
 
 
 @pytest.mark.parametrize("group", SINGLE)

@@ -340,6 +340,7 @@ def test_paste_probability_is_kept() -> None:
         ({"placement": "road", "road_classes": ()}, "road_classes"),
         ({"pool": Blocks()}, "pool has no objects"),
         ({"feather": -1.0}, "feather=-1.0"),
+        ({"copy_probability": 2.0}, "copy_probability must lie between 0 and 1, got 2.0"),
     ],
 )
 def test_exposure_refuses_what_cannot_work(options: dict[str, Any], message: str) -> None:
@@ -432,8 +433,53 @@ def test_exposure_does_not_move_the_frame() -> None:
     assert torch.equal(with_outlier.anomaly[kept], without.anomaly[kept])
 
 
+def test_what_was_pasted_is_said_with_the_box_of_its_pixels() -> None:
+    images = training_set(paste_probability=0.7, min_objects=1, max_objects=1)
+    found = []
+    for index in range(6):
+        sample = images[index]
+        rows, columns = np.nonzero((sample.target.anomaly == ANOMALY).numpy())
+        found += sample.pasted
+        if not sample.pasted:
+            assert not rows.size
+            continue
+        (one,) = sample.pasted
+        assert (one.top, one.left) == (rows.min(), columns.min())
+        assert (one.height, one.width) == (np.ptp(rows) + 1, np.ptp(columns) + 1)
+        assert one.pixels == rows.size
+    assert 0 < len(found) < 6
+    assert {one.number for one in found} == {0, 1}  # both objects of the pool
+    assert pasted(pool=Blocks((4, 4)), paste_probability=0).pasted == ()
+
+
+@pytest.mark.parametrize("kind", ["photometric", "weather"])
+def test_a_shifted_copy_is_the_scene_without_objects_in_other_colours(kind: str) -> None:
+    plain = training_set()
+    images = training_set(shifted_copy=kind)
+    bare = TrainingSet(images.images, images.augmentation, None, K, seed=7)
+    for index in range(6):
+        sample, copy, scene = images[index], images[index].copy, bare[index]
+        assert fingerprint(sample) == fingerprint(plain[index])  # the copy moves no draw
+        assert plain[index].copy is None
+        assert fingerprint(copy._replace(image=scene.image)) == fingerprint(scene)
+        assert not torch.equal(copy.image, scene.image)
+        assert not (copy.target.anomaly == ANOMALY).any()
+
+
+def test_a_copy_knows_its_image_in_the_batch() -> None:
+    images = training_set(shifted_copy="photometric", copy_probability=0.5)
+    samples = [images[index] for index in range(6)]
+    batch = collate(samples)
+    with_copy = [index for index, sample in enumerate(samples) if sample.copy]
+    assert 0 < len(with_copy) < 6
+    assert [target.copy_of for target in batch.targets] == [-1] * 6 + with_copy
+    for place, index in enumerate(with_copy, start=6):
+        assert torch.equal(batch.images[place], samples[index].copy.image)
+        assert batch.names[place] == batch.names[index]
+
+
 def epochs_of(workers: int, cache: bool) -> list[list[tuple[str, str]]]:
-    images = training_set(cache=cache)
+    images = training_set(cache=cache, shifted_copy="weather", copy_probability=0.5)
     loader = training_loader(images, batch_size=2, num_workers=workers, seed=3)
     epochs = []
     for epoch in range(2):
@@ -473,7 +519,7 @@ class MixedSizes(Scenes):
     """The third scene is smaller than the rest."""
 
     def __getitem__(self, index: int) -> LabelledImage:
-        *arrays, name = super().__getitem__(index)
+        *arrays, name = super().__getitem__(index)[:4]
         return LabelledImage(*(a[index == 2 and 20 :] for a in arrays), name)
 
 

@@ -59,6 +59,7 @@ DOORS = {
     "huggingface_hub": {"weights"},
     "transformers": {"models"},
     "albumentations": {"data"},
+    "pycocotools": {"data"},
     "scipy": {"losses"},
     "cv2": {"data", "evaluator"},
     "optuna": {"studies"},

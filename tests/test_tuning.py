@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from eomt_exp import cli, runs
@@ -217,6 +218,16 @@ def test_runs_from_before_there_were_tuning_sets_are_found_again() -> None:
         "data.val_outliers.seed=5",
     )
     assert runs.content_key(load(*validated)) == "09a80176ee0a"
+
+
+def test_a_run_from_before_there_were_sources_and_copies_goes_on() -> None:
+    cfg = load("outlier_exposure=cut_paste")
+    old = runs.plain(cfg)
+    del old["outliers"]
+    del old["outlier_exposure"]["shifted_copy"], old["outlier_exposure"]["copy_probability"]
+    assert runs.training_settings(OmegaConf.create(old)) == runs.training_settings(cfg)
+    copies = load("outlier_exposure=cut_paste", "outlier_exposure.shifted_copy=weather")
+    assert runs.content_key(copies) != runs.content_key(cfg)
 
 
 def test_an_old_run_has_validation_outliers_too(tmp_path: Path) -> None:

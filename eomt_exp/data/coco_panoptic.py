@@ -53,7 +53,8 @@ class CocoPanoptic(KnownClassSet):
             found = find_layout({"published": _LAYOUT}, paths, {"split": split})
         except DataError as error:
             raise DataError(f"{error} {_UNZIP}") from error
-        self._json = _json_file(Path(str(root)).expanduser(), f"panoptic_{split}2017.json")
+        name = f"panoptic_{split}2017.json"
+        self._json = annotation_file(Path(str(root)).expanduser(), name, "data=coco", _UNZIP)
         self._segments = _segments(self._json)
         # The JSON says which images there are; a file it names and nobody has is named by it.
         there = {pair.name: pair for pair in found.pairs}
@@ -79,11 +80,12 @@ class CocoPanoptic(KnownClassSet):
         return classes.astype(np.uint8)[slot]
 
 
-def _json_file(root: Path, name: str) -> Path:
+def annotation_file(root: Path, name: str, option: str, advice: str) -> Path:
+    """Find a JSON file of COCO; DataError says what `option` needs, and how to have it."""
     for path in (root / "annotations" / name, root / name):
         if path.is_file():
             return path
-    raise DataError(f"data=coco needs annotations/{name}, and {root} has none. {_UNZIP}")
+    raise DataError(f"{option} needs annotations/{name}, and {root} has none. {advice}")
 
 
 def _segments(path: Path) -> dict[str, np.ndarray]:

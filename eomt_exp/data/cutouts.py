@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -14,6 +15,18 @@ class Patch(NamedTuple):
 
     colours: np.ndarray  # (h, w, 3) float32 RGB in [0, 255]
     mask: np.ndarray  # (h, w) bool, the object; touches all four sides
+
+
+def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return (h, w, 4) uint8 RGBA: what an image (H, W, 3) shows under a mask (H, W) bool."""
+    box = extent(mask)
+    return np.dstack([image[box], np.where(mask[box], np.uint8(255), np.uint8(0))])
+
+
+def is_truncated(box: Sequence[float], size: tuple[int, int]) -> bool:
+    """Return whether a box (left, top, width, height) touches the border of an (H, W) image."""
+    left, top, width, height = box
+    return min(left, top) < 1 or left + width > size[1] - 1 or top + height > size[0] - 1
 
 
 def vary(

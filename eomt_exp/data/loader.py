@@ -13,19 +13,28 @@ from eomt_exp.contracts import Batch, ImageSet, LabelledImage, Sample, UserError
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one size; targets stay a list, each has its own number of masks."""
-    images, targets, names = zip(*samples, strict=True)
+    """Stack samples of one size; targets stay a list, each has its own number of masks.
+
+    Copies come behind all samples, and on top of the batch size: with copies a batch holds up to
+    twice as many images, while steps, epochs and progress count the samples alone.
+    """
+    copies = [
+        sample.copy._replace(target=sample.copy.target._replace(copy_of=index))
+        for index, sample in enumerate(samples)
+        if sample.copy is not None
+    ]
+    images, targets, names = zip(*(sample[:3] for sample in (*samples, *copies)), strict=True)
     return Batch(torch.stack(images), list(targets), list(names))
 
 
 def training_loader(
     dataset: Dataset[Sample], batch_size: int, num_workers: int, seed: int
 ) -> DataLoader[Batch]:
-    """Yield shuffled batches of exactly batch_size; UserError for too few images to fill one.
+    """Yield shuffled batches of exactly batch_size samples.
 
-    Order and worker seeds each have a generator of their own. From the global one each new
-    iterator would draw, and a resumed run would part from the first; from a common one the order
-    would depend on whether workers outlive an epoch.
+    UserError for too few images to fill one. Order and worker seeds each have a generator of their
+    own. From the global one each new iterator would draw, and a resumed run would part from the
+    first; from a common one the order would depend on whether workers outlive an epoch.
     """
     count = len(dataset)  # type: ignore[arg-type]
     order = torch.Generator().manual_seed(seed)

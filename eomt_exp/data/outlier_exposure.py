@@ -14,8 +14,17 @@ from typing import Literal
 
 import numpy as np
 
-from eomt_exp.contracts import ANOMALY, VOID, LabelledImage, OutlierPool, OutlierTarget, UserError
-from eomt_exp.data.cutouts import Patch, colour_matched, padded, scaled, soft_alpha, vary
+from eomt_exp.contracts import (
+    ANOMALY,
+    VOID,
+    LabelledImage,
+    OutlierPool,
+    OutlierTarget,
+    Pasted,
+    UserError,
+)
+from eomt_exp.data.cutouts import Patch, colour_matched, extent, padded, scaled, soft_alpha, vary
+from eomt_exp.data.domain_shift import shifted
 
 _ATTEMPTS = 10  # spots tried for one object before the image goes without it
 _FOOT_SHARE = 0.08  # the lowest share of an object's height is what it stands on
@@ -47,9 +56,12 @@ class CutPaste:
     rotation: float = 8.0  # degrees either way
     brightness: float = 0.15  # share lighter or darker
     target: OutlierTarget = "outlier_class"
+    shifted_copy: Literal["none", "photometric", "weather"] = "none"
+    copy_probability: float = 1.0  # share of the images that have such a copy
 
     def __post_init__(self) -> None:
-        for name in ("paste_probability", "min_support", "colour_match", "brightness"):
+        shares = ("paste_probability", "min_support", "colour_match", "brightness")
+        for name in (*shares, "copy_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
         if not 1 <= self.min_objects <= self.max_objects:
@@ -79,31 +91,46 @@ class CutPaste:
             return image
         pixels, labels, anomaly = map(np.array, (image.image, image.labels, image.anomaly))
         scene = LabelledImage(pixels, labels, anomaly, image.name)
-        for _ in range(rng.integers(self.min_objects, self.max_objects + 1)):
-            self._paste_one(scene, rng)
-        return scene
+        count = rng.integers(self.min_objects, self.max_objects + 1)
+        pasted = [self._paste_one(scene, rng) for _ in range(count)]
+        return scene._replace(pasted=tuple(one for one in pasted if one and one.pixels))
 
-    def _paste_one(self, scene: LabelledImage, rng: np.random.Generator) -> None:
-        """Paste an object into the arrays of a scene, which is one's own to write to."""
-        rgba = np.asarray(self.pool[int(rng.integers(len(self.pool)))])
+    def shifted(self, image: LabelledImage, rng: np.random.Generator) -> LabelledImage | None:
+        """Return the scene without objects under other light or weather, where it has a copy."""
+        if self.shifted_copy == "none" or rng.random() >= self.copy_probability:
+            return None
+        return shifted(image, self.shifted_copy, rng)
+
+    def _paste_one(self, scene: LabelledImage, rng: np.random.Generator) -> Pasted | None:
+        """Paste an object into the arrays of a scene, which is one's own to write to.
+
+        None where it finds no place.
+        """
+        number = int(rng.integers(len(self.pool)))
+        rgba = np.asarray(self.pool[number])
         varied = vary(rgba, rng, self.flip, self.rotation, self.brightness)
         scale = math.exp(rng.uniform(math.log(self.min_scale), math.log(self.max_scale)))
         road = np.isin(scene.labels, self.road_classes)
         for _ in range(_ATTEMPTS):
             foot = self._draw_foot(road, rng)
             if foot is None:
-                return
+                return None
             longer_side = self._scale_at(foot[0], scale, road) * road.shape[0]
             patch = scaled(varied, max(round(longer_side), 1))
             if patch is None:
-                return
+                return None
             corner = _corner(patch.mask, foot)
             if self.placement == "anywhere":
                 corner = _moved_inside(corner, patch.mask.shape, road.shape)
             elif _support(patch.mask, corner, road) < self.min_support:
                 continue
-            self._blend(scene, patch, corner)
-            return
+            top, left, mask = self._blend(scene, patch, corner)
+            rows, columns = extent(mask)
+            return Pasted(
+                number, top + rows.start, left + columns.start,
+                rows.stop - rows.start, columns.stop - columns.start, int(mask.sum()),
+            )  # fmt: skip
+        return None
 
     def _draw_foot(self, road: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
         """Draw (row, column) of the point an object stands on; None without road to stand on."""
@@ -125,7 +152,10 @@ class CutPaste:
         nearness = (row - horizon) / max(height - 1 - horizon, 1)
         return max(scale * nearness, self.min_scale)
 
-    def _blend(self, scene: LabelledImage, patch: Patch, corner: tuple[int, int]) -> None:
+    def _blend(
+        self, scene: LabelledImage, patch: Patch, corner: tuple[int, int]
+    ) -> tuple[int, int, np.ndarray]:
+        """Return row and column of the pasted mask, and the mask, as far as it is in the image."""
         margin = math.ceil(self.feather) + 1
         patch = padded(patch, margin)
         alpha = soft_alpha(patch.mask, self.feather)
@@ -139,6 +169,7 @@ class CutPaste:
         is_class = self.target == "outlier_class"
         scene.labels[there][mask] = self.num_classes if is_class else VOID
         scene.anomaly[there][mask] = ANOMALY
+        return there[0].start, there[1].start, mask
 
 
 def _corner(mask: np.ndarray, foot: tuple[int, int]) -> tuple[int, int]:

@@ -37,6 +37,10 @@ class OutlierFolder(OutlierPool):
     def __len__(self) -> int:
         return len(self._files)
 
+    def name(self, index: int) -> str:
+        """Name the file."""
+        return self._files[index].name
+
     def __getitem__(self, index: int) -> np.ndarray:
         """Return (h, w, 4) uint8 RGBA, no empty rows or columns around the object."""
         if index not in self._cutouts:

@@ -67,13 +67,20 @@ class TrainingSet(Dataset[Sample]):
         rng = np.random.default_rng([self.seed, self.epoch, index])
         # Drawn before the paste, so that runs with and without outliers see the same frames.
         frame_seed, colour_seed = (int(draw) for draw in rng.integers(2**31, size=2))
-        image = self.augmentation.geometric(self.images[index], frame_seed)
-        if self.exposure is not None:
-            image = self.exposure(image, rng)
+        scene = self.augmentation.geometric(self.images[index], frame_seed)
+        if self.exposure is None:
+            return self._sample(scene, colour_seed)
+        sample = self._sample(self.exposure(scene, rng), colour_seed)
+        copy = self.exposure.shifted(scene, rng)
+        # One camera took both, so the scene's light and weather are all that differs.
+        return sample if copy is None else sample._replace(copy=self._sample(copy, colour_seed))
+
+    def _sample(self, image: LabelledImage, colour_seed: int) -> Sample:
         image = self.augmentation.photometric(image, colour_seed)
         # Three times as fast as a transposing copy, with the same result.
         planes = np.stack(cv2.split(np.ascontiguousarray(image.image)))  # (3, H, W) uint8
-        return Sample(torch.from_numpy(planes).float().div_(255), self._target(image), image.name)
+        pixels = torch.from_numpy(planes).float().div_(255)
+        return Sample(pixels, self._target(image), image.name, image.pasted)
 
     def _target(self, image: LabelledImage) -> Target:
         labels = np.ascontiguousarray(image.labels)

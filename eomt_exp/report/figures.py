@@ -53,7 +53,8 @@ def heat_maps(examples: Sequence[Example]) -> HeatMaps:
     examples = [example._replace(score=_finite(example.score)) for example in examples]
     low, high = _scale(examples)
     panels = [
-        [e.image, _truth_panel(e), _heat_panel(e, (e.score - low) / (high - low))] for e in examples
+        [e.image, truth_panel(e.image, e.anomaly), _heat_panel(e, (e.score - low) / (high - low))]
+        for e in examples
     ]
     return HeatMaps([[panel.astype(np.uint8) for panel in row] for row in panels], low, high)
 
@@ -111,27 +112,25 @@ def _scale(examples: Sequence[Example]) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
-def _dimmed(image: np.ndarray, brightness: float) -> np.ndarray:
+def dimmed(image: np.ndarray, brightness: float) -> np.ndarray:
     """Return the picture in grey, (h, w, 3) in [0, 255], as background for colours."""
     return np.repeat(image.mean(axis=2, keepdims=True) * brightness, 3, axis=2)
 
 
-def _with_void_striped(row: Example, panel: np.ndarray) -> np.ndarray:
-    """Make void pixels pale and striped: they are not judged."""
-    void = row.anomaly == VOID
-    height, width = void.shape
+def striped(panel: np.ndarray, image: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Make pixels of a panel pale and striped, `where` (h, w) bool says so: they do not count."""
+    height, width = where.shape
     period = max(width // 60, 4)
     stripes = np.add.outer(np.arange(height), np.arange(width)) % period < period // 2
-    pale = np.where(stripes, 158, 138)[..., None] + 0.2 * _dimmed(row.image, 1.0)
-    return np.where(void[..., None], pale, panel)
+    pale = np.where(stripes, 158, 138)[..., None] + 0.2 * dimmed(image, 1.0)
+    return np.where(where[..., None], pale, panel)
 
 
-def _truth_panel(row: Example) -> np.ndarray:
-    """Draw the anomaly in one colour over the dimmed picture."""
-    panel = 13 + _dimmed(row.image, 0.6)
-    anomaly = row.anomaly == 1
-    panel[anomaly] = 0.2 * panel[anomaly] + 0.8 * np.array(ANOMALY_COLOUR)
-    return _with_void_striped(row, panel)
+def truth_panel(image: np.ndarray, anomaly: np.ndarray) -> np.ndarray:
+    """Draw the anomaly in one colour over the dimmed picture (h, w, 3), void pixels striped."""
+    panel = 13 + dimmed(image, 0.6)
+    panel[anomaly == 1] = 0.2 * panel[anomaly == 1] + 0.8 * np.array(ANOMALY_COLOUR)
+    return striped(panel, image, anomaly == VOID)
 
 
 def _heat_panel(row: Example, heat: np.ndarray) -> np.ndarray:
@@ -141,7 +140,8 @@ def _heat_panel(row: Example, heat: np.ndarray) -> np.ndarray:
     heat = np.clip(heat, 0, 1)
     colour = 255 * colormaps[HEAT](heat)[..., :3]
     weight = 0.5 + 0.45 * heat[..., None]
-    panel = _with_void_striped(row, _dimmed(row.image, 0.9) * (1 - weight) + colour * weight)
+    panel = dimmed(row.image, 0.9) * (1 - weight) + colour * weight
+    panel = striped(panel, row.image, row.anomaly == VOID)
     return np.where(_outline(row.anomaly == 1)[..., None], 255, panel)
 
 
