@@ -45,7 +45,14 @@ ROLES = {
         # The validation may stop a training, but not change it.
         Role.judging: ("tuning", "data.val", "protocol", "evaluator.bits"),
         Role.reporting: (
-            *("score", "scorer", "benchmark", "trainer.validate_every", "trainer.log_every"),
+            *(
+                "score",
+                "scorer",
+                "benchmark",
+                "mining",
+                "trainer.validate_every",
+                "trainer.log_every",
+            ),
             *("trainer.keep_checkpoints", "evaluator.resamples", "evaluator.operating_fpr"),
             *("evaluator.figures", "evaluator.exports"),
         ),

@@ -12,6 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from eomt_exp import runs
+from eomt_exp.contracts import FittedScorer
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.report.cells import Cell
@@ -43,8 +44,12 @@ class Candidate:
         precision: str,
         load: Callable[[], Detector],
         taken: Collection[str] = (),
+        fitted: Mapping[str, FittedScorer] = {},  # it is only read
     ) -> None:
-        """Name it `<experiment>-<seed>` of its run or as the file, and as none of those `taken`."""
+        """Name it `<experiment>-<seed>` of its run or as the file, and as none of those `taken`.
+
+        `fitted` are those of its scorers that were fitted to it, by name.
+        """
         weights = sha256(runs.weights_of(source))
         # Experiment and seed, and the tags of its training; None of weights from elsewhere.
         self.run: SeededRun | None = None
@@ -73,6 +78,8 @@ class Candidate:
             "score": cfg.score,
             "images_not_on_record": seen.unknown,
         }
+        if fitted:
+            self.facts["fitted"] = {name: scorer.fitted for name, scorer in fitted.items()}
         self.warnings, self.load = warnings, load
         self.known = KnownClasses({}, {})  # as the next, once it is measured
         self.cells: dict[str, Cell] = {}  # by benchmark

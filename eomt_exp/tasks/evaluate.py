@@ -18,6 +18,7 @@ from eomt_exp.run_folders import working_in
 from eomt_exp.tasks.candidate import Candidate
 from eomt_exp.tasks.image_sets import build_image_sets, read_sets, seen_image_warnings
 from eomt_exp.tasks.measure import Cells, Measurement
+from eomt_exp.tasks.mined_queries import fitted_scorers, mine_where_asked
 from eomt_exp.tasks.mlflow_runs import open_tracker
 from eomt_exp.tasks.publish import evaluate_models
 from eomt_exp.tasks.start import checked_settings, fill, seen_by
@@ -50,12 +51,16 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
         cells = Cells(measurement, images)
         models: list[Candidate] = []
         for one, source in zip(configs, sources, strict=True):
-            seen = seen_by(source)
+            mine_where_asked(
+                one, source, partial(load_detector, source=source, measurement=measurement)
+            )
+            fitted = fitted_scorers(one, source)
+            seen = seen_by(source, fitted.values())
             warnings = seen_image_warnings(seen, images, settings.evaluator.allow_seen_images)
-            load = partial(_detector, one, source, measurement)
+            load = partial(load_detector, one, source, measurement)
             taken = {model.label for model in models}
             models.append(
-                Candidate(one, source, seen, warnings, measurement.precision, load, taken)
+                Candidate(one, source, seen, warnings, measurement.precision, load, taken, fitted)
             )
         for model in models:  # what does not fit says so before anything is written
             if not agreed(cells.is_complete(model)):
@@ -74,7 +79,7 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
 def _configs(cfg: DictConfig) -> list[DictConfig]:
     """Return a configuration a model: that of its run where it has one, under what was typed."""
     if not isinstance(cfg.checkpoint, ListConfig):
-        return [_as_trained(cfg)]
+        return [as_trained(cfg)]
     if not cfg.checkpoint:
         raise UserError("checkpoint=[] names no model; type checkpoint=[<run>,<run>].")
     configs = []
@@ -82,7 +87,7 @@ def _configs(cfg: DictConfig) -> list[DictConfig]:
         copy = cfg.copy()
         with open_dict(copy):
             copy.checkpoint = str(one)
-        configs.append(_as_trained(copy))
+        configs.append(as_trained(copy))
     for other in configs[1:] if cfg.evaluator.known_classes else []:
         if (other.data.name, other.data.val) != (configs[0].data.name, configs[0].data.val):
             raise UserError(
@@ -94,7 +99,7 @@ def _configs(cfg: DictConfig) -> list[DictConfig]:
     return configs
 
 
-def _detector(cfg: DictConfig, source: str | Path, measurement: Measurement) -> Detector:
+def load_detector(cfg: DictConfig, source: str | Path, measurement: Measurement) -> Detector:
     """Load a run's model as configured there, or this configuration's with public weights."""
     if runs.is_run(source):
         model = runs.load_model(Path(source))[1]
@@ -113,7 +118,7 @@ def _detector(cfg: DictConfig, source: str | Path, measurement: Measurement) -> 
     )
 
 
-def _as_trained(cfg: DictConfig) -> DictConfig:
+def as_trained(cfg: DictConfig) -> DictConfig:
     """Return this configuration around a trained model: what was not typed is the run's.
 
     Validation images are the exception where the data set is the same: their paths are this
@@ -123,6 +128,8 @@ def _as_trained(cfg: DictConfig) -> DictConfig:
         return cfg
     trained = runs.load_config(Path(cfg.checkpoint))
     typed = {one.lstrip("+~").split("=")[0].split(".")[0] for one in _typed()}
+    if "experiment" in typed and "task" not in typed:  # it says to evaluate, and what by
+        typed |= {"scorer", "score"}
     if ignored := typed & {"model", "backbone"}:
         parts = " and ".join(sorted(ignored))
         print(f"{cfg.checkpoint} has its own {parts}; what was typed is for weights from elsewhere")
