@@ -271,6 +271,8 @@ def test_what_was_not_mined_on_this_model_is_refused(tmp_path) -> None:
         scorer(planted.planted_pixels())
     with pytest.raises(ValueError, match=r"/nowhere has no mined_queries\.json"):
         Maskomaly(mined="/nowhere")
+    with pytest.raises(ValueError, match="names query 49; its model has 0 to 5"):
+        mined(tmp_path, outliers=[1, 49])
     with pytest.raises(ValueError, match="is for task=evaluate"):
         Maskomaly(mined="auto")
     with pytest.raises(ValueError, match="rejection_weight must be from 0 to 1, got 60"):

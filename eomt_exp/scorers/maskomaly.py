@@ -66,6 +66,9 @@ class Maskomaly:
         self.fitted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         self.outliers: list[int] = self.fitted["outlier_queries"]
         self.ground: list[int] = self.fitted["ground_queries"]
+        count = self.fitted["num_queries"]
+        if beyond := [q for q in (*self.outliers, *self.ground) if not 0 <= q < count]:
+            raise UserError(f"{path} names query {beyond[0]}; its model has 0 to {count - 1}.")
         self.min_confidence, self.border, self.weight = min_confidence, border, rejection_weight
 
     def __call__(self, output: MaskOutput | PixelOutput) -> Tensor:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from eomt_exp.contracts import UserError
 from eomt_exp.engine.device import forget_accelerator, is_first_process, make_accelerator
 from eomt_exp.run_folders import working_in
-from eomt_exp.tasks.evaluate import as_trained, load_detector
+from eomt_exp.tasks.evaluate import as_trained, detector_of
 from eomt_exp.tasks.image_sets import read_sets
 from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.mined_queries import analyse, thresholds_of
@@ -36,7 +36,7 @@ def run(cfg: DictConfig) -> None:
         accelerator = make_accelerator(settings.trainer)
         try:
             measurement = Measurement(settings, accelerator, run_dir)
-            load = partial(load_detector, source=source, measurement=measurement)
+            load = partial(detector_of, source=source, measurement=measurement)
             analyse(cfg, thresholds, source, load, run_dir)
         finally:
             forget_accelerator(accelerator)

@@ -52,12 +52,12 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
         models: list[Candidate] = []
         for one, source in zip(configs, sources, strict=True):
             mine_where_asked(
-                one, source, partial(load_detector, source=source, measurement=measurement)
+                one, source, partial(detector_of, source=source, measurement=measurement)
             )
             fitted = fitted_scorers(one, source)
             seen = seen_by(source, fitted.values())
             warnings = seen_image_warnings(seen, images, settings.evaluator.allow_seen_images)
-            load = partial(load_detector, one, source, measurement)
+            load = partial(detector_of, one, source, measurement)
             taken = {model.label for model in models}
             models.append(
                 Candidate(one, source, seen, warnings, measurement.precision, load, taken, fitted)
@@ -99,7 +99,7 @@ def _configs(cfg: DictConfig) -> list[DictConfig]:
     return configs
 
 
-def load_detector(cfg: DictConfig, source: str | Path, measurement: Measurement) -> Detector:
+def detector_of(cfg: DictConfig, source: str | Path, measurement: Measurement) -> Detector:
     """Load a run's model as configured there, or this configuration's with public weights."""
     if runs.is_run(source):
         model = runs.load_model(Path(source))[1]

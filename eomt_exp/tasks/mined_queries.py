@@ -38,9 +38,10 @@ def analyse(
     model without queries, and for sets that are missing.
     """
     sets, contents = _read(cfg)
-    with open_dict(cfg := cfg.copy()):  # whose own scorers may wait for this analysis
-        cfg.score, cfg.scorer = "msp", {"msp": {"_target_": "eomt_exp.scorers.msp.MSP"}}
-    found = _look(load(cfg), sets, thresholds, cfg.trainer.num_workers)
+    bare = cfg.copy()
+    with open_dict(bare):  # its own scorers may wait for this analysis
+        bare.score, bare.scorer = "msp", {"msp": {"_target_": "eomt_exp.scorers.msp.MSP"}}
+    found = _look(load(bare), sets, thresholds, cfg.trainer.num_workers)
     classes = list(sets[VALIDATION].class_names)
     specialised = found.specialised(len(classes), thresholds.min_share)
     report = QueryReport(
@@ -73,13 +74,18 @@ def mine_where_asked(cfg: DictConfig, source: str | Path, load: Load) -> None:
     """Put the folder of its analysis into a scorer with `mined: auto`; analyse where there is none.
 
     Thresholds are those of conf/task/analyse_queries.yaml, unless cfg.task has its own. Folders are
-    named by all that decides the analysis: weights, images, thresholds and protocol.
+    named by all that decides the analysis: weights, images, thresholds and what of the
+    protocol the model sees.
     """
-    waiting = [name for name, node in cfg.scorer.items() if node.get("mined") == AUTO]
+    nodes = runs.plain(cfg)["scorer"]
+    waiting = [
+        n for n, node in nodes.items() if isinstance(node, dict) and node.get("mined") == AUTO
+    ]
     if not waiting:
         return
     standard = compose("config", overrides=["task=analyse_queries"])
-    with open_dict(analysis := cfg.copy()):
+    analysis = cfg.copy()
+    with open_dict(analysis):
         analysis.task = OmegaConf.merge(standard.task, cfg.task)
         if not cfg.mining:  # with its interpolations, which find their new home
             analysis.mining = standard.mining
@@ -87,7 +93,8 @@ def mine_where_asked(cfg: DictConfig, source: str | Path, load: Load) -> None:
     decides = {
         "weights": sha256(runs.weights_of(source)),
         "data": {key: plain["data"][key] for key in ("val", "image_size", "road_classes")},
-        **{key: plain[key] for key in ("mining", "protocol")},
+        "mining": plain["mining"],
+        "protocol": {key: plain["protocol"][key] for key in ("windows", "precision")},
         "thresholds": vars(thresholds),
     }
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
