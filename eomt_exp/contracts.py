@@ -224,7 +224,7 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class FittedScorer(Scorer, Protocol):
-    """Was fitted to one model, and on images that can be the test of neither any more."""
+    """Scores by what was found out about one model, on images that cannot be its test any more."""
 
     folder: str  # holds what was fitted, and the record of these images
     fitted: dict[str, Any]  # what was fitted, as JSON has it; "weights_sha256" names the model

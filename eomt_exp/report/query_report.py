@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +35,7 @@ class QueryReport(NamedTuple):
     outputs: Sequence[str]  # C names: known classes, perhaps outlier, no_object
     specialised: dict[int, int]  # query -> known class
     outliers: list[int]  # queries that lie on anomalies, best first
-    settings: dict[str, float]
+    thresholds: dict[str, float]
     images: dict[str, int]  # how many of each set
 
     @property
@@ -70,12 +70,11 @@ def write_queries(report: QueryReport, folder: Path) -> None:
         ["query", "mean_iou", "images", "is_outlier_query"],
         ([q, found.ious[q], found.images[q], q in report.outliers] for q in found.ranking()),
     )
-    charts = (_draw_classes, _draw_ious)
-    save_png(_figure(report, *charts), folder / "figures" / FIGURE, report.title)
+    save_png(_figure(report, CHARTS), folder / "figures" / FIGURE, report.title)
     page = template("queries.html").render(
         report=report,
         queries=queries_table(report),
-        charts=[as_svg(_figure(report, chart), report.title) for chart in charts],
+        charts=[as_svg(_figure(report, [title]), title) for title in CHARTS],
     )
     write_text(folder / PAGE, page + "\n")
 
@@ -131,17 +130,18 @@ def _write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[Any]]
     write_text(path, text.getvalue())
 
 
-def _figure(report: QueryReport, *charts: Callable[[Axes, QueryReport], None]) -> Figure:
-    """Draw charts of all queries side by side."""
-    figure = new_figure(5.6 * len(charts), 1.6 + 0.16 * max(len(report.found.times), 12))
-    for axes, draw in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
-        draw(axes, report)
+def _figure(report: QueryReport, titles: Iterable[str]) -> Figure:
+    """Draw these charts of all queries side by side."""
+    titles = list(titles)
+    figure = new_figure(5.6 * len(titles), 1.6 + 0.16 * max(len(report.found.times), 12))
+    for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
+        tidy(axes, title, "", "query")
+        CHARTS[title](axes, report)
     return figure
 
 
 def _draw_classes(axes: Axes, report: QueryReport) -> None:
     axes.imshow(report.found.shares(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    tidy(axes, "Share of its predictions that are sure of a class", "", "query")
     axes.set_xticks(range(len(report.outputs)), report.outputs, rotation=60, ha="right")
     axes.grid(False)
 
@@ -150,6 +150,11 @@ def _draw_ious(axes: Axes, report: QueryReport) -> None:
     queries = range(len(report.found.times))
     colours = [COLOURS[query in report.outliers] for query in queries]
     axes.barh(queries, np.nan_to_num(report.found.ious), color=colours)
-    axes.axvline(report.settings["min_iou"], color=FAINT, linewidth=1.2)
-    tidy(axes, "Mean IoU of its mask with anomalies (line: an outlier query)", "", "query")
+    axes.axvline(report.thresholds["min_iou"], color=FAINT, linewidth=1.2)
     axes.set_ylim(len(queries) - 0.5, -0.5)
+
+
+CHARTS = {
+    "Share of its predictions that are sure of a class": _draw_classes,
+    "Mean IoU of its mask with anomalies (line: an outlier query)": _draw_ious,
+}

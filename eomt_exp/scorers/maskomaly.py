@@ -4,9 +4,9 @@ A pixel is anomalous when no query that is sure of a known class covers it (reje
 query does that was found to lie on anomalies (outlier). Which these are, task=analyse_queries finds
 out for each model; queries of another model, or of the paper, mean nothing here.
 
-It follows the text of the paper where the published code departs from it: queries are mined and
-not listed in the code, border pixels are those of two accepted queries, and the ground is what
-queries specialised in data.road_classes cover.
+It differs from the published code where that is about one checkpoint: outlier queries are mined and
+not listed, ground queries are those specialised in data.road_classes and not numbers 19 and 24. And
+a border is between two accepted queries, where the code takes any two that say a known class.
 """
 
 from __future__ import annotations

@@ -127,8 +127,9 @@ def as_trained(cfg: DictConfig) -> DictConfig:
     if not (cfg.checkpoint and runs.is_run(cfg.checkpoint)):
         return cfg
     trained = runs.load_config(Path(cfg.checkpoint))
-    typed = {one.lstrip("+~").split("=")[0].split(".")[0] for one in _typed()}
-    if "experiment" in typed and "task" not in typed:  # it says to evaluate, and what by
+    keys = {one.lstrip("+~").split("=")[0] for one in _typed()}
+    typed = {key.split(".")[0] for key in keys}
+    if "experiment" in keys and "task" not in keys:  # it says to evaluate, and what by
         typed |= {"scorer", "score"}
     if ignored := typed & {"model", "backbone"}:
         parts = " and ".join(sorted(ignored))
