@@ -45,7 +45,7 @@ ROLES = {
         # The validation may stop a training, but not change it.
         Role.judging: ("tuning", "data.val", "protocol", "evaluator.bits"),
         Role.reporting: (
-            *("score", "scorer", "benchmark", "ensemble", "fusion"),
+            *("score", "scorer", "benchmark", "mining", "ensemble", "fusion"),
             *("trainer.validate_every", "trainer.log_every"),
             *("trainer.keep_checkpoints", "evaluator.resamples", "evaluator.operating_fpr"),
             *("evaluator.figures", "evaluator.exports"),

@@ -259,6 +259,14 @@ class Scorer(Protocol):
         """-> (B, h, w)."""
 
 
+@runtime_checkable
+class FittedScorer(Scorer, Protocol):
+    """Scores by what was found out about one model, on images that cannot be its test any more."""
+
+    folder: str  # holds what was fitted, and the record of these images
+    fitted: dict[str, Any]  # what was fitted, as JSON has it; "weights_sha256" names the model
+
+
 class ImageSet(Protocol):
     """Reads labelled images of a data set or benchmark from files, or renders them.
 

@@ -224,6 +224,21 @@ class FusionConfig:
 
 
 @dataclass
+class QueryAnalysisConfig:
+    """Types the thresholds of conf/task/analyse_queries.yaml."""
+
+    min_confidence: float = MISSING
+    min_share: float = MISSING
+    mask_threshold: float = MISSING
+    min_iou: float = MISSING
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value != MISSING and not 0 <= value <= 1:
+                refuse(f"task.{name} must be from 0 to 1, got {value}.")
+
+
+@dataclass
 class RecipeConfig:
     """Types conf/recipe."""
 
@@ -296,6 +311,7 @@ class Config:
     scorer: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
     tuning: dict[str, Any] = field(default_factory=dict)
+    mining: dict[str, Any] = field(default_factory=dict)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)

@@ -5,6 +5,9 @@ B = 2 images of 32 x 32 pixels, Q = 6 queries with masks of 8 x 8, K = 4 known c
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -144,3 +147,12 @@ def halves(score: Tensor) -> tuple[Tensor, Tensor]:
 def part_of(node: dict[str, Any]) -> Any:
     """The part a YAML node describes; interpolated keys keep the constructor's default."""
     return build({key: value for key, value in node.items() if not str(value).startswith("${")})
+
+
+def mined_folder(folder: Path, *, outliers: Sequence[int] = (), ground: Sequence[int] = (),
+                 num_queries: int = Q) -> str:  # fmt: skip
+    """A folder as task=analyse_queries leaves it for scorer=maskomaly."""
+    mined = {"weights": "planted", "weights_sha256": "0", "num_queries": num_queries}
+    mined |= {"outlier_queries": [*outliers], "ground_queries": [*ground]}
+    (folder / "mined_queries.json").write_text(json.dumps(mined))
+    return str(folder)

@@ -54,9 +54,7 @@ def test_no_list_names_a_key_that_is_gone(hydra_at_conf: None) -> None:
     cfg = compose("config")
     for key in {key for keys in lists for key in keys} - groups:
         group, _, name = key.rpartition(".")
-        if (
-            group == "outlier_exposure"
-        ):  # whose keys its class has
+        if group == "outlier_exposure":  # whose keys its class has
             assert name in signature(CutPaste).parameters
         else:
             assert name in set(cfg[group] if group else cfg), key

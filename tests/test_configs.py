@@ -15,6 +15,7 @@ from eomt_exp.build import build, build_all
 from eomt_exp.contracts import UserError
 from eomt_exp.paths import asset_dir
 from tests.command_line import SMALL
+from tests.planted import mined_folder
 
 CONF = asset_dir("conf")
 
@@ -35,7 +36,7 @@ def load(*overrides: str):
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
-def test_experiments_compose_and_build(experiment: str) -> None:
+def test_experiments_compose_and_build(experiment: str, tmp_path: Path) -> None:
     small = [one for one in SMALL if "backbone" not in one]
     cfg = load(f"+experiment={experiment}", *small)
     if "backbone.needs_weights" in _keys(cfg):
@@ -45,6 +46,8 @@ def test_experiments_compose_and_build(experiment: str) -> None:
     model = runs.build_model(cfg, pretrained=False)
     model.set_trainable(cfg.trainable.value)
     assert build_all(cfg.loss, "loss")
+    if "maskomaly" in cfg.scorer:  # what is mined on a model comes after it
+        cfg.scorer.maskomaly.mined = mined_folder(tmp_path, num_queries=model.num_queries)
     scorers = build_all(cfg.scorer, "scorer")
     assert cfg.score in scorers
     for scorer in scorers.values():

@@ -81,6 +81,7 @@ def test_hand_worked_ranking() -> None:
         "tie_fraction": 2 / 3,
         "f1_star": 6 / 8,
         "f1_threshold": np.float32(0.7),
+        "f1_margin": np.float32(0.7) - np.float32(0.1),
         "ap_trapezoid": 1 / 3 + 2 / 3 * (1 / 2 + 3 / 5) / 2,
         "fpr95_interpolated": 1 / 3 + (0.95 - 1 / 3) / (2 / 3) / 3,
         "fpr95_nearest": 2 / 3,

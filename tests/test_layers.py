@@ -27,7 +27,10 @@ ALLOWED = {
     "tracking": {"files", "contracts"},
     "weights": {"files", "contracts"},
     "engine": {"tracking", "evaluator", "files", "contracts", "schema", "signals"},
-    "report": {"engine.evaluation", "evaluator", "tracking", "files", "contracts", "schema"},
+    "report": {
+        *("engine.evaluation", "engine.query_statistics", "evaluator", "tracking", "files"),
+        *("contracts", "schema"),
+    },
     "build": {"contracts"},
     "runs": {"build", "contracts", "engine", "weights", "files", "paths", "schema", "config_keys"},
     "studies": {

@@ -129,6 +129,41 @@ def test_first_key_rounds_up_to_a_float32() -> None:
         assert key == to_keys(np.array([expected]))[0]
 
 
+def longest_run(scores: np.ndarray, labels: np.ndarray, least: float = 0.7) -> float:
+    """MDM-F1 as Maskomaly's code computes it: thresholds i / 1000, one by one."""
+    longest = run = 0
+    for i in range(1001):
+        found = scores >= i / 1000
+        hits = (found & (labels == 1)).sum()
+        is_good = 2 * hits / (found.sum() + labels.sum()) > least
+        run = run + 1 if is_good else 0
+        longest = max(longest, run)
+    return longest / 1000
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", ["uniform", "saturated_sigmoid", "float16", "float32", "inverted"])
+def test_the_margin_of_f1_is_the_longest_run_of_good_thresholds(name: str, seed: int) -> None:
+    scores, labels = draw(name, seed)
+    scores = ((scores - scores.min()) / np.ptp(scores)).astype(np.float32)
+    wanted = longest_run(scores, labels)
+    assert count(scores, labels, 22).results()["f1_margin"] == pytest.approx(wanted, abs=0.0021)
+
+
+def test_the_margin_of_f1_by_hand() -> None:
+    # F1 from above: 2/3 at 9, 4/4 at 7, 4/5 at 4, 2/3 at 0.
+    scores, labels = np.array([9.0, 7.0, 4.0, 0.0]), np.array([1, 1, 0, 0])
+    assert count(scores, labels).results()["f1_margin"] == 7.0  # thresholds above 0, up to 7
+    assert count(scores / 10, labels).results()["f1_margin"] == pytest.approx(0.7)
+    # .29 .5 .67 .8 .73 .67 .62 .57 .67 .75 -1: good above 5 up to 7, bad, good above -1 up to 1.
+    scores = np.array([10.0, 9, 8, 7, 6, 5, 4, 3, 2, 1, -1])
+    labels = np.array([1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0])
+    assert count(scores, labels).results()["f1_margin"] == 2.0  # the longest, not their sum
+    assert count([0.0, 1.0], [1, 0]).results()["f1_margin"] == 0.0
+    assert count([np.inf, np.inf, 0.5, -np.inf], [1, 1, 1, 0]).results()["f1_margin"] == 0.0
+    assert np.isnan(count([0.5], [1]).results()["f1_margin"])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -123,6 +123,28 @@ class Detector(AnyDetector):
         for canvas in open_canvases:
             yield self._detection(canvas, scorers, known)
 
+    @torch.inference_mode()
+    def outputs(self, image: np.ndarray, truth: np.ndarray) -> Iterator[tuple[MaskOutput, Tensor]]:
+        """Yield the output of each window of one image (H, W, 3), and the truth (h, w) under it.
+
+        Masks are in the window's size; `truth` (H, W) uint8 is scaled as the image is, by the
+        nearest pixel. Raises UserError for a model without queries.
+        """
+        self.model.eval()
+        scaled = self._to_tensor(image)
+        size, (height, width) = (scaled.shape[-2], scaled.shape[-1]), self.image_size
+        labels = torch.from_numpy(np.array(truth))[None, None].to(scaled)
+        labels = F.interpolate(labels, size=size, mode="nearest-exact")
+        for y, x in window_boxes(size, self.image_size):
+            box = (..., slice(y, y + height), slice(x, x + width))
+            (output,) = self._forward(scaled[box])
+            if isinstance(output, PixelOutput):
+                raise UserError(
+                    f"{type(self.model).__name__} has no queries to look at; take a model with "
+                    "masks, as model=eomt."
+                )
+            yield output.resized((height, width)), labels[box][0, 0]
+
     def _to_tensor(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 -> (1, 3, H', W') in [0, 1], scaled to cover the training size."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:

@@ -122,6 +122,13 @@ METRICS = {
     "f1_threshold": Metric(
         "threshold of F1*", 0, "The score from which F1* calls a pixel one.", form="{:.4g}"
     ),
+    "f1_margin": Metric(
+        "F1 margin", 1,
+        "Width of the longest range of thresholds, in units of the score, whose pixel F1 is above "
+        "0.7: how little the choice of a threshold matters (MDM-F1 of Ackermann et al., BMVC 2023, "
+        "for scores between 0 and 1).",
+        form="{:.4g}",
+    ),
     "fpr95_first": Metric("FPR95 first", -1, "FPR95 at the first threshold with recall of 95 %."),
     "fpr95_interpolated": Metric(
         "FPR95 interpolated", -1,

@@ -81,6 +81,25 @@ def f1_threshold(keys: Ints, ranking: Ranking) -> float:
     return to_score(int(keys[rank.best_f1(ranking)[1]]))
 
 
+def f1_margin(keys: Ints, ranking: Ranking, least: float = 0.7) -> float:
+    """Return the width of the longest range of thresholds with F1 above `least`, in score units.
+
+    Thresholds lie between the lowest and the highest finite score. Maskomaly's MDM-F1 (Ackermann
+    et al., BMVC 2023) counts those of 0, 1/1000, ..., 1 for scores in [0, 1]; this is its limit.
+    """
+    first, last = int(keys[0] == TOP), len(keys) - 1 - int(keys[-1] == 0)  # the finite ones
+    if first > last:
+        return 0.0
+    f1 = 2 * ranking.tp / (ranking.tp + ranking.fp + ranking.tp[-1])
+    steps = np.diff((f1 > least).astype(np.int8), prepend=0, append=0)
+    widest = 0.0
+    # The thresholds of a group reach from its own score down to just above that of the next.
+    for begin, end in zip(np.flatnonzero(steps > 0), np.flatnonzero(steps < 0), strict=True):
+        high, low = (to_score(int(keys[np.clip(g, first, last)])) for g in (begin, end))
+        widest = max(widest, high - low)
+    return widest
+
+
 def threshold_at_fpr(keys: Ints, ranking: Ranking, width: int, fpr: float) -> float:
     """Return the lowest threshold that no more than this share of the negatives reaches."""
     if not 0 <= fpr <= 1:

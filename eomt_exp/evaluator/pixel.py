@@ -22,6 +22,8 @@ from eomt_exp.evaluator.metrics import of_pixels
 from eomt_exp.evaluator.pixel_arrays import KeyedPixels, filled_bins, finest_shift
 from eomt_exp.evaluator.ranking import Counts, Floats, Ints, PixelCurves, Ranking
 
+COUNTED_HERE = ("ap_bound", "f1_threshold", "f1_margin")  # they need scores, not their order alone
+
 
 class PixelCounts:
     """Counts how many anomalous and normal pixels had which score; metrics follow from that.
@@ -86,14 +88,15 @@ class PixelCounts:
         self._bins[:, filled] = counts
 
     def results(self) -> dict[str, float]:
-        """Return the metrics that metrics.py computes of pixels, and three that need more.
+        """Return the metrics that metrics.py computes of pixels, and those that need more.
 
         ap_bound: the AP of the unbinned float32 scores is no further than this from ap
         f1_threshold: score >= f1_threshold reaches f1_star
+        f1_margin: the width of the longest range of thresholds with F1 above 0.7
         positives, negatives: pixels of either kind; without one of them all others are NaN
         """
         negatives, positives = self._used().sum(axis=1, dtype=np.int64).tolist()
-        metrics = of_pixels(None) | dict.fromkeys(("ap_bound", "f1_threshold"), float("nan"))
+        metrics = of_pixels(None) | dict.fromkeys(COUNTED_HERE, float("nan"))
         if positives and negatives:
             keys, ranking = self.ranking()
             # Scores saturated at either end share a bin with nothing else.
@@ -101,6 +104,7 @@ class PixelCounts:
             mixed = np.maximum(keys, self._low) < np.minimum(top, self._high)
             metrics["ap_bound"] = rank.ap_bound(ranking, mixed)
             metrics["f1_threshold"] = operating_points.f1_threshold(keys, ranking)
+            metrics["f1_margin"] = operating_points.f1_margin(keys, ranking)
             metrics |= of_pixels(ranking)
         return metrics | {"positives": float(positives), "negatives": float(negatives)}
 

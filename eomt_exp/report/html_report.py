@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def write_report(board: Leaderboard, path: str | Path) -> Path:
     """Write the report as a whole and return its path."""
-    page = _template().render(
+    page = template("report.html").render(
         board=board,
         tables=tables,
         main=flagged("main"),
@@ -35,7 +35,8 @@ def write_report(board: Leaderboard, path: str | Path) -> Path:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """Return a template of a page; what it writes is text and no markup, unless it says `safe`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -43,7 +44,7 @@ def _template() -> Template:
         undefined=StrictUndefined, loader=PackageLoader("eomt_exp.report"),
     )  # fmt: skip
     environment.filters["plain"] = _plain
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _lead(board: Leaderboard) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from eomt_exp import runs
+from eomt_exp.contracts import FittedScorer
 from eomt_exp.engine.detector import AnyDetector
 from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.report.cells import Cell
@@ -41,6 +42,7 @@ class Candidate:
     facts: dict[str, Any]  # what its numbers depend on, for the manifest
     warnings: Mapping[str, str]
     load: Callable[[], AnyDetector]
+    seen: SeenImages
     # Experiment and seed, and the tags of its training; None of weights from elsewhere.
     run: SeededRun | None = None
     tags: dict[str, object] | None = None
@@ -58,10 +60,12 @@ class Candidate:
         precision: str,
         load: Callable[[], AnyDetector],
         taken: Collection[str] = (),
+        fitted: Mapping[str, FittedScorer] = {},  # it is only read
     ) -> Candidate:
         """Name it `<experiment>-<seed>` of its run or as the file, and as none of those `taken`.
 
-        `source` is a run folder, or a file or hub id of weights from elsewhere.
+        `source` is a run folder, or a file or hub id of weights from elsewhere. `fitted` are those
+        of its scorers that were fitted to it, by name.
         """
         weights = sha256(runs.weights_of(source))
         run: SeededRun | None = None
@@ -87,9 +91,11 @@ class Candidate:
             "score": cfg.score,
             "images_not_on_record": seen.unknown,
         }
+        if fitted:
+            facts["fitted"] = {name: scorer.fitted for name, scorer in fitted.items()}
         architecture = str(cfg.model._target_).rpartition(".")[2]
         label = as_label(name, taken)
-        return cls(label, cfg.score, architecture, facts, warnings, load, run, tags)
+        return cls(label, cfg.score, architecture, facts, warnings, load, seen, run, tags)
 
     @cached_property
     def detector(self) -> AnyDetector:

@@ -21,6 +21,7 @@ from eomt_exp.tasks.candidate import Candidate
 from eomt_exp.tasks.fusion import FIT, check_known_classes, fuse, keep_fused_scores, seen_by_members
 from eomt_exp.tasks.image_sets import ImageSets, build_image_sets, read_sets, seen_image_warnings
 from eomt_exp.tasks.measure import Cells, Measurement
+from eomt_exp.tasks.mined_queries import fitted_scorers, mine_where_asked
 from eomt_exp.tasks.mlflow_runs import open_tracker
 from eomt_exp.tasks.publish import evaluate_models
 from eomt_exp.tasks.start import checked_settings, evaluates, fill, seen_by
@@ -53,9 +54,6 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
         )
     images = build_image_sets([*configs, *parts][0])
     sources = [source for one in configs if (source := start_of(one)) is not None]
-    seen = seen_by_members([seen_by(one.checkpoint) for one in parts], fusion, images)
-    allowed = settings.evaluator.allow_seen_images
-    warnings = seen_image_warnings(seen, images, allowed) if parts else {}
     accelerator = make_accelerator(settings.trainer)
     try:
         measurement = Measurement(settings, accelerator, run_dir)
@@ -63,6 +61,9 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
         cells = Cells(measurement, measured)
         models = _candidates(configs, sources, images, measurement)
         members = _candidates(parts, [one.checkpoint for one in parts], images, measurement)
+        seen = seen_by_members([member.seen for member in members], fusion, images)
+        allowed = settings.evaluator.allow_seen_images
+        warnings = seen_image_warnings(seen, images, allowed) if parts else {}
         # What does not fit says so before anything is written.
         for model in [*(m for m in models if not agreed(cells.is_complete(m))), *members]:
             _ = model.detector
@@ -89,20 +90,22 @@ def _candidates(
 ) -> list[Candidate]:
     found: list[Candidate] = []
     for one, source in zip(configs, sources, strict=True):
-        seen = seen_by(source)
+        load = partial(detector_of, source=source, measurement=measurement)
+        mine_where_asked(one, source, load)
+        fitted = fitted_scorers(one, source)
+        seen = seen_by(source, fitted.values())
         allowed = measurement.settings.evaluator.allow_seen_images
         warnings = seen_image_warnings(seen, images, allowed)
-        load = partial(_detector, one, source, measurement)
         taken = {model.label for model in found}
-        precision = measurement.precision
-        found.append(Candidate.of(one, source, seen, warnings, precision, load, taken))
+        precision, load = measurement.precision, partial(load, one)
+        found.append(Candidate.of(one, source, seen, warnings, precision, load, taken, fitted))
     return found
 
 
 def _configs(cfg: DictConfig) -> list[DictConfig]:
     """Return a configuration a model: that of its run where it has one, under what was typed."""
     if not isinstance(cfg.checkpoint, ListConfig):
-        return [_as_trained(cfg)]
+        return [as_trained(cfg)]
     if not cfg.checkpoint:
         raise UserError("checkpoint=[] names no model; type checkpoint=[<run>,<run>].")
     configs = _each(cfg, cfg.checkpoint)
@@ -123,11 +126,11 @@ def _each(cfg: DictConfig, sources: Iterable[str]) -> list[DictConfig]:
         copy = cfg.copy()
         with open_dict(copy):
             copy.checkpoint = str(one)
-        configs.append(_as_trained(copy))
+        configs.append(as_trained(copy))
     return configs
 
 
-def _detector(cfg: DictConfig, source: str | Path, measurement: Measurement) -> Detector:
+def detector_of(cfg: DictConfig, source: str | Path, measurement: Measurement) -> Detector:
     """Load a run's model as configured there, or this configuration's with public weights."""
     if runs.is_run(source):
         model = runs.load_model(Path(source))[1]
@@ -146,7 +149,7 @@ def _detector(cfg: DictConfig, source: str | Path, measurement: Measurement) -> 
     )
 
 
-def _as_trained(cfg: DictConfig) -> DictConfig:
+def as_trained(cfg: DictConfig) -> DictConfig:
     """Return this configuration around a trained model: what was not typed is the run's.
 
     Validation images are the exception where the data set is the same: their paths are this
@@ -160,7 +163,10 @@ def _as_trained(cfg: DictConfig) -> DictConfig:
             f"{cfg.checkpoint} is an evaluation of more than one model; name their runs, or the "
             "folder of an evaluation of one checkpoint=."
         )
-    typed = {one.lstrip("+~").split("=")[0].split(".")[0] for one in _typed()}
+    keys = {one.lstrip("+~").split("=")[0] for one in _typed()}
+    typed = {key.split(".")[0] for key in keys}
+    if "experiment" in keys and "task" not in keys:  # it says to evaluate, and what by
+        typed |= {"scorer", "score"}
     if ignored := typed & {"model", "backbone"}:
         parts = " and ".join(sorted(ignored))
         print(f"{cfg.checkpoint} has its own {parts}; what was typed is for weights from elsewhere")

@@ -141,7 +141,7 @@ def fuse(
             f"; weights fitted on {', '.join(images.tuning)}, where AP is {fitted.ap:.3f} (of "
             "pixels at even distances)"
         )
-    return Candidate(label, score, "Ensemble", facts, warnings, load, note=f"{note}.")
+    return Candidate(label, score, "Ensemble", facts, warnings, load, seen, note=f"{note}.")
 
 
 def _fitted(

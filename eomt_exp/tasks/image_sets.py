@@ -33,7 +33,7 @@ KEPT_BYTES = 2 << 30  # of memory, in each process, for the images that it will 
 VALIDATION = "data.val"
 TUNING = "tuning."  # and the set's name: a benchmark may be called the same
 # What data.val and tuning sets are there for: they may choose, but not teach.
-_VALIDATES = ("validation", "selection", "tuning")
+_VALIDATES = ("validation", "selection", "tuning", "mining")
 
 
 class ImageSets(NamedTuple):

@@ -5,7 +5,7 @@ That is a run, public weights, or a semantic EoMT, which is trained once and fou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from eomt_exp import runs, schema
 from eomt_exp.config_keys import OF_ALL_STAGES
-from eomt_exp.contracts import Model, UserError
+from eomt_exp.contracts import FittedScorer, Model, UserError
 from eomt_exp.engine.device import agreed, is_first_process
 from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.tasks.benchmark_exports import check_exports
@@ -71,11 +71,19 @@ def evaluates(cfg: DictConfig) -> bool:
     return str(cfg.task._target_).endswith("evaluate.run")
 
 
-def seen_by(start: str | Path) -> SeenImages:
+def seen_by(start: str | Path, fitted: Iterable[FittedScorer] = ()) -> SeenImages:
     """Return what the model behind a run folder, file or hub id has seen, as far as is recorded.
 
-    A file in a run folder, or in one of its checkpoints, is that run's.
+    A file in a run folder, or in one of its checkpoints, is that run's. What scorers were fitted on
+    is as if the model had seen it: the test is of both.
     """
+    seen = _seen_by_model(start)
+    for scorer in fitted:
+        seen.include(SeenImages.load(Path(scorer.folder)))
+    return seen
+
+
+def _seen_by_model(start: str | Path) -> SeenImages:
     if not str(start).startswith(HUB):
         path = Path(start).resolve()
         for folder in (path, *path.parents[:3]):

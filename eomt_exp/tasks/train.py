@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from eomt_exp import runs
 from eomt_exp.build import build, build_all
-from eomt_exp.contracts import Exposure, Loss, Model, Target, UserError
+from eomt_exp.contracts import Exposure, FittedScorer, Loss, Model, Target, UserError
 from eomt_exp.data.loader import training_loader
 from eomt_exp.data.training_set import TrainingSet
 from eomt_exp.engine.detector import Detector
@@ -200,7 +200,12 @@ def _rehearse(detector: Detector, losses: dict[str, Loss], only_head: bool) -> N
     with torch.set_grad_enabled(only_head):
         output = detector.model.train()(torch.zeros(1, 3, *size))
         terms = [term for loss in losses.values() for term in loss(output, [target]).values()]
-        for scorer in detector.scorers.values():
+        for name, scorer in detector.scorers.items():
+            if isinstance(scorer, FittedScorer):
+                raise UserError(
+                    f"scorer={name} was fitted to another model than the one that is trained now: "
+                    f"train without it, then type task=evaluate checkpoint=<run> scorer=[{name}]."
+                )
             scorer(output)
     if only_head and not any(term.requires_grad for term in terms):
         raise UserError(

@@ -1,0 +1,42 @@
+"""`task=analyse_queries` looks at the queries of a trained model, for people and for Maskomaly."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from eomt_exp.contracts import UserError
+from eomt_exp.engine.device import forget_accelerator, is_first_process, make_accelerator
+from eomt_exp.run_folders import working_in
+from eomt_exp.tasks.evaluate import as_trained, detector_of
+from eomt_exp.tasks.image_sets import read_sets
+from eomt_exp.tasks.measure import Measurement
+from eomt_exp.tasks.mined_queries import analyse, thresholds_of
+from eomt_exp.tasks.start import checked_settings
+from eomt_exp.tasks.train import start_of
+
+
+def run(cfg: DictConfig) -> None:
+    """Write tables, page and mined queries of the model at cfg.checkpoint into Hydra's folder."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    read_sets.forget_files()
+    with working_in(run_dir, Path(cfg.paths.outputs)) if is_first_process() else nullcontext():
+        cfg, thresholds = as_trained(cfg), thresholds_of(cfg)
+        settings = checked_settings(cfg)
+        source = start_of(cfg)
+        if source is None:
+            raise UserError(
+                "task=analyse_queries needs a trained model: add checkpoint=<run folder, file or "
+                "hf://…>, or start_from=semantic."
+            )
+        accelerator = make_accelerator(settings.trainer)
+        try:
+            measurement = Measurement(settings, accelerator, run_dir)
+            load = partial(detector_of, source=source, measurement=measurement)
+            analyse(cfg, thresholds, source, load, run_dir)
+        finally:
+            forget_accelerator(accelerator)
