@@ -27,6 +27,7 @@ from eomt_exp.heads.logit_norm import LogitNorm
 from eomt_exp.losses.mask_classification import MaskClassification
 from eomt_exp.models.eomt import EoMT
 from eomt_exp.scorers.min_distance import MinDistance
+from eomt_exp.tasks.start import semantic_config
 from eomt_exp.weights.loading import load_checkpoint
 from tests import test_freezing
 from tests.command_line import SMALL, only_run, run
@@ -278,6 +279,15 @@ def test_a_run_from_before_there_were_class_heads_goes_on(
     names = {*runs.build_model(stored, pretrained=False).state_dict()}
     assert {"class_head.weight", "class_head.bias"} <= names
     runs.begin(cfg, tmp_path)  # UserError, were it other settings
+
+
+def test_what_is_typed_reaches_the_head_and_not_the_semantic_model(hydra_at_conf: None) -> None:
+    words = ("+experiment=outlier_exposure", "class_head=isomax_plus", *SMALL)
+    cfg = compose("config", overrides=["hydra.run.dir=unused", *words])
+    semantic = semantic_config(cfg)
+    assert runs.plain(semantic)["model"]["class_head"] == {"_target_": None}
+    # 9 classes, pasted objects, no-object.
+    assert runs.build_model(cfg, pretrained=False).class_head.prototypes.shape == (11, 48)
 
 
 def test_the_optimiser_holds_and_moves_prototypes_and_scale() -> None:
