@@ -24,7 +24,7 @@ ALLOWED = {
     "schema": {"contracts"},
     "jobs": {"files", "contracts"},
     "run_folders": {"files", "contracts", "config_keys"},
-    "tracking": {"files", "contracts"},
+    "tracking": {"files", "contracts", "signals"},
     "weights": {"files", "contracts"},
     "engine": {"tracking", "evaluator", "files", "contracts", "schema", "signals"},
     "report": {"engine.evaluation", "evaluator", "tracking", "files", "contracts", "schema"},
