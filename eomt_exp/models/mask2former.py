@@ -20,7 +20,7 @@ from eomt_exp.contracts import AnomalyHead, ClassHead, DistanceHead, MaskOutput,
 from eomt_exp.models.image_sides import check_sides
 from eomt_exp.models.query_model import QueryModel
 
-STRIDE = 32  # of the last stage; other sides would be padded inside, and masks come out larger
+STRIDE = 32  # of the last stage; transformers' own processor pads images to it
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _GROUPS = 32  # of the pixel decoder's GroupNorm
 
