@@ -32,13 +32,14 @@ class KnownClasses:
 class Candidate:
     """Holds a model to be measured, which it loads only where a number is missing, and its numbers.
 
-    `warnings` are by image set, of what it has seen before.
+    `warnings` are by image set, of what it has `seen` before.
     """
 
     label: str  # what tables and folders call it
     score: str  # the scorer that it goes by
     architecture: str
     facts: dict[str, Any]  # what its numbers depend on, for the manifest
+    seen: SeenImages
     warnings: Mapping[str, str]
     load: Callable[[], AnyDetector]
     # Experiment and seed, and the tags of its training; None of weights from elsewhere.
@@ -89,7 +90,7 @@ class Candidate:
         }
         architecture = str(cfg.model._target_).rpartition(".")[2]
         label = as_label(name, taken)
-        return cls(label, cfg.score, architecture, facts, warnings, load, run, tags)
+        return cls(label, cfg.score, architecture, facts, seen, warnings, load, run, tags)
 
     @cached_property
     def detector(self) -> AnyDetector:
