@@ -33,16 +33,16 @@ class KnownClasses:
 class Candidate:
     """Holds a model to be measured, which it loads only where a number is missing, and its numbers.
 
-    `warnings` are by image set, of what it has seen before.
+    `warnings` are by image set, of what it has `seen` before.
     """
 
     label: str  # what tables and folders call it
     score: str  # the scorer that it goes by
     architecture: str
     facts: dict[str, Any]  # what its numbers depend on, for the manifest
+    seen: SeenImages
     warnings: Mapping[str, str]
     load: Callable[[], AnyDetector]
-    seen: SeenImages
     # Experiment and seed, and the tags of its training; None of weights from elsewhere.
     run: SeededRun | None = None
     tags: dict[str, object] | None = None
@@ -95,7 +95,7 @@ class Candidate:
             facts["fitted"] = {name: scorer.fitted for name, scorer in fitted.items()}
         architecture = str(cfg.model._target_).rpartition(".")[2]
         label = as_label(name, taken)
-        return cls(label, cfg.score, architecture, facts, warnings, load, seen, run, tags)
+        return cls(label, cfg.score, architecture, facts, seen, warnings, load, run, tags)
 
     @cached_property
     def detector(self) -> AnyDetector:

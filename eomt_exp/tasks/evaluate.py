@@ -18,7 +18,7 @@ from eomt_exp.engine.device import agreed, forget_accelerator, is_first_process,
 from eomt_exp.run_folders import working_in
 from eomt_exp.schema import FusionConfig
 from eomt_exp.tasks.candidate import Candidate
-from eomt_exp.tasks.fusion import FIT, check_known_classes, fuse, keep_fused_scores, seen_by_members
+from eomt_exp.tasks.fusion import check_known_classes, fuse, keep_fused_scores, seen_in_all
 from eomt_exp.tasks.image_sets import ImageSets, build_image_sets, read_sets, seen_image_warnings
 from eomt_exp.tasks.measure import Cells, Measurement
 from eomt_exp.tasks.mined_queries import fitted_scorers, mine_where_asked
@@ -61,9 +61,8 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
         cells = Cells(measurement, measured)
         models = _candidates(configs, sources, images, measurement)
         members = _candidates(parts, [one.checkpoint for one in parts], images, measurement)
-        seen = seen_by_members([member.seen for member in members], fusion, images)
-        allowed = settings.evaluator.allow_seen_images
-        warnings = seen_image_warnings(seen, images, allowed) if parts else {}
+        seen = seen_in_all(members, images)
+        warnings = seen_image_warnings(seen, images, settings.evaluator.allow_seen_images)
         # What does not fit says so before anything is written.
         for model in [*(m for m in models if not agreed(cells.is_complete(m))), *members]:
             _ = model.detector
@@ -71,7 +70,7 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
                 model.let_go()
         kept = configs[0] if len(configs) == 1 and not parts else cfg
         runs.begin(kept, run_dir)
-        if parts and fusion.weights == FIT and accelerator.is_main_process:
+        if images.tuning and accelerator.is_main_process:
             seen.save(run_dir)
         with open_tracker(settings, run_dir, accelerator.is_main_process) as tracker:
             tracker.log_params(runs.flat(runs.plain(kept)))

@@ -90,14 +90,12 @@ def _classes(cfg: DictConfig) -> tuple[int, Any]:
     return cfg.data.num_classes, (cfg.data.val or {}).get("classes") or cfg.data.name
 
 
-def seen_by_members(
-    seen: Sequence[SeenImages], fusion: FusionConfig, images: ImageSets
-) -> SeenImages:
-    """Return what the members have seen, and what weights are fitted on now."""
+def seen_in_all(members: Sequence[Candidate], images: ImageSets) -> SeenImages:
+    """Return what the members have seen, and what their weights are fitted on now."""
     found = SeenImages()
-    for one in seen:
-        found.include(one)
-    for name in images.tuning if fusion.weights == FIT else ():
+    for member in members:
+        found.include(member.seen)
+    for name in images.tuning:
         found.add("tuning", images.contents[TUNING + name].images)
     return found
 
@@ -111,8 +109,8 @@ def fuse(
     warnings: dict[str, str],
 ) -> Candidate:
     """Return the ensemble as one candidate, fitted where it has to be."""
-    on = [VALIDATION] * (fusion.space is ScoreSpace.cdf)
-    on += [TUNING + name for name in images.tuning] * (fusion.weights == FIT)
+    on = [VALIDATION] if fusion.space is ScoreSpace.cdf else []
+    on += [TUNING + name for name in images.tuning]
     facts: dict[str, Any] = {
         "experiment": None,
         "seed": None,
@@ -141,7 +139,7 @@ def fuse(
             f"; weights fitted on {', '.join(images.tuning)}, where AP is {fitted.ap:.3f} (of "
             "pixels at even distances)"
         )
-    return Candidate(label, score, "Ensemble", facts, warnings, load, seen, note=f"{note}.")
+    return Candidate(label, score, "Ensemble", facts, seen, warnings, load, note=f"{note}.")
 
 
 def _fitted(
