@@ -164,7 +164,8 @@ def as_trained(cfg: DictConfig) -> DictConfig:
         )
     keys = {one.lstrip("+~").split("=")[0] for one in _typed()}
     typed = {key.split(".")[0] for key in keys}
-    if "experiment" in keys and "task" not in keys:  # it says to evaluate, and what by
+    # An experiment that evaluates says what by; members of an ensemble have scores of their own.
+    if "experiment" in keys and "task" not in keys and not cfg.ensemble:
         typed |= {"scorer", "score"}
     if ignored := typed & {"model", "backbone"}:
         parts = " and ".join(sorted(ignored))
