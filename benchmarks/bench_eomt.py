@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,7 +106,7 @@ def make_inputs(batch: int, size: int, device: torch.device) -> Inputs:
     mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
     return Inputs(
         images.to(device),
-        [Target(*(part.to(device) for part in target)) for target in targets],
+        send_to_device(targets, device),
         mean.to(device),
         std.to(device),
         {

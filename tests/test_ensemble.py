@@ -32,6 +32,7 @@ from eomt_exp.tasks.image_sets import build_image_sets
 from tests.bright_anomalies import BrightAnomalies, BrightnessNet
 from tests.command_line import SMALL, metrics_of, run, run_aside
 from tests.test_engine import detector
+from tests.test_mask2former import FAST, TINY
 
 RNG = np.random.default_rng(0)
 SHAPE = (40, 60)
@@ -379,27 +380,30 @@ def test_fitted_weights_are_kept_and_said_and_what_they_saw_is_no_benchmark(
 
 
 @pytest.mark.slow
-def test_the_mission_s_ensemble_runs_with_stand_ins_of_other_sizes(
-    two: list[Path], outputs: Path, capfd
-) -> None:
+def test_the_mission_s_ensemble_runs_with_stand_ins(two: list[Path], outputs: Path, capfd) -> None:
     """Members are evaluations, one of a run and one of a file of weights, whose model was typed."""
-    weights = two[1] / "model.safetensors"
-    of_model = [one for one in SMALL if one.startswith(("backbone", "+backbone", "recipe.num_q"))]
+    pytest.importorskip("transformers")
+    swin = outputs / "swin"
+    trained = run(capfd, "+experiment=semantic", *TINY, *FAST, "seed=1", f"hydra.run.dir={swin}")
+    assert trained.code == 0, trained.err
+    weights = swin / "model.safetensors"
+    mined = ("scorer=[maskomaly]", "score=maskomaly", "scorer.maskomaly.mined=auto")
     for name, typed in {
-        "s": (f"checkpoint={two[0]}", "scorer=[rba]"),
-        "l": (f"checkpoint={weights}", *of_model, "data.image_size=[48,64]", "scorer=[msp,rba]"),
+        "s": (f"checkpoint={two[0]}", *mined),
+        "l": (f"checkpoint={weights}", *TINY, "data.image_size=[64,96]", *mined),
     }.items():
-        outcome = evaluate(capfd, *typed, "score=rba", f"hydra.run.dir={outputs / name}")
+        outcome = evaluate(capfd, *typed, f"hydra.run.dir={outputs / name}")
         assert outcome.code == 0, outcome.err
     members = f"ensemble=[{outputs / 's'},{outputs / 'l'}]"
-    outcome = run(capfd, "+experiment=maskomaly_ensemble", members, *QUICK, "fusion.scores=rba",
+    outcome = run(capfd, "+experiment=maskomaly_ensemble", members, *QUICK,
                   f"hydra.run.dir={outputs / 'both'}")  # fmt: skip
     assert outcome.code == 0, outcome.err
-    assert "ensemble_raw = 0.5 x semantic-0 rba + 0.5 x model rba." in outcome.out
+    assert "ensemble_raw = 0.5 x semantic-0 maskomaly + 0.5 x model maskomaly." in outcome.out
     saved = metrics_of(outputs / "both")
     assert 0 < saved["metrics"]["synth_anomaly/ensemble_raw/ap"] < 1
     facts = saved["manifest"]["models"]["semantic-0+model"]["members"]
-    assert [one["image_size"] for one in facts] == [[32, 64], [48, 64]]
+    assert [one["image_size"] for one in facts] == [[32, 64], [64, 96]]
+    assert [one["fitted"]["maskomaly"]["num_queries"] for one in facts] == [6, 7]
 
     refused = evaluate(capfd, f"checkpoint={outputs / 'both'}")
     assert refused.code == 2
