@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from eomt_exp.engine.query_statistics import QueryStatistics
+from eomt_exp.engine.query_statistics import Array, QueryStatistics
 from eomt_exp.evaluator.metrics import Metric
 from eomt_exp.files import write_text
 from eomt_exp.report.canvas import COLOURS, FAINT, as_svg, new_figure, save_png, tidy
@@ -18,6 +16,7 @@ from eomt_exp.report.html_report import template
 from eomt_exp.report.metric_names import shown
 from eomt_exp.report.tables import Entry, Table
 from eomt_exp.report.terminal import make_console, rich_table
+from eomt_exp.report.text_tables import rows_as_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,20 +55,21 @@ def write_queries(report: QueryReport, folder: Path) -> None:
     """Write the CSV files, the figure and the page into a folder."""
     found, outputs = report.found, report.outputs
     shares = found.shares()
-    numbered = [[query, *row] for query, row in enumerate(found.times.tolist())]
-    _write_csv(folder / "times_predicted_stats.csv", ["query", *outputs], numbered)
-    numbered = [[query, *row] for query, row in enumerate(shares.tolist())]
-    _write_csv(folder / "high_conf_stats.csv", ["query", *outputs], numbered)
-    _write_csv(
-        folder / "specialized.csv",
-        ["query", "class", "share"],
-        ([q, outputs[k], shares[q, k]] for q, k in report.specialised.items()),
-    )
-    _write_csv(
-        folder / "outlier_queries.csv",
-        ["query", "mean_iou", "images", "is_outlier_query"],
-        ([q, found.ious[q], found.images[q], q in report.outliers] for q in found.ranking()),
-    )
+    by_output = ["query", *outputs]
+    files = {
+        "times_predicted_stats.csv": (by_output, _numbered(found.times)),
+        "high_conf_stats.csv": (by_output, _numbered(shares)),
+        "specialized.csv": (
+            ["query", "class", "share"],
+            [[q, outputs[k], shares[q, k]] for q, k in report.specialised.items()],
+        ),
+        "outlier_queries.csv": (
+            ["query", "mean_iou", "images", "is_outlier_query"],
+            [[q, found.ious[q], found.images[q], q in report.outliers] for q in found.ranking()],
+        ),
+    }
+    for name, (heading, rows) in files.items():
+        write_text(folder / name, rows_as_csv(heading, rows))
     save_png(_figure(report, CHARTS), folder / "figures" / FIGURE, report.title)
     page = template("queries.html").render(
         report=report,
@@ -123,11 +123,9 @@ def queries_table(report: QueryReport) -> Table:
     return Table(headings, rows, marked=marked)
 
 
-def _write_csv(path: Path, heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([heading, *rows])
-    write_text(path, text.getvalue())
+def _numbered(values: Array) -> list[list[float]]:
+    """(Q, C) -> rows that begin with the query."""
+    return [[query, *row] for query, row in enumerate(values.tolist())]
 
 
 def _figure(report: QueryReport, titles: Iterable[str]) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 
 from eomt_exp.evaluator.metrics import flagged
@@ -21,8 +22,6 @@ def as_csv(board: Leaderboard) -> str:
     `<metric>_low` and `<metric>_high` follow a metric that has intervals. An empty cell was not
     measured, `nan` is undefined. A last column repeats the warnings, if any, in every row.
     """
-    from pandas import DataFrame
-
     known = {  # single classes are in metrics.json
         model: {key: found[key] for key in flagged("known") if key in found}
         for model, found in board.known_classes.items()
@@ -38,7 +37,15 @@ def as_csv(board: Leaderboard) -> str:
     if board.warnings:
         columns, shared["warnings"] = [*columns, "warnings"], "; ".join(board.warnings)
     cells = [{name: {**row, **shared}.get(name, "") for name in columns} for row in rows]
-    return DataFrame(cells, columns=columns, dtype=object).to_csv(index=False, na_rep="nan")
+    return rows_as_csv(columns, [[*cell.values()] for cell in cells])
+
+
+def rows_as_csv(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Write a heading and rows; numbers in full, so that they read back as they were."""
+    from pandas import DataFrame
+
+    table = DataFrame(rows, columns=list(heading), dtype=object)
+    return table.to_csv(index=False, na_rep="nan", lineterminator="\n")
 
 
 def _result_row(result: Result) -> dict[str, object]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from eomt_exp.files import write_text
 from eomt_exp.report.sample_gallery import gallery_figure
 from eomt_exp.report.tables import Entry, Table
 from eomt_exp.report.terminal import make_console, rich_table
+from eomt_exp.report.text_tables import rows_as_csv
 
 GALLERY, MANIFEST = "preview.png", "manifest.csv"
 MOST_IMAGES = 64  # a picture may have 65536 rows of pixels
@@ -50,9 +49,7 @@ def run(cfg: DictConfig) -> None:
     title = f"{cfg.name}: {count} of {total} training images, epoch {epoch}, seed {cfg.seed}"
     gallery = gallery_figure(samples, images.class_names, folder / GALLERY, title)
     rows = pasted_objects(samples, exposure)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
-    write_text(folder / MANIFEST, text.getvalue())
+    write_text(folder / MANIFEST, rows_as_csv(COLUMNS, rows))
     _print(rows, gallery, folder / MANIFEST)
 
 
