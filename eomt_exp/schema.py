@@ -197,6 +197,9 @@ class TrackingConfig:
     tags: dict[str, str] = field(default_factory=dict)
 
 
+FIT = "fit"  # of fusion.weights
+
+
 class ScoreSpace(Enum):
     """Says in what space the scores of an ensemble are added, see engine/ensemble.py."""
 
@@ -211,12 +214,12 @@ class FusionConfig:
 
     space: ScoreSpace = MISSING
     scores: Any = None  # a name, or a list of them
-    weights: Any = None  # a list of numbers, or "fit"
+    weights: Any = None  # a list of numbers, or FIT
 
     def __post_init__(self) -> None:
         weights = self.weights if isinstance(self.weights, list) else []
         are_numbers = bool(weights) and all(type(one) in (int, float) for one in weights)
-        if self.weights not in (None, "fit") and not are_numbers:
+        if self.weights not in (None, FIT) and not are_numbers:
             refuse(
                 f"fusion.weights={self.weights} must be a list of numbers, one a member; fit fits "
                 "them, null weighs all alike."
@@ -234,7 +237,7 @@ class QueryAnalysisConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value != MISSING and not 0 <= value <= 1:
+            if not 0 <= value <= 1:
                 refuse(f"task.{name} must be from 0 to 1, got {value}.")
 
 

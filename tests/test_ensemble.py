@@ -173,7 +173,8 @@ def test_sampled_pixels_are_labelled_and_void_is_none_of_them(
     images = BrightAnomalies()
     members = [detector(batch_size=3), detector(BrightnessNet(True), score="q")]
     items = map(images.__getitem__, range(8))
-    maps, anomaly = EnsembleDetector(members, [raw, raw]).sampled(items)
+    of_images = zip(*EnsembleDetector(members, [raw, raw]).sampled(items), strict=True)
+    maps, anomaly = (np.concatenate(parts, axis=-1) for parts in of_images)
     assert maps.shape == (2, len(anomaly))
     assert len(anomaly) == 8 * 90  # every fifth of 16 x 28
     assert set(anomaly) == {0, 1}

@@ -134,21 +134,18 @@ class EnsembleDetector(AnyDetector):
 
     def sampled(
         self, items: Iterator[LabelledImage], advance: Callable[[], object] = lambda: None
-    ) -> tuple[Map, Map]:
-        """Return maps (M, N) and anomaly (N,) of at most PIXELS of each image, evenly spaced.
+    ) -> Iterator[tuple[Map, Map]]:
+        """Yield maps (M, N) and anomaly (N,) of at most PIXELS of each image, evenly spaced.
 
         Neighbours score much alike, so that the AP hardly differs from that of all pixels.
         """
-        maps = [np.empty((len(self._members), 0), np.float32)]
-        anomaly = [np.empty(0, np.uint8)]
         items, again = tee(items)
         for item, found in zip(items, self.maps(one.image for one in again), strict=True):
             inside = np.flatnonzero(item.anomaly != VOID)
             inside = inside[:: max(1, -(-len(inside) // PIXELS))]
-            maps.append(np.stack([one.ravel()[inside] for one in found]).astype(np.float32))
-            anomaly.append(item.anomaly.ravel()[inside])
+            maps = np.stack([one.ravel()[inside] for one in found]).astype(np.float32)
+            yield maps, item.anomaly.ravel()[inside]
             advance()
-        return np.concatenate(maps, axis=1), np.concatenate(anomaly)
 
 
 def normalised(weights: Sequence[float] | None, count: int) -> list[float]:

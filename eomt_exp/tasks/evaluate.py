@@ -159,8 +159,8 @@ def as_trained(cfg: DictConfig) -> DictConfig:
     trained = runs.load_config(Path(cfg.checkpoint))
     if evaluates(trained) and not isinstance(trained.checkpoint, str):
         raise UserError(
-            f"{cfg.checkpoint} is an evaluation of more than one model; name their runs, or the "
-            "folder of an evaluation of one checkpoint=."
+            f"{cfg.checkpoint} is an evaluation of more than one model, or of one that was found "
+            "by content; name the runs, or the folder of an evaluation of one checkpoint=."
         )
     keys = {one.lstrip("+~").split("=")[0] for one in _typed()}
     typed = {key.split(".")[0] for key in keys}

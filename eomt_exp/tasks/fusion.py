@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from eomt_exp import runs
 from eomt_exp.contracts import UserError
 from eomt_exp.engine.detector import AnyDetector
 from eomt_exp.engine.device import agreed
@@ -23,12 +22,11 @@ from eomt_exp.engine.ensemble import (
 )
 from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.files import write_text
-from eomt_exp.schema import FusionConfig, ScoreSpace
+from eomt_exp.schema import FIT, FusionConfig, ScoreSpace
 from eomt_exp.tasks.candidate import Candidate, as_label
 from eomt_exp.tasks.image_sets import TUNING, VALIDATION, ImageSets
 from eomt_exp.tasks.measure import CELLS, Cells
 
-FIT = "fit"
 FILE_NAME = "fusion.json"
 
 
@@ -152,12 +150,7 @@ def _fitted(
 ) -> Fitted:
     """Fit space and weights, or take what an earlier try has kept."""
     path = cells.folder / CELLS / label / FILE_NAME
-    needs = {
-        "code": cells.code,
-        "model": {key: value for key, value in facts.items() if key != "weights"},
-        "protocol": runs.plain(OmegaConf.structured(cells.protocol)),
-        "bits": cells.evaluator.bits,
-    }
+    needs = cells.of_model(facts) | {"bits": cells.evaluator.bits}
     needs = json.loads(json.dumps(needs))
     saved = agreed(json.loads(path.read_text()) if path.is_file() else {})
     if saved.get("depends_on") == needs:
@@ -186,8 +179,11 @@ def _fit(
         return Fitted(normalised(fusion.weights, len(members)), normals, None)
     ensemble = _ensemble(fusion, detectors, normals)
     found = [
-        cells.measurement.sampled_pixels(ensemble, one, f"weights of the ensemble on {name}")
+        pixels
         for name, one in images.tuning.items()
+        for pixels in cells.measurement.sampled_pixels(
+            ensemble, one, f"weights of the ensemble on {name}"
+        )
     ]
     maps, anomaly = zip(*found, strict=True)
     weights, ap = fitted_weights(

@@ -27,7 +27,7 @@ from eomt_exp.engine.seen_images import (
     in_words,
     read_digests,
 )
-from eomt_exp.schema import ScoreSpace
+from eomt_exp.schema import FIT, ScoreSpace
 
 KEPT_BYTES = 2 << 30  # of memory, in each process, for the images that it will measure on
 VALIDATION = "data.val"
@@ -58,8 +58,8 @@ def build_image_sets(cfg: DictConfig, training: bool = False) -> ImageSets:
             f"benchmark@tuning={next(iter(cfg.tuning))} is for the validation during "
             "training, and trainer.validate_every=0 means none: type trainer.validate_every=1."
         )
-    fits_space = bool(cfg.ensemble) and not training and cfg.fusion.space is ScoreSpace.cdf
-    fits_weights = bool(cfg.ensemble) and not training and cfg.fusion.weights == "fit"
+    fits_space = bool(cfg.ensemble) and cfg.fusion.space is ScoreSpace.cdf
+    fits_weights = bool(cfg.ensemble) and cfg.fusion.weights == FIT
     if fits_space and not cfg.data.val:
         raise UserError(
             "fusion.space=cdf is fitted on data.val, which is null: type fusion.space=rank."

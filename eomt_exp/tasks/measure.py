@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -100,13 +100,11 @@ class Measurement:
 
     def sampled_pixels(
         self, ensemble: EnsembleDetector, images: ImageSet, label: str
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the members' maps (M, N) and anomaly (N,) of pixels of all images."""
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the members' maps (M, N) and anomaly (N,) of pixels of each image."""
         read, count = self._share(ensemble, images)
         with self._bar(count, label) as bar:
-            found = from_all([ensemble.sampled(read(range(count)), bar.advance)])
-        maps, anomaly = zip(*found, strict=True)
-        return np.concatenate(maps, axis=1), np.concatenate(anomaly)
+            return from_all([*ensemble.sampled(read(range(count)), bar.advance)])
 
     def _share(self, detector: AnyDetector, images: ImageSet) -> tuple[evaluation.Read, int]:
         """Return what reads this process's images, as the protocol shows them, and their number.
@@ -215,6 +213,15 @@ class Cells:
     def _saved_cell(self, model: Candidate, name: str, known: KnownClasses) -> Cell | None:
         return load_cell(self._path(model, f"{name}.npz"), self._needs(model, name, known))
 
+    def of_model(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all of code, model and protocol that could change one of its numbers."""
+        return {
+            "code": self.code,  # another commit may count otherwise
+            # By the hash of its weights, wherever they lie.
+            "model": {key: value for key, value in facts.items() if key != "weights"},
+            "protocol": runs.plain(OmegaConf.structured(self.protocol)),
+        }
+
     def _needs(
         self, model: Candidate, name: str, known: KnownClasses | None = None
     ) -> dict[str, Any]:
@@ -222,10 +229,7 @@ class Cells:
         benchmark = self.images.benchmarks.get(name)
         needs = {
             "format": FORMAT,
-            "code": self.code,  # another commit may count otherwise
-            # By the hash of its weights, wherever they lie.
-            "model": {key: value for key, value in model.facts.items() if key != "weights"},
-            "protocol": runs.plain(OmegaConf.structured(self.protocol)),
+            **self.of_model(model.facts),
             **of_roles({"evaluator": asdict(self.evaluator)}, Role.judging, Role.reporting),
             "images": self.images.contents[name].sha256,
             "component_sizes": benchmark.component_sizes if benchmark else None,
