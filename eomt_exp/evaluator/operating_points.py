@@ -90,8 +90,7 @@ def f1_margin(keys: Ints, ranking: Ranking, least: float = 0.7) -> float:
     first, last = int(keys[0] == TOP), len(keys) - 1 - int(keys[-1] == 0)  # the finite ones
     if first > last:
         return 0.0
-    f1 = 2 * ranking.tp / (ranking.tp + ranking.fp + ranking.tp[-1])
-    steps = np.diff((f1 > least).astype(np.int8), prepend=0, append=0)
+    steps = np.diff((rank.f1(ranking) > least).astype(np.int8), prepend=0, append=0)
     widest = 0.0
     # The thresholds of a group reach from its own score down to just above that of the next.
     for begin, end in zip(np.flatnonzero(steps > 0), np.flatnonzero(steps < 0), strict=True):

@@ -22,7 +22,7 @@ from eomt_exp.evaluator.metrics import of_pixels
 from eomt_exp.evaluator.pixel_arrays import KeyedPixels, filled_bins, finest_shift
 from eomt_exp.evaluator.ranking import Counts, Floats, Ints, PixelCurves, Ranking
 
-COUNTED_HERE = ("ap_bound", "f1_threshold", "f1_margin")  # they need scores, not their order alone
+_COUNTED_HERE = ("ap_bound", "f1_threshold", "f1_margin")  # they need scores, not their order alone
 
 
 class PixelCounts:
@@ -96,7 +96,7 @@ class PixelCounts:
         positives, negatives: pixels of either kind; without one of them all others are NaN
         """
         negatives, positives = self._used().sum(axis=1, dtype=np.int64).tolist()
-        metrics = of_pixels(None) | dict.fromkeys(COUNTED_HERE, float("nan"))
+        metrics = of_pixels(None) | dict.fromkeys(_COUNTED_HERE, float("nan"))
         if positives and negatives:
             keys, ranking = self.ranking()
             # Scores saturated at either end share a bin with nothing else.

@@ -70,10 +70,15 @@ def fpr_at_recall(ranking: Ranking, recall: float = 0.95) -> Floats:
     return (np.take_along_axis(ranking.fp, group, -1) / ranking.fp[..., -1:])[..., 0]
 
 
+def f1(ranking: Ranking) -> Floats:
+    """Return F1 = 2 TP / (2 TP + FP + FN) of the threshold that stops after each group; (…, G)."""
+    return 2 * ranking.tp / (ranking.tp + ranking.fp + ranking.tp[..., -1:])
+
+
 def best_f1(ranking: Ranking) -> tuple[Floats, Ints]:
-    """Return the highest F1 = 2 TP / (2 TP + FP + FN) and the group its threshold stops after."""
-    f1 = 2 * ranking.tp / (ranking.tp + ranking.fp + ranking.tp[..., -1:])
-    return f1.max(-1), np.argmax(f1, axis=-1)
+    """Return the highest F1 and the group its threshold stops after."""
+    found = f1(ranking)
+    return found.max(-1), np.argmax(found, axis=-1)
 
 
 def ap_bound(ranking: Ranking, mixed: NDArray[np.bool_]) -> float:
