@@ -16,6 +16,7 @@ import yaml
 
 from eomt_exp.contracts import MaskOutput, PixelOutput
 from eomt_exp.scorers.anomaly_head import AnomalyHeadScore
+from eomt_exp.scorers.class_margin import ClassMargin
 from eomt_exp.scorers.eam import EAM
 from eomt_exp.scorers.energy import Energy
 from eomt_exp.scorers.entropy import Entropy
@@ -141,6 +142,23 @@ def test_query_scores_follow_their_formulas():
         torch.testing.assert_close(scorer(output), expected)
 
 
+def test_a_pixel_that_two_known_classes_share_keeps_its_class_margin():
+    output = planted.planted_output(outlier_class=True, with_head=False)
+    left, right = planted.halves(ClassMargin()(output))
+    torch.testing.assert_close(left, torch.full_like(left, -1.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(right, torch.ones_like(right), atol=1e-3, rtol=0)
+    twice = output._replace(
+        mask_logits=torch.cat([output.mask_logits, output.mask_logits[:, :1]], dim=1),
+        class_logits=torch.cat(
+            [output.class_logits, output.class_logits[:, :1].roll(1, dims=-1)], dim=1
+        ),
+    )  # the known half is claimed by another known class too
+    assert twice.class_logits[:, -1].argmax(-1).max() < planted.K
+    torch.testing.assert_close(ClassMargin()(twice), ClassMargin()(output), atol=1e-3, rtol=0)
+    left, _ = planted.halves(UNO()(twice))
+    torch.testing.assert_close(left, torch.full_like(left, -2.0), atol=1e-3, rtol=0)
+
+
 def test_eam_is_what_the_best_known_classes_of_all_masks_leave_over():
     output = planted.planted_output(outlier_class=False, with_head=False)
     left, right = planted.halves(EAM()(output))
@@ -162,6 +180,7 @@ def test_a_score_without_its_part_says_what_to_add():
         (AnomalyHeadScore(), "anomaly_head=query_only"),
         (OutlierClass(), "outlier_exposure.target=outlier_class"),
         (UNO(), "outlier_exposure.target=outlier_class"),
+        (ClassMargin(), "outlier_exposure.target=outlier_class"),
         (MinDistance(), "class_head=isomax_plus"),
     ):
         with pytest.raises(ValueError, match=override):
