@@ -252,6 +252,20 @@ def test_objects_on_the_road_have_their_foot_on_it_and_others_not_always() -> No
     assert min(feet) < HEIGHT // 2 < max(feet)
 
 
+def test_mixed_placement_sets_half_of_the_objects_on_the_road() -> None:
+    def stands(seed: int, scene: LabelledImage) -> bool:
+        image = pasted(seed, scene, placement="mixed", road_classes=[ROAD], min_support=1.0)
+        rows, columns = np.nonzero(image.anomaly == ANOMALY)
+        return bool((scene.labels[rows.max(), columns[rows == rows.max()]] == ROAD).all())
+
+    scene = Scenes()[0]
+    scene.labels[:] = SKY
+    assert not any(stands(seed, scene) for seed in range(20)), "no road: anywhere, and all pasted"
+    scene.labels[-3:] = ROAD  # objects set down anywhere seldom meet it
+    share = np.mean([stands(seed, scene) for seed in range(80)])
+    assert 0.35 < share < 0.75
+
+
 def test_perspective_makes_lower_objects_larger() -> None:
     options = {"placement": "road", "perspective": True, "min_support": 0.0}
     images = [pasted(s, min_scale=0.05, max_scale=0.5, **options) for s in range(80)]

@@ -180,15 +180,18 @@ def test_outliers_and_anomalies_come_from_disjoint_families(monkeypatch):
     def counted(draw):
         return lambda rng, size: drawn.update([draw]) or draw(rng, size)
 
-    blob = synthetic_objects.draw_blob
+    blob, assembly = synthetic_objects.draw_blob, synthetic_objects.draw_assembly
     monkeypatch.setattr(synthetic_objects, "draw_blob", counted(blob))
+    monkeypatch.setattr(synthetic_objects, "draw_assembly", counted(assembly))
     monkeypatch.setattr(synthetic_roads, "PAINTERS", tuple(map(counted, PAINTERS)))
     list(SyntheticOutliers(12))
     assert drawn == {blob: 12}
+    list(SyntheticOutliers(12, assemblies=0.25))
+    assert drawn == {blob: 12 + 9, assembly: 3}
     drawn.clear()
     for kind in KINDS:
         list(SyntheticBenchmark(kind, 25, 64, 128))
-    assert set(drawn) == set(PAINTERS), "every family occurs, and the blob does not"
+    assert set(drawn) == set(PAINTERS), "every family occurs, and no outlier does"
     drawn.clear()
     _ = SyntheticRoads("train", 4, 64, 128)[2]
     assert not drawn, "training scenes hold neither"
@@ -212,6 +215,24 @@ def test_outliers_are_cut_outs_and_no_two_alike():
     assert digest(SyntheticOutliers(9, seed=4, size=64)[7]) != digest(cutouts[7])
     means = np.stack([c[c[..., 3] > 0][:, :3].mean(0) for c in cutouts])
     assert (means.std(0) > 35).all(), "their colours spread over the cube"
+
+
+def test_assemblies_are_one_piece_each_and_no_two_alike():
+    cutouts = list(SyntheticOutliers(60, size=64, assemblies=1.0))
+    assert len({digest(cutout) for cutout in cutouts}) == 60
+    with_hole = 0
+    for cutout in cutouts:
+        solid = cutout[..., 3]
+        assert set(np.unique(solid)) <= {0, 255}
+        assert max(solid.shape) <= 64
+        assert not cutout[solid == 0].any(), "or it would get a fringe when it is scaled"
+        edges = [solid[0], solid[-1], solid[:, 0], solid[:, -1]]
+        assert all(edge.any() for edge in edges), "cropped to the object"
+        around = cv2.connectedComponents(np.pad(255 - solid, 1, constant_values=255))[0]
+        with_hole += around > 2
+    assert 2 <= with_hole <= 30
+    shares = np.array([(cutout[..., 3] > 0).mean() for cutout in cutouts])
+    assert shares.min() < 0.45 < 0.9 < shares.max(), "thin ones and full ones"
 
 
 @pytest.mark.parametrize("draw", PAINTERS)
@@ -245,6 +266,7 @@ def test_what_stands_in_a_benchmark_is_lit_and_noised_with_the_scene(benchmarks)
         (lambda: SyntheticBenchmark("fishes"), "anomaly, obstacle"),
         (lambda: SyntheticBenchmark("anomaly", empty_fraction=1.5), "0 to 1"),
         (lambda: SyntheticOutliers(size=2), "size >= 8"),
+        (lambda: SyntheticOutliers(assemblies=1.5), "assemblies between 0 and 1"),
     ],
 )
 def test_what_a_user_may_get_wrong_is_refused(make, says):

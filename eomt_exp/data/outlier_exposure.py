@@ -28,7 +28,7 @@ from eomt_exp.data.domain_shift import shifted
 
 _ATTEMPTS = 10  # spots tried for one object before the image goes without it
 _FOOT_SHARE = 0.08  # the lowest share of an object's height is what it stands on
-Placement = Literal["anywhere", "road"]
+Placement = Literal["anywhere", "road", "mixed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class CutPaste:
     max_objects: int = 3
     min_scale: float = 0.09  # longer side over image height; every ratio of sizes as likely
     max_scale: float = 0.55
-    placement: Placement = "anywhere"  # road: its foot stands on road_classes
+    placement: Placement = "anywhere"  # road: its foot stands on road_classes; mixed: half of them
     road_classes: Sequence[int] = (0,)
     min_support: float = 0.8  # share of the foot that must be on the road
     perspective: bool = False  # the drawn scale holds at the lower edge, min_scale at the horizon
@@ -111,8 +111,10 @@ class CutPaste:
         varied = vary(rgba, rng, self.flip, self.rotation, self.brightness)
         scale = math.exp(rng.uniform(math.log(self.min_scale), math.log(self.max_scale)))
         road = np.isin(scene.labels, self.road_classes)
+        mixed = self.placement == "mixed"
+        on_road = bool(road.any()) and rng.random() < 0.5 if mixed else self.placement == "road"
         for _ in range(_ATTEMPTS):
-            foot = self._draw_foot(road, rng)
+            foot = _draw_foot(road, on_road, rng)
             if foot is None:
                 return None
             longer_side = self._scale_at(foot[0], scale, road) * road.shape[0]
@@ -120,7 +122,7 @@ class CutPaste:
             if patch is None:
                 return None
             corner = _corner(patch.mask, foot)
-            if self.placement == "anywhere":
+            if not on_road:
                 corner = _moved_inside(corner, patch.mask.shape, road.shape)
             elif _support(patch.mask, corner, road) < self.min_support:
                 continue
@@ -131,16 +133,6 @@ class CutPaste:
                 rows.stop - rows.start, columns.stop - columns.start, int(mask.sum()),
             )  # fmt: skip
         return None
-
-    def _draw_foot(self, road: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
-        """Draw (row, column) of the point an object stands on; None without road to stand on."""
-        if self.placement == "anywhere":
-            return int(rng.integers(road.shape[0])), int(rng.integers(road.shape[1]))
-        spots = np.flatnonzero(road)
-        if not spots.size:
-            return None
-        row, column = divmod(int(spots[rng.integers(spots.size)]), road.shape[1])
-        return row, column
 
     def _scale_at(self, row: int, scale: float, road: np.ndarray) -> float:
         """Sizes on flat ground fall linearly from the lower edge of the image to the horizon."""
@@ -170,6 +162,17 @@ class CutPaste:
         scene.labels[there][mask] = self.num_classes if is_class else VOID
         scene.anomaly[there][mask] = ANOMALY
         return there[0].start, there[1].start, mask
+
+
+def _draw_foot(road: np.ndarray, on_road: bool, rng: np.random.Generator) -> tuple[int, int] | None:
+    """Draw (row, column) of the point an object stands on; None without road to stand on."""
+    if not on_road:
+        return int(rng.integers(road.shape[0])), int(rng.integers(road.shape[1]))
+    spots = np.flatnonzero(road)
+    if not spots.size:
+        return None
+    row, column = divmod(int(spots[rng.integers(spots.size)]), road.shape[1])
+    return row, column
 
 
 def _corner(mask: np.ndarray, foot: tuple[int, int]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Draws outliers for exposure: smooth blobs in any colour, the one family training may see.
+"""Draws outliers for exposure: smooth blobs in any colour.
 
 The anomalies of the benchmarks (anomalies.py) have other outlines and other patterns.
 """
@@ -45,7 +45,7 @@ class Cutout:
     ) -> None:
         """Fill an ellipse with these half axes, turned by `turn` radians."""
         angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-        ring = _turned(axes[0] * np.cos(angle), axes[1] * np.sin(angle), turn)
+        ring = turned(axes[0] * np.cos(angle), axes[1] * np.sin(angle), turn)
         self.part(np.asarray(centre) + ring, paint, shade)
 
     def erase(self, corners: ArrayLike) -> None:
@@ -75,7 +75,7 @@ class Cutout:
         self.alpha[inside] = 255
 
 
-def _turned(u: Floats, v: Floats, turn: float) -> Floats:
+def turned(u: Floats, v: Floats, turn: float) -> Floats:
     """Return (N, 2), the points (u, v) turned about the origin by `turn` radians."""
     sin, cos = np.sin(turn), np.cos(turn)
     return np.stack([u * cos - v * sin, u * sin + v * cos], -1)
@@ -92,7 +92,7 @@ def any_colour(rng: Generator) -> Floats:
     return colour(rng, (0.25, 1.0), (0.15, 1.0))
 
 
-def _pattern(rng: Generator, size: int) -> Floats:
+def pattern(rng: Generator, size: int) -> Floats:
     """Draw (size, size, 3) RGB in 0..255: one of seven patterns, in two colours or three."""
     kind, first, second = rng.integers(7), any_colour(rng), any_colour(rng)
     share: Floats  # of the second colour
@@ -138,19 +138,19 @@ def blob_outline(rng: Generator) -> Floats:
     phase = rng.uniform(0, 2 * np.pi, len(terms))
     radius = 1 + (strength[:, None] * np.cos(terms[:, None] * angle + phase[:, None])).sum(0)
     turn, aspect = rng.uniform(0, np.pi), rng.uniform(0.35, 1.0)
-    points = _turned(radius * np.cos(angle), aspect * radius * np.sin(angle), turn)
+    points = turned(radius * np.cos(angle), aspect * radius * np.sin(angle), turn)
     low, high = points.min(0), points.max(0)
     return 0.5 + 0.96 * (points - (low + high) / 2) / (high - low).max()
 
 
 def draw_blob(rng: Generator, size: int) -> Bytes:
     """Draw one blob, (h, w, 4) RGBA, the longer side `size` pixels or just under."""
-    canvas, paint = Cutout(size), _pattern(rng, size)
+    canvas, paint = Cutout(size), pattern(rng, size)
     grain = cut(noise_tile(0.6), rng, (size, size), 0.2)
     paint = paint * (1 + rng.uniform(0, 0.12) * grain[..., None])
     canvas.part(blob_outline(rng), paint)
     if rng.random() < 0.3:  # a second pattern on a part of it
-        paint = _pattern(rng, size)
+        paint = pattern(rng, size)
         inner = 0.5 + rng.uniform(0.4, 0.7) * (blob_outline(rng) - 0.5) + rng.normal(0, 0.08, 2)
         whole = canvas.alpha.copy()
         canvas.part(inner, paint)
