@@ -11,7 +11,7 @@ from eomt_exp.data.synthetic.textures import Bytes
 
 
 class SyntheticOutliers(OutlierPool):
-    """Offers `length` objects to paste into training images, drawn when asked for.
+    """Offers `length` objects to paste into training images, drawn when first asked for and kept.
 
     The first of them, the share `assemblies`, are figures of several parts, the others blobs.
     """
@@ -25,6 +25,7 @@ class SyntheticOutliers(OutlierPool):
                 "are length >= 1, seed >= 0, size >= 8 pixels and assemblies between 0 and 1."
             )
         self.length, self.seed, self.size, self.assemblies = length, seed, size, assemblies
+        self._drawn: dict[int, Bytes] = {}  # one costs as much as the rest of a pasting
 
     def __len__(self) -> int:
         return self.length
@@ -33,5 +34,9 @@ class SyntheticOutliers(OutlierPool):
         """Return (h, w, 4) uint8 RGBA, alpha 255 on the object, from seed, index and size only."""
         if not 0 <= index < self.length:
             raise IndexError(f"Got outlier {index} of {self.length}; 0 to {self.length - 1} exist.")
-        draw = draw_assembly if index < self.assemblies * self.length else draw_blob
-        return draw(np.random.default_rng([self.seed, 0x0B10B, index]), self.size)
+        if index not in self._drawn:
+            draw = draw_assembly if index < self.assemblies * self.length else draw_blob
+            drawn = draw(np.random.default_rng([self.seed, 0x0B10B, index]), self.size)
+            drawn.setflags(write=False)  # handed out many times
+            self._drawn[index] = drawn
+        return self._drawn[index]
