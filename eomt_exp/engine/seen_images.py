@@ -72,13 +72,11 @@ def contents_of(found: Sequence[Digests]) -> Contents:
     )
 
 
-def verify(pool: OutlierPool) -> None:
-    """Read every object of a pool that has files, so that a broken one is found before training."""
-    if not pool.reads_files:
-        return
+def verify(pool: OutlierPool, advance: Callable[[], object]) -> None:
+    """Read every object of a pool once, so that a broken file is found before training."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
         for _ in threads.map(pool.__getitem__, range(len(pool))):
-            pass
+            advance()
 
 
 @dataclass

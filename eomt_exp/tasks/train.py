@@ -26,6 +26,7 @@ from eomt_exp.engine.device import (
     seed_everything,
 )
 from eomt_exp.engine.optim import annealing_steps
+from eomt_exp.engine.progress import progress
 from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import SeenImages, verify
 from eomt_exp.engine.trainer import Trainer
@@ -137,8 +138,10 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     augmentation = build(cfg.augmentation, "augmentation")
     exposure = build(cfg.outlier_exposure, "outlier_exposure")
     _check_anomalies(cfg, losses, exposure)
-    if exposure is not None and settings.evaluator.verify:
-        verify(exposure.pool)
+    if exposure is not None and exposure.pool.reads_files and settings.evaluator.verify:
+        count = len(exposure.pool)
+        with progress(count, "read outlier objects", enabled=is_first_process()) as bar:
+            verify(exposure.pool, bar.advance)
     seed_everything(settings.seed)
     # With strict=false, the backbone may be what the checkpoint lacks.
     starts_bare = not (cfg.checkpoint or cfg.start_from)
