@@ -94,7 +94,7 @@ class PixelCounts:
         """Return the metrics that metrics.py computes of pixels, and those that need more.
 
         ap_bound: the AP of the unbinned float32 scores is no further than this from ap; 0 where
-            the scores are of half precision, or so few that each has a bin of its own
+            they are of half precision, or within a range that has a bin for each float
         f1_threshold: score >= f1_threshold reaches f1_star
         f1_margin: the width of the longest range of thresholds with F1 above 0.7
         positives, negatives: pixels of either kind; without one of them all others are NaN
