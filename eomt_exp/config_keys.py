@@ -65,7 +65,7 @@ ROLES = {
 SETTINGS = (Role.weights, Role.loading, Role.naming)  # what a run keeps when it is resumed
 # Keys younger than the runs that lack them, with the values that are as if there were none.
 NEUTRAL: dict[str, Any] = {
-    **{"trainer.images_per_epoch": None, "known": None},
+    **{"trainer.images_per_epoch": None, "known": None, "protocol.curve": "exact"},
     **{key: {"_target_": None} for key in ("class_head", "model.class_head")},
     **{"outlier_exposure.shifted_copy": "none", "outlier_exposure.copy_probability": 1.0},
 }

@@ -196,6 +196,7 @@ class Model(nn.Module):
     num_blocks: int = 0  # joint ones, that the queries pass
     masked_attention: bool = False  # whether queries attend to their own masks in them
     anneals: bool = False  # whether training opens these masks, by set_mask_probs
+    official_quirks: bool = False  # whether what we do otherwise is as in EoMT's official code
 
     def forward(self, images: Tensor) -> MaskOutput | PixelOutput:
         """(B, 3, H, W) RGB in [0, 1] -> the output of all B images."""

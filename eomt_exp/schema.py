@@ -155,6 +155,16 @@ class ProtocolConfig:
     skip_images_without_anomaly: bool = MISSING
     fpr95: Fpr95 = MISSING
     components: bool = MISSING
+    curve: str = "exact"  # of protocols from before there was a choice
+
+    def __post_init__(self) -> None:
+        if self.curve not in ("exact", "tool"):
+            refuse(f"protocol.curve must be exact or tool, got {self.curve!r}.")
+        if self.curve == "tool" and self.scores is not ScoreType.float16:
+            refuse(
+                "protocol.curve=tool needs scores as the tool's files hold them: add "
+                "protocol.scores=float16, or type protocol.curve=exact."
+            )
 
 
 @dataclass

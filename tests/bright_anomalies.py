@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from eomt_exp.contracts import VOID, ImageSet, LabelledImage, MaskOutput, PixelOutput
+from eomt_exp.contracts import VOID, ImageSet, LabelledImage, MaskOutput, Model, PixelOutput
 
 
-class BrightnessNet(nn.Module):
+class BrightnessNet(Model):
     """Known evidence falls with brightness; so bright pixels are the anomalies."""
 
     def __init__(self, as_masks: bool) -> None:

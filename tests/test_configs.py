@@ -138,6 +138,8 @@ def test_members_of_merged_groups_carry_their_own_name(group: str) -> None:
     ("override", "message"),
     [
         ("trainer.epochs=0", "trainer.epochs must be at least 1"),
+        ("protocol.curve=spline", "protocol.curve must be exact or tool, got 'spline'"),
+        ("protocol.curve=tool", "add protocol.scores=float16"),
         ("trainer.clip_grad_norm=0", "trainer.clip_grad_norm must be above 0"),
         ("optim.head_warmup=0.99", "add up"),
         ("optim.mask_annealing=[[0,3000],[0.5,3000]]", "both steps"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from eomt_exp.contracts import CheckpointError, MaskOutput
+from eomt_exp.contracts import CheckpointError, MaskOutput, Model
 from eomt_exp.engine.checkpoint import load_state
 from eomt_exp.engine.detector import Detector, window_boxes
 from eomt_exp.engine.evaluation import shard
@@ -72,7 +72,7 @@ def test_an_image_is_handed_out_as_soon_as_it_is_complete() -> None:
     assert len(list(images)) == 2  # one was asked for
 
 
-class BlockMasks(nn.Module):
+class BlockMasks(Model):
     """Two queries whose masks, at a quarter of the size, are left and right of a seam."""
 
     def __init__(self) -> None:

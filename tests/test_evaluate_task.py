@@ -98,7 +98,7 @@ def test_models_times_benchmarks_resumed_cell_by_cell(trained: Path, outputs: Pa
     assert other.code == 0, other.err
     assert "note: protocol smiyc" in other.out
     assert metrics_of(folder)["metrics"] != saved["metrics"]
-    assert metrics_of(folder)["manifest"]["protocol"]["name"] == "smiyc"
+    assert metrics_of(folder)["manifest"]["protocol"]["name"] == "smiyc_tool"
 
 
 def _the_files_agree(folder: Path, saved: dict) -> None:
@@ -164,6 +164,8 @@ def test_a_protocol_changes_the_numbers_and_is_written_beside_them(
     assert facts["without_anomaly_left_out"] == ["2"]
     assert found["polito_legacy"]["manifest"]["protocol"]["fpr95"] == "interpolated"
     assert "road_anomaly/msp/siou" in found["smiyc"]["metrics"]
+    curves = {name: saved["manifest"]["protocol"]["curve"] for name, saved in found.items()}
+    assert curves == {"default": "exact", "polito_legacy": "exact", "smiyc": "tool"}
     assert "road_anomaly/msp/siou" not in found["polito_legacy"]["metrics"]
 
 

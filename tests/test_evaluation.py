@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from eomt_exp.contracts import VOID, LabelledImage
+from eomt_exp.contracts import VOID, LabelledImage, UserError
 from eomt_exp.data.resized import Resized
 from eomt_exp.engine.evaluation import Measured, Settings, measure_benchmark, measure_known_classes
 from eomt_exp.engine.score_store import PREFIX, remove_left_over
@@ -25,6 +25,7 @@ from eomt_exp.report.results import (
 from eomt_exp.schema import Fpr95
 from tests.bright_anomalies import BrightAnomalies, Negated
 from tests.test_engine import SCORERS, detector
+from tests.test_tool_curve import tool
 
 DETECTOR = detector(scorers={**SCORERS, "wrong": Negated()}, batch_size=3)
 
@@ -125,6 +126,22 @@ def test_half_precision_scores_are_what_a_file_of_them_would_hold(tmp_path: Path
     rounded = scores.astype(np.float16).astype(np.float32)
     found = results(measured(tmp_path, half=True))["s"].metrics["ap"]
     assert found == pytest.approx(average_precision_score(labels, rounded), 1e-4)
+
+
+def test_the_tools_curve_is_measured_where_it_is_asked_for(tmp_path: Path) -> None:
+    found = measured(tmp_path, half=True, tool_curve=True, components=(4, 2))
+    items = [BrightAnomalies()[index] for index in range(8)]
+    frames = [(DETECTOR(item.image).astype(np.float16), item.anomaly) for item in items]
+    expected, metrics = tool(frames), results(found)["s"].metrics
+    assert metrics["ap"] == pytest.approx(expected["ap"], abs=1e-15)
+    assert metrics["fpr95"] == expected["fpr95"]
+    assert found.components["s"].threshold == expected["f1_threshold"]
+    assert results(measured(tmp_path, half=True))["s"].metrics["ap"] != metrics["ap"]
+
+
+def test_scores_without_a_place_on_the_tools_curve_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^s on bright \d: .*protocol\.curve=exact"):
+        measured(tmp_path, tool_curve=True)  # of float32
 
 
 def test_the_protocol_says_which_fpr95(plain: Measured) -> None:

@@ -43,6 +43,17 @@ def test_ap_bound_is_worth_something() -> None:
     assert exact["ap_bound"] == 0
 
 
+@pytest.mark.parametrize("name", ["gaussian", "saturated_sigmoid"])
+def test_half_precision_scores_are_counted_exactly_and_the_bound_says_so(name: str) -> None:
+    scores, labels = draw(name)
+    halves = scores.astype(np.float16).astype(np.float32)
+    counts = count(halves, labels, bits=17)
+    assert counts.results()["ap_bound"] == 0
+    assert counts.results()["ap"] == pytest.approx(ranked(halves, labels)["ap"], abs=1e-14)
+    counts.merge(count([np.nextafter(np.float32(0.7), np.float32(1))], [1], bits=17))
+    assert counts.results()["ap_bound"] > 0  # that score may share its bin
+
+
 def test_memory_is_bounded_and_well_used() -> None:
     for name in ("gaussian", "large_magnitudes", "saturated_sigmoid"):
         bins = count(*draw(name, 0), bits=18)._used()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers_oracle import CLASSES, QUERIES, SIZE, ours_of, random_eomt
 
-from eomt_exp.contracts import MaskOutput, PixelOutput
+from eomt_exp.contracts import MaskOutput, Model, PixelOutput
 from eomt_exp.engine.detector import Detector, window_boxes
 
 AS_THEY_ARE = [(64, 64), (64, 128), (64, 150), (150, 64), (64, 333)]  # height, width
@@ -40,7 +40,7 @@ class Evidence:
         return scores[:, self.index]
 
 
-class Canned(nn.Module):
+class Canned(Model):
     """Predicts for each window what was drawn for it beforehand, and keeps the windows."""
 
     def __init__(self, masks: Tensor, classes: Tensor) -> None:

@@ -56,6 +56,7 @@ def test_a_study_fits_the_configuration_and_its_jobs_get_what_it_draws(name, tmp
         values = plan.space.suggest(optuna.create_study(directions=ways, sampler=sampler).ask())
         job = plan.compose([*plan.fixed, *plan.space.overrides(values)])
     assert values
+    assert "protocol.curve" not in plan.facts()["fixed"]  # exact, as in studies from before it
     choices = job.hydra.runtime.choices
     found = {key: choices.get(key, OmegaConf.select(job, key)) for key in values}
     assert found == values

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -151,15 +152,18 @@ class Detector(AnyDetector):
             raise UserError(
                 f"an image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}."
             )
-        device = next(self.model.parameters()).device
-        tensor = torch.from_numpy(np.array(image)).to(device)  # a copy: it may be read-only
-        tensor = tensor.permute(2, 0, 1)[None].float().div_(255)
         size = self.image_size
         if self.windows:
             factor = max(s / n for s, n in zip(size, image.shape[:2], strict=True))
             size = tuple(
                 max(s, round(n * factor)) for s, n in zip(size, image.shape[:2], strict=True)
             )
+            if self.model.official_quirks:  # Pillow rounds to whole grey levels
+                picture = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+                image = np.asarray(picture)
+        device = next(self.model.parameters()).device
+        tensor = torch.from_numpy(np.array(image)).to(device)  # a copy: it may be read-only
+        tensor = tensor.permute(2, 0, 1)[None].float().div_(255)
         return F.interpolate(tensor, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
     @torch.inference_mode()

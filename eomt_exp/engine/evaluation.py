@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from accelerate.utils import gather_object
 
-from eomt_exp.contracts import VOID, ImageSet, LabelledImage
+from eomt_exp.contracts import VOID, ImageSet, LabelledImage, UserError
 from eomt_exp.engine.detector import AnyDetector, Detection
 from eomt_exp.engine.score_store import ScoreStore
 from eomt_exp.evaluator.components import ComponentCounts
@@ -25,6 +25,7 @@ from eomt_exp.evaluator.image_counts import ImageCounts
 from eomt_exp.evaluator.pixel import PixelCounts
 from eomt_exp.evaluator.pixel_arrays import KeyedPixels
 from eomt_exp.evaluator.semantic import ConfusionMatrix
+from eomt_exp.evaluator.tool_curve import ToolCounts
 
 Read = Callable[[Sequence[int]], Iterator[LabelledImage]]  # positions -> their images, in order
 Write = Callable[[str, np.ndarray], None]  # image name, (H, W) scores -> a file of an export
@@ -42,6 +43,7 @@ class Settings(NamedTuple):
     scratch_bytes: int = 8 << 30
     bits: int = 22
     half: bool = False  # scores rounded to float16
+    tool_curve: bool = False  # that of SegmentMeIfYouCan's tool instead of the exact one
     skip_empty: bool = False  # leave out images without anomaly
     components: tuple[int, int] | None = None  # smallest predicted and true one; None: no metrics
     num_examples: int = 0  # best and as many worst
@@ -92,7 +94,7 @@ def measure_benchmark(
         )
         if settings.components is not None:
             with ThreadPoolExecutor() as pool:
-                at_f1 = pool.map(PixelCounts.f1_threshold, found.counts.values())
+                at_f1 = pool.map(lambda counts: counts.f1_threshold(), found.counts.values())
                 thresholds = dict(zip(found.counts, at_f1, strict=True))
             found.components = _merged(_components(first, read, thresholds))
     shown = {name: kept for part in gather_object([first.shown]) for name, kept in part.items()}
@@ -151,7 +153,8 @@ class _FirstPass:
         exports: dict[str, Sequence[Write]],
     ) -> None:
         self.detector, self.settings, self.store, self.exports = detector, settings, store, exports
-        self.counts = {name: PixelCounts(settings.bits) for name in detector.scorers}
+        kind = ToolCounts if settings.tool_curve else PixelCounts
+        self.counts = {name: kind(settings.bits) for name in detector.scorers}
         self.images = {name: ImageCounts() for name in detector.scorers}
         self.left_out: list[str] = []
         self.positions: list[int] = []  # of the images that count
@@ -166,7 +169,10 @@ class _FirstPass:
     def _count(self, position: int, item: LabelledImage, maps: dict[str, np.ndarray]) -> None:
         for scorer, scores in maps.items():
             pixels = KeyedPixels(scores, item.anomaly)
-            self.counts[scorer].add(pixels)
+            try:
+                self.counts[scorer].add(pixels)
+            except ValueError as error:  # infinite scores have no place on the tool's curve
+                raise UserError(f"{scorer} on {item.name}: {error}") from error
             self.images[scorer].add(item.name, pixels)
             for write in self.exports.get(scorer, ()):
                 write(item.name, scores)

@@ -45,6 +45,7 @@ class PixelCounts:
         self._bins: Counts = np.zeros((2, 1 << bits), np.int32)
         self._pixels = 0
         self._low, self._high = 1 << 33, -1  # extreme keys seen
+        self._key_bits = 0  # that any key seen has set, counted from that of 0
 
     def update(self, scores: np.ndarray | Tensor, anomaly: np.ndarray | Tensor) -> None:
         """Count pixels: scores (…) float, higher = more anomalous; anomaly (…) 0, 1 or void.
@@ -59,6 +60,7 @@ class PixelCounts:
             return
         self._add_pages(pixels.pages, pixels.size)
         self._low, self._high = min(self._low, pixels.low), max(self._high, pixels.high)
+        self._key_bits |= pixels.key_bits
         bins = from_numpy(self._bins.reshape(-1))
         one = bins.new_ones(1)
         for places in pixels.places(self._row, self.shift, self.bits):
@@ -75,6 +77,7 @@ class PixelCounts:
         pages = self._used().reshape(2, -1, per_page)  # a view, so that += reaches the bins
         pages[:, self._row[other._pages]] += added.reshape(2, -1, per_page)
         self._low, self._high = min(self._low, other._low), max(self._high, other._high)
+        self._key_bits |= other._key_bits
 
     def __getstate__(self) -> dict[str, Any]:
         # To another process go the bins that hold a pixel, not the memory of all of them.
@@ -90,7 +93,8 @@ class PixelCounts:
     def results(self) -> dict[str, float]:
         """Return the metrics that metrics.py computes of pixels, and those that need more.
 
-        ap_bound: the AP of the unbinned float32 scores is no further than this from ap
+        ap_bound: the AP of the unbinned float32 scores is no further than this from ap; 0 where
+            they are of half precision, or within a range that has a bin for each float
         f1_threshold: score >= f1_threshold reaches f1_star
         f1_margin: the width of the longest range of thresholds with F1 above 0.7
         positives, negatives: pixels of either kind; without one of them all others are NaN
@@ -99,8 +103,10 @@ class PixelCounts:
         metrics = of_pixels(None) | dict.fromkeys(_COUNTED_HERE, float("nan"))
         if positives and negatives:
             keys, ranking = self.ranking()
+            # Keys are a step apart at least: those of half precision differ in high bits only.
+            step = self._key_bits & -self._key_bits
+            top = keys + (1 << self.shift) - step
             # Scores saturated at either end share a bin with nothing else.
-            top = keys + (1 << self.shift) - 1
             mixed = np.maximum(keys, self._low) < np.minimum(top, self._high)
             metrics["ap_bound"] = rank.ap_bound(ranking, mixed)
             metrics["f1_threshold"] = operating_points.f1_threshold(keys, ranking)

@@ -39,6 +39,7 @@ class KeyedPixels:
         for part in self._parts():
             self._codes[part] = centred_keys(values[part], self._codes.dtype.type)
         self.low, self.high = TOP, 0  # extreme keys
+        self.key_bits = int(np.bitwise_or.reduce(self._codes))  # that any key - ZERO has set
         self.pages = np.empty(0, np.int64)  # (P,) rising
         if values.size:
             self._encode(labels, int(self._codes.min()), int(self._codes.max()))

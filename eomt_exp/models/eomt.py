@@ -24,7 +24,7 @@ class EoMT(MaskTransformer):
     no-object last. `num_blocks` is how many of the encoder's last blocks see the queries; None is
     the paper's choice, 3 for up to 12 blocks, 4 for up to 24, else 5. `official_quirks` reproduces
     what the official code does and we do otherwise: random masks in evaluation half-way through
-    annealing, random numbers drawn for masks that are all open.
+    annealing, random numbers drawn for masks that are all open, windows of whole grey levels.
     """
 
     encoder: Backbone

@@ -91,15 +91,13 @@ class MaskTransformer(QueryModel):
 
         Training supervises a prediction before every joint block, masked or open. Elsewhere a block
         half-way through annealing is masked or open as a whole, so that the same image always gets
-        the same scores; the official code draws at random per query there (official_quirks), and
-        makes all predictions even where no query is masked any more.
+        the same scores, and needs no prediction where it is open. The official code draws at random
+        per query there too, before open blocks as before others (official_quirks).
         """
         if not self.masked_attention:
             return [None] * self.num_blocks
-        if self._supervises:
+        if self._supervises or self.official_quirks:
             return list(self._probs)
-        if self.official_quirks:
-            return [p if p > 0 else None for p in self._probs]
         return [1.0 if p >= 0.5 else None for p in self._probs]
 
     def _predict(self, queries: Tensor, features: Tensor) -> MaskOutput:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eomt_exp import runs
 from eomt_exp.build import build
-from eomt_exp.config_keys import Role, of_roles
+from eomt_exp.config_keys import NEUTRAL, Role, of_roles
 from eomt_exp.contracts import UserError
 from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.schema import StudyConfig, typed
@@ -81,7 +81,11 @@ class Plan:
             "space": dict(self.space.fingerprint()),
             "objective": dict(self.settings.directions),
             # A path says where something lies on this machine, and nothing of what it is.
-            "fixed": {k: v for k, v in fixed.items() if not str(v).startswith(("/", "~"))},
+            "fixed": {
+                k: v
+                for k, v in fixed.items()
+                if not (str(v).startswith(("/", "~")) or (k in NEUTRAL and v == NEUTRAL[k]))
+            },
         }
 
     def ledger(self) -> Ledger:

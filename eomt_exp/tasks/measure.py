@@ -88,6 +88,7 @@ class Measurement:
             scratch_bytes=int(evaluator.scratch_gb * 1e9 / self.accelerator.num_processes),
             bits=evaluator.bits,
             half=protocol.scores is ScoreType.float16,
+            tool_curve=protocol.curve == "tool",
             skip_empty=protocol.skip_images_without_anomaly,
             components=images.component_sizes if is_whole and protocol.components else None,
             num_examples=evaluator.figures if is_whole else 0,
