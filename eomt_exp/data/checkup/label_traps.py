@@ -95,7 +95,8 @@ def _no_normal_pixel(survey: Survey) -> Finding | None:
         return None
     names = [image.name for image in survey.measured if survey.pixels_of(image, ANOMALY)]
     advice = f"No metric has a value without normal pixels. {_LOOK}"
-    return of_names("no_normal_pixel", "error", names, "images, and no normal pixel", advice)
+    what = "images with anomalies, and in none a normal pixel"
+    return of_names("no_normal_pixel", "error", names, what, advice)
 
 
 def _nothing_counts(survey: Survey) -> Finding | None:

@@ -64,7 +64,7 @@ def decode_image(data: bytes, location: str) -> np.ndarray:
             f"{location} is a picture of mode {raw or picture.mode}, and no file says how bright "
             f"its values are; allowed are {', '.join(_PICTURES)} and I;16. Save it as 8-bit RGB."
         )
-    pixels = np.asarray(picture.convert("RGB"))
+    pixels = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     if _DEEP.search(raw) and pixels.max() < 16:
         raise DataError(
             f"{location} has 16 bits a value, all below a sixteenth of what that allows: they must "
