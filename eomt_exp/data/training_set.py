@@ -22,6 +22,7 @@ from eomt_exp.contracts import (
     LabelledImage,
     Sample,
     Target,
+    TrainingError,
     UserError,
 )
 from eomt_exp.data.augmentation import Augmentation
@@ -67,8 +68,8 @@ class TrainingSet(Dataset[Sample]):
     def check(self, epochs: int) -> None:
         """Look at samples of this training until they can teach; mostly that is the first.
 
-        UserError where among the first thousand none has a normal pixel or, with an exposure, none
-        an anomaly or a copy. Call before workers start: it changes the epoch.
+        UserError where none of the first thousand has a normal pixel, TrainingError where, with an
+        exposure, none has an anomaly or a copy. Call before workers start: it changes the epoch.
         """
         knows, exposes = False, self.exposure is None
         for epoch, index in islice(product(range(epochs), range(len(self))), 1000):
@@ -85,7 +86,7 @@ class TrainingSet(Dataset[Sample]):
                 "anomaly, so there is nothing to learn. task=doctor looks into the label maps."
             )
         if not exposes:
-            raise UserError(
+            raise TrainingError(
                 "outlier_exposure pastes nothing into the first 1,000 training samples: objects "
                 "find no place, or paste_probability is too low. task=preview shows samples; "
                 "outlier_exposure=none trains without."
