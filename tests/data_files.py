@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -45,6 +47,21 @@ def save(path: Path, array: np.ndarray, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path, **options)
     return path
+
+
+def grey_png(values: np.ndarray, bits: int) -> bytes:
+    """Values (h, w) as a grey PNG of 1, 2 or 4 bits a pixel, as optimisers pack label maps."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    each = (values[..., None] >> np.arange(bits)[::-1]) & 1
+    rows = np.packbits(each.reshape(len(values), -1), axis=1)
+    data = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())  # each row begins with a filter
+    size = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    signature = b"\x89PNG\r\n\x1a\n"
+    return signature + chunk(b"IHDR", size) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def zipped(folder: Path, archive: Path, base: Path | None = None) -> Path:

@@ -17,7 +17,7 @@ from eomt_exp.build import build, build_all
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID, DataError
 from eomt_exp.data.anomaly_folder import AnomalyFolder
 from eomt_exp.data.files.patterns import FilePattern
-from tests.data_files import SHARED, composed, noise, save, zipped
+from tests.data_files import SHARED, composed, grey_png, noise, save, zipped
 
 HEIGHT, WIDTH = 24, 40
 USUAL = {0: NORMAL, 1: ANOMALY, 255: VOID}
@@ -477,6 +477,19 @@ def test_two_label_maps_of_one_image_are_refused(tmp_path: Path) -> None:
     shutil.copytree(root / "fs_val_v2", root / "fs_val_v1")
     with pytest.raises(DataError, match=r"Both .*fs_val_v1.* and .*fs_val_v2.*keep one"):
         benchmark(key, root)
+
+
+def test_lost_and_found_packed_to_four_bits_has_its_obstacle_and_its_road(tmp_path: Path) -> None:
+    labels = np.zeros((64, 128), np.uint8)
+    labels[30:] = 1
+    labels[40:50, 20:30] = 5
+    name = "test/02_X/02_X_000000_000010"
+    save(tmp_path / "leftImg8bit" / f"{name}_leftImg8bit.png", noise(0, 64, 128))
+    file = tmp_path / "gtCoarse" / f"{name}_gtCoarse_labelIds.png"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(grey_png(labels, 4))
+    anomaly = benchmark("lost_and_found", tmp_path)[0].anomaly
+    assert [(anomaly == state).sum() for state in (ANOMALY, NORMAL, VOID)] == [100, 4252, 3840]
 
 
 def test_bdd_anomaly_is_the_images_that_show_one(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from eomt_exp.contracts import (
     LabelledImage,
     OutlierPool,
     Sample,
+    UserError,
 )
 from eomt_exp.data.anomaly_folder import AnomalyFolder
 from eomt_exp.data.augmentation import Augmentation
@@ -121,14 +123,15 @@ def test_outliers_are_cropped_to_their_alpha_and_bad_folders_are_named(tmp_path:
     with pytest.raises(DataError, match="No PNG files"):
         OutlierFolder(tmp_path)
     rgba = np.zeros((9, 9, 4), dtype=np.uint8)
-    rgba[2:5, 3:7] = 90
+    rgba[2:5, 3:7] = 128
     save(tmp_path / "rgba" / "a.png", rgba)
     for root in (tmp_path, tmp_path / "rgba"):
         cutout = OutlierFolder(root)[0]
-        assert (cutout.shape, cutout.min()) == ((3, 4, 4), 90)
-    save(tmp_path / "rgba" / "clear.png", np.zeros((3, 3, 4), dtype=np.uint8))
-    with pytest.raises(DataError, match=r"clear\.png is transparent"):
-        OutlierFolder(tmp_path)[1]
+        assert (cutout.shape, cutout.min()) == ((3, 4, 4), 128)
+    for alpha in (0, 1, 127):  # 1: a mask of 0 and 1
+        save(tmp_path / "rgba" / "b.png", np.full((3, 3, 4), alpha, np.uint8))
+        with pytest.raises(DataError, match=rf"b\.png has no object .* is {alpha} at most"):
+            OutlierFolder(tmp_path)[1]
     save(tmp_path / "rgba" / "flat.png", np.zeros((3, 3, 3), dtype=np.uint8))
     with pytest.raises(DataError, match=r"flat\.png is RGB, not RGBA"):
         OutlierFolder(tmp_path)
@@ -565,6 +568,37 @@ def test_labels_beyond_the_classes_and_too_few_images_for_a_batch_are_refused() 
         images[0]
     with pytest.raises(ValueError, match="batch_size=7 is more than the 6"):
         training_loader(images, batch_size=7, num_workers=0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "message"),
+    [
+        ({"paste_probability": 0.3}, 9, ""),
+        ({"paste_probability": 0.0}, 2, "pastes nothing into the first 1,000"),
+        ({"placement": "road", "road_classes": [9]}, 2, "pastes nothing"),  # none is there
+        ({"paste_probability": 0.0, "shifted_copy": "photometric"}, 2, ""),
+    ],
+)
+def test_an_exposure_that_pastes_nothing_in_a_training_is_refused(
+    options: dict[str, Any], epochs: int, message: str
+) -> None:
+    images = training_set(**options)
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        images.check(epochs)
+    assert images.epoch == 0
+
+
+def test_a_training_set_without_a_normal_pixel_is_refused() -> None:
+    class Void(Scenes):
+        def __getitem__(self, index: int) -> LabelledImage:
+            scene = super().__getitem__(index)
+            void = np.full_like(scene.labels, VOID)
+            return scene._replace(labels=void, anomaly=void)
+
+    for exposure in (None, CutPaste(Blocks((9, 5)), num_classes=K, paste_probability=1)):
+        images = TrainingSet(Void(), Augmentation([32, 48]), exposure, K, seed=0)
+        with pytest.raises(UserError, match="nothing to learn"):
+            images.check(1)
 
 
 def test_loaders_leave_the_global_generator_alone() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID, LabelledImage, UserError
 from eomt_exp.data.checkup.survey import DRAWN, Survey, summary, survey, value_lines
@@ -24,7 +24,7 @@ from eomt_exp.data.known_class_folder import KnownClassFolder
 from eomt_exp.data.synthetic_roads import SyntheticBenchmark, SyntheticRoads
 from eomt_exp.tasks import doctor
 from tests.command_line import Outcome, run
-from tests.data_files import SHARED, composed, known_classes, noise, save
+from tests.data_files import SHARED, composed, grey_png, known_classes, noise, save
 
 HEIGHT, WIDTH, COUNT = 20, 30, 5
 KEY = "benchmark.road_anomaly"
@@ -40,6 +40,7 @@ def label_map(anomaly: int = 1, void_rows: int = 5) -> np.ndarray:
 
 
 ZEROS, ALL_VOID = label_map(anomaly=0, void_rows=0), label_map(anomaly=255, void_rows=HEIGHT)
+NO_NORMAL = np.where(label_map() == 0, np.uint8(VOID), label_map())
 BLOCKS = np.repeat(np.array([255, 0, 1], np.uint8), 8)[:HEIGHT, None].repeat(WIDTH, axis=1)
 """What JPEG keeps as it is: each of its blocks of 8 x 8 has one value."""
 
@@ -126,6 +127,18 @@ def _palette(root: Path) -> None:
     picture.save(root / "labels_masks" / "0.png")
 
 
+def _turn(root: Path) -> None:
+    """Turn a picture upside down by EXIF alone; its label map, upright, has the same size."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    save(root / "images" / "1.png", noise(1, HEIGHT, WIDTH), exif=exif)
+
+
+def _pack(root: Path) -> None:
+    values = np.where(label_map() == 1, 1, 0)
+    (root / "labels_masks" / "0.png").write_bytes(grey_png(values, 2))
+
+
 def _duplicate(root: Path) -> None:
     save(root / "images" / "9.bmp", noise(2, HEIGHT, WIDTH))  # other file, equal pixels
     save(root / "labels_masks" / "9.png", label_map())
@@ -150,9 +163,13 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int, str]] = {
     "nothing_counts, most": (_label(ALL_VOID, 0, 1, 2), 3, "warnings"),
     "nothing_counts, all": (_label(ALL_VOID, *range(COUNT)), COUNT, "broken"),
     "duplicates": (_duplicate, 1, "warnings"),
-    "jpeg_labels": (_label(BLOCKS, 0, format="JPEG", quality=100), 1, "broken"),
+    "without_anomaly, all": (_label(label_map(anomaly=0), *range(COUNT)), COUNT, "broken"),
+    "no_normal_pixel": (_label(NO_NORMAL, *range(COUNT)), COUNT, "broken"),
+    "broken_files, JPEG": (_label(BLOCKS, 0, format="JPEG", quality=100), 1, "broken"),
+    "turned_by_exif": (_turn, 1, "warnings"),
+    "packed_labels": (_pack, 1, "ok"),
     "gamma_chunk": (_gamma, 3, "ok"),
-    "sixteen_bit_labels": (_label(label_map().astype(np.uint16), 0), 1, "ok"),
+    "wide_labels": (_label(label_map().astype(np.uint16), 0), 1, "ok"),
     "palette_labels": (_palette, 1, "ok"),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -162,6 +179,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 TEXTS = {
     "broken_files, another size": "one of the two was resized",
+    "broken_files, JPEG": "sizes differ",
+    "no_normal_pixel": "No metric has a value without normal pixels",
+    "without_anomaly, all": "No metric has a value without an anomaly",
     "wrong_number": "where the published set has 7: 5.",
     "without_anomaly, most": "3 hold nothing but the value 0",
 }
@@ -231,7 +251,13 @@ def test_the_fingerprint_is_of_the_truth_and_not_of_its_files(healthy: Path) -> 
     changed = label_map()
     changed[19, 29] = 1
     save(healthy / "labels_masks" / "1.png", changed)
-    assert seen(healthy).fingerprint() != before
+    whole = seen(healthy).fingerprint()
+    assert whole != before
+    first, second = (healthy / "labels_masks" / f"{name}.png" for name in (1, 2))
+    content = first.read_bytes()
+    shutil.copy(second, first)
+    second.write_bytes(content)
+    assert seen(healthy).fingerprint() not in (before, whole)  # the same maps, of other images
 
 
 @pytest.fixture

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from eomt_exp import cli
-from eomt_exp.tasks.candidate import as_label
+from eomt_exp.engine.seen_images import SeenImages
+from eomt_exp.report.cells import Cell
+from eomt_exp.tasks.candidate import Candidate, KnownClasses, as_label
+from eomt_exp.tasks.manifest import notes_on
 from tests.command_line import (
     ROOT,
     SMALL,
@@ -249,6 +256,39 @@ def test_training_on_an_image_of_the_benchmark_is_refused_before_it_begins(
     assert "1 image of road_anomaly was seen before: stolen (training, as 0)" in outcome.err
     assert "evaluator.allow_seen_images=true" in outcome.err
     assert not list(outputs.rglob("model.safetensors"))
+
+
+@pytest.mark.slow
+def test_cut_outs_of_alpha_0_and_1_are_refused_before_anything_is_trained(
+    outputs: Path, tmp_path: Path, capfd
+) -> None:
+    save(tmp_path / "0.png", np.ones((60, 60, 4), np.uint8))
+    outcome = run(capfd, "+experiment=outlier_exposure", *SMALL, "outliers=folder",
+                  f"paths.outlier_objects={tmp_path}", "tracking=none")  # fmt: skip
+    assert outcome.code == 2
+    assert f"{tmp_path}/0.png has no object to paste: its alpha is 1 at most" in outcome.err
+    assert not list(outputs.rglob("config.yaml"))
+
+
+def test_a_benchmark_without_one_kind_of_pixel_says_so_beside_its_numbers() -> None:
+    facts = {"images": 20, "published_images": None, "broken_left_out": [], "doubled_images": 0,
+             "measured": 20}  # fmt: skip
+
+    def notes(positives: float, negatives: float) -> list[str]:
+        result = SimpleNamespace(metrics={"positives": positives, "negatives": negatives})
+        cell = cast(Cell, SimpleNamespace(results=[result], facts=facts))
+        known = KnownClasses({"miou": math.nan if positives else 0.5}, {})
+        model = Candidate("x-0", "msp", "", {"images_not_on_record": []}, SeenImages(), {}, None)
+        return notes_on([replace(model, known=known, cells={"b": cell})])
+
+    assert notes(0, 5) == [
+        "b: no anomalous pixel counts, so its metrics are undefined; task=doctor benchmark=b looks "
+        "into the labels."
+    ]
+    said = notes(5, 0)
+    assert said[0].startswith("data.val: no pixel has a class")
+    assert said[1].startswith("b: no normal pixel counts")
+    assert len(said) == 2
 
 
 @pytest.mark.slow

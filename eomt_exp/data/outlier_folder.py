@@ -9,7 +9,8 @@ from PIL import Image
 
 from eomt_exp.contracts import DataError, OutlierPool
 from eomt_exp.data.cutouts import extent
-from eomt_exp.data.files.decode import existing_folder, natural_key, path_advice
+from eomt_exp.data.files.decode import decoded, existing_folder, natural_key, path_advice
+from eomt_exp.data.files.tree import FileTree
 
 
 class OutlierFolder(OutlierPool):
@@ -31,7 +32,7 @@ class OutlierFolder(OutlierPool):
                 f"No PNG files in {folder}; outlier objects are RGBA cut-outs named *.png. {advice}"
             )
         for file in self._files:
-            _opened(file)
+            _check_mode(file)
         self._cutouts: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -48,23 +49,25 @@ class OutlierFolder(OutlierPool):
         return self._cutouts[index]
 
 
-def _opened(file: Path, whole: bool = False) -> Image.Image:
-    """Read the header, or the whole picture; DataError unless it is RGBA."""
+def _check_mode(file: Path) -> None:
+    """Read the header; DataError unless it is RGBA."""
     try:
         with Image.open(file) as picture:
-            if whole:
-                picture.load()
+            mode = picture.mode
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file} cannot be read: {error}.") from error
-    if picture.mode != "RGBA":
-        raise DataError(f"{file} is {picture.mode}, not RGBA: a cut-out needs an alpha channel.")
-    return picture
+    if mode != "RGBA":
+        raise DataError(f"{file} is {mode}, not RGBA: a cut-out needs an alpha channel.")
 
 
 def _cropped(file: Path) -> np.ndarray:
-    rgba = np.asarray(_opened(file, whole=True))
+    rgba = np.asarray(decoded(FileTree(file.parent).read(file.name), str(file))[0])
+    most = rgba[..., 3].max()
+    if most < 128:  # what is less than half opaque is no object to cutouts.scaled
+        raise DataError(
+            f"{file} has no object to paste: its alpha is {most} at most, and pixels from 128 on "
+            "are the object. Save it with alpha 255 on the object and 0 beside it."
+        )
     cropped = rgba[extent(rgba[..., 3] > 0)].copy()
-    if not cropped.size:
-        raise DataError(f"{file} is transparent everywhere; there is no object to paste.")
     cropped.setflags(write=False)  # handed out many times
     return cropped

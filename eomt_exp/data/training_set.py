@@ -6,6 +6,8 @@ resume as soon as an augmentation draws from any generator that lives longer tha
 
 from __future__ import annotations
 
+from itertools import islice, product
+
 import cv2
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from eomt_exp.contracts import (
     LabelledImage,
     Sample,
     Target,
+    TrainingError,
     UserError,
 )
 from eomt_exp.data.augmentation import Augmentation
@@ -61,6 +64,33 @@ class TrainingSet(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def check(self, epochs: int) -> None:
+        """Look at samples of this training until they can teach; mostly that is the first.
+
+        UserError where none of the first thousand has a normal pixel, TrainingError where, with an
+        exposure, none has an anomaly or a copy. Call before workers start: it changes the epoch.
+        """
+        knows, exposes = False, self.exposure is None
+        for epoch, index in islice(product(range(epochs), range(len(self))), 1000):
+            self.set_epoch(epoch)
+            sample = self[index]
+            knows |= bool((sample.target.anomaly == NORMAL).any())
+            exposes |= sample.copy is not None or bool((sample.target.anomaly == ANOMALY).any())
+            if knows and exposes:
+                break
+        self.set_epoch(0)
+        if not knows:
+            raise UserError(
+                "None of the first 1,000 training samples has a pixel that is labelled and no "
+                "anomaly, so there is nothing to learn. task=doctor looks into the label maps."
+            )
+        if not exposes:
+            raise TrainingError(
+                "outlier_exposure pastes nothing into the first 1,000 training samples: objects "
+                "find no place, or paste_probability is too low. task=preview shows samples; "
+                "outlier_exposure=none trains without."
+            )
 
     def __getitem__(self, index: int) -> Sample:
         """Return a sample of augmentation.image_size; UserError for a label beyond the classes."""

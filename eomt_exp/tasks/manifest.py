@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 
 import torch
 from omegaconf import OmegaConf
@@ -50,6 +51,8 @@ def notes_on(models: Sequence[Candidate]) -> list[str]:
         if (unknown := model.facts["images_not_on_record"])
     ]
     found += [f"{model.label}: {model.note}" for model in models if model.note]
+    if any(isnan(model.known.metrics.get("miou", 0)) for model in models):
+        found.append("data.val: no pixel has a class, so its metrics are undefined.")
     cells = {name: cell for model in models for name, cell in model.cells.items()}
     return found + [note for name, cell in cells.items() for note in _notes_on(name, cell)]
 
@@ -66,11 +69,13 @@ def _notes_on(name: str, cell: Cell) -> list[str]:
         found.append(f"{name}: {facts['doubled_images']} of its images are there more than once.")
     if facts["measured"] < FEW:
         found.append(f"{name}: {facts['measured']} images are too few for intervals to mean much.")
-    if cell.results and not cell.results[0].metrics["positives"]:
-        found.append(
-            f"{name}: no anomalous pixel counts, so its metrics are undefined; "
-            f"task=doctor benchmark={name} looks into the labels."
-        )
+    pixels = cell.results[0].metrics if cell.results else {}
+    found += [
+        f"{name}: no {kind} pixel counts, so its metrics are undefined; "
+        f"task=doctor benchmark={name} looks into the labels."
+        for kind, key in (("anomalous", "positives"), ("normal", "negatives"))
+        if pixels.get(key) == 0
+    ]
     return found
 
 

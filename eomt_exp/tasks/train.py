@@ -168,6 +168,7 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     training = TrainingSet(pictures, augmentation, exposure, cfg.data.num_classes, settings.seed)
     # Are there enough images for a batch?
     training_loader(training, settings.trainer.batch_size, 0, settings.seed)
+    training.check(settings.trainer.epochs)
     return Parts(run_dir, settings, model, losses, images, training, seen, trial)
 
 

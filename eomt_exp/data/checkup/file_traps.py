@@ -48,9 +48,11 @@ def formats(survey: Survey) -> Iterator[Finding | None]:
         return of_names(kind, level, [i.name for i in survey.images if is_such(i)], what, advice)
 
     yield find(
-        "jpeg_labels", "error", lambda i: i.label_file.format == "JPEG", "label maps of JPEG data",
-        "JPEG blurs values into those beside them: these are not the values that were labelled. "
-        "Take the label maps from the original archive.",
+        "turned_by_exif", "warning",
+        lambda i: i.is_measured and i.image_file.orientation != i.label_file.orientation,
+        "images whose EXIF orientation is not that of their label map",
+        "Each file is turned as its own says: look with task=preview or in a report whether the "
+        "two fit, and save them upright, without the tag.",
     )  # fmt: skip
     yield find(  # those of Lost and Found
         "gamma_chunk", "note", lambda i: i.image_file.has_gamma,
@@ -59,12 +61,18 @@ def formats(survey: Survey) -> Iterator[Finding | None]:
         "differences from other people's numbers.",
     )  # fmt: skip
     yield find(
-        "sixteen_bit_labels", "note", lambda i: i.is_measured and i.label_file.mode.startswith("I"),
-        "label maps of 16 bits",
+        "packed_labels", "note",
+        lambda i: i.is_measured and i.label_file.mode.startswith(("L;2", "L;4")),
+        "label maps of 2 or 4 bits",
+        "Their values are read as they are; other readers, OpenCV too, scale them to 255.",
+    )  # fmt: skip
+    yield find(
+        "wide_labels", "note", lambda i: i.is_measured and i.label_file.mode[:1] in ("I", "F"),
+        "label maps of 16 or 32 bits",
         "Their values fit into 8 and are read as they are; other readers may cut them.",
     )  # fmt: skip
     yield find(
-        "palette_labels", "note", lambda i: i.is_measured and i.label_file.mode == "P",
+        "palette_labels", "note", lambda i: i.is_measured and i.label_file.mode.startswith("P"),
         "label maps with a palette",
         "The indices are read, as they should be; a reader that turns such files to grey gets "
         "colours for labels.",
@@ -93,5 +101,5 @@ def versions(survey: Survey) -> Iterator[Finding | None]:
             "static_versions", "note", 0,
             f"Fishyscapes Static with the fingerprint {survey.fingerprint()}",
             "Three versions of different difficulty go round: before you compare numbers, compare "
-            "this fingerprint of the label maps.",
+            "this fingerprint of images and label maps.",
         )  # fmt: skip

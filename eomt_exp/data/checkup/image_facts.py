@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from eomt_exp.contracts import DataError, LabelledImage
+from eomt_exp.data.files.decode import orientation, raw_mode
 from eomt_exp.data.files.file_set import FileSet
 
 
@@ -22,8 +23,9 @@ class FileFacts(NamedTuple):
 
     location: str = ""  # "" where there is no file: it is drawn, or the truth is not published
     format: str = ""  # as PIL calls it: "JPEG", "PNG"
-    mode: str = ""  # "L", "P" (palette), "I;16"
+    mode: str = ""  # as PIL calls how it is stored: "L", "L;4" (4 bits), "P" (palette), "I;16B"
     has_gamma: bool = False  # a PNG's gAMA chunk
+    orientation: int = 1  # that of EXIF; 1 is upright
 
     @property
     def suffix(self) -> str:
@@ -92,6 +94,7 @@ def _file_facts(data: bytes | None, location: str | None) -> FileFacts:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             gamma = picture.format == "PNG" and "gamma" in picture.info
-            return FileFacts(location, picture.format or "", picture.mode, gamma)
+            kind, mode = picture.format or "", raw_mode(picture)
+            return FileFacts(location, kind, mode, gamma, orientation(picture))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return FileFacts(location)

@@ -10,6 +10,8 @@ from eomt_exp.data.checkup.image_facts import ImageFacts
 from eomt_exp.data.checkup.survey import UNMAPPED, Survey, percent
 from eomt_exp.data.files.label_values import spans
 
+_LOOK = "Look whether these are the label files, and what the set says their values mean."
+
 
 def meanings(survey: Survey) -> Iterator[Finding | None]:
     """Find label values without a meaning, or without a class."""
@@ -40,6 +42,7 @@ def truths(survey: Survey) -> Iterator[Finding | None]:
     else:
         if survey.has_anomalies:
             yield _without_anomaly(survey)
+            yield _no_normal_pixel(survey)
         else:  # where there are anomalies, 0 mostly means normal
             yield of_names(
                 "dummy_labels", "warning", zeros, "label maps of nothing but the value 0",
@@ -79,8 +82,21 @@ def _without_anomaly(survey: Survey) -> Finding | None:
             f" It is most of the set, and {sum(map(_is_zero, empty))} hold nothing but the value 0,"
             " as the dummy labels of a truth that is not published do: check where they come from."
         )
+    if len(empty) == len(survey.measured):
+        severity = "error"
+        advice = f"No metric has a value without an anomaly. {_LOOK}"
     names = [image.name for image in empty]
     return of_names("without_anomaly", severity, names, "images without any anomaly", advice)
+
+
+def _no_normal_pixel(survey: Survey) -> Finding | None:
+    """Find a set that has anomalies, and in which no pixel is normal."""
+    if any(survey.pixels_of(image, NORMAL) for image in survey.measured):
+        return None
+    names = [image.name for image in survey.measured if survey.pixels_of(image, ANOMALY)]
+    advice = f"No metric has a value without normal pixels. {_LOOK}"
+    what = "images with anomalies, and in none a normal pixel"
+    return of_names("no_normal_pixel", "error", names, what, advice)
 
 
 def _nothing_counts(survey: Survey) -> Finding | None:
@@ -91,7 +107,7 @@ def _nothing_counts(survey: Survey) -> Finding | None:
     advice = "They change no number; look at them, in case a label file was mixed up."
     if len(names) == len(measured):
         severity = "error"
-        advice = "There is nothing to measure: check that these are the label files."
+        advice = f"Nothing can be measured or learnt. {_LOOK}"
     what = "images without a single pixel that counts (all void)"
     return of_names("nothing_counts", severity, names, what, advice)
 

@@ -70,11 +70,12 @@ class Survey(NamedTuple):
         return anomalies / max(sum(self.pixels_of(i, NORMAL, ANOMALY) for i in self.images), 1)
 
     def fingerprint(self) -> str:
-        """Return eight digits of a hash over the decoded label maps, whatever names and order.
+        """Return eight digits of a hash over decoded images with their label maps.
 
-        Two people with equal fingerprints measure against the same truth. "" without label maps.
+        Two people with equal fingerprints measure on the same images against the same truth,
+        whatever names and order. "" without label maps.
         """
-        digests = sorted(image.label_map for image in self.measured)
+        digests = sorted(image.picture + image.label_map for image in self.measured)
         return hashlib.blake2b(b"".join(digests), digest_size=4).hexdigest() if digests else ""
 
 
@@ -118,7 +119,7 @@ def summary(survey: Survey) -> list[tuple[str, str, str]]:
         suffixes = ", ".join(f"{n:,} {suffix}" if len(mix) > 1 else suffix for suffix, n in mix)
         lines += [(kind, f"{sum(n for _, n in mix):,}", suffixes)] if mix else []
     if not survey.is_drawn and (fingerprint := survey.fingerprint()):
-        lines.append(("fingerprint of labels", fingerprint, f"of {len(survey.measured):,}"))
+        lines.append(("fingerprint", fingerprint, f"of {len(survey.measured):,} with their labels"))
     if survey.has_anomalies:
         lines.append(("anomaly pixels", percent(survey.anomaly_share()), "of those that count"))
     return lines

@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from eomt_exp.contracts import DataError
 from eomt_exp.data.files.label_values import spans
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
+_PICTURES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB")
+_SIXTEEN_BITS, _DEEP = re.compile("I;16[BLN]?"), re.compile("(?<!BGR);16")  # raw modes
+_PACKED = re.compile("L;([24])")  # 2 or 4 bits a value
+_LOSSY = {"JPEG", "MPO", "jpeg", "tiff_jpeg"}  # formats of files and of TIFF's content
 _END_OF_IMAGE, _START_OF_SCAN = b"\xff\xd9", b"\xff\xda"
 
 
@@ -48,25 +52,55 @@ def natural_key(name: str) -> list[tuple[bool, int, str]]:
 
 
 def decode_image(data: bytes, location: str) -> np.ndarray:
-    """Return (H, W, 3) uint8 RGB; DataError names the location of what is not whole."""
-    return np.asarray(_decoded(data, location).convert("RGB"))
+    """Return (H, W, 3) uint8 RGB, turned as EXIF says; DataError names what cannot be read.
+
+    Alpha is dropped, and of 16 bits the upper 8 are taken.
+    """
+    picture, raw = decoded(data, location)
+    if _SIXTEEN_BITS.fullmatch(raw):  # Pillow would cut them at 255
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode not in _PICTURES:
+        raise DataError(
+            f"{location} is a picture of mode {raw or picture.mode}, and no file says how bright "
+            f"its values are; allowed are {', '.join(_PICTURES)} and I;16. Save it as 8-bit RGB."
+        )
+    pixels = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    if _DEEP.search(raw) and pixels.max() < 16:
+        raise DataError(
+            f"{location} has 16 bits a value, all below a sixteenth of what that allows: they must "
+            "be values of 8 to 12 bits, and the file does not say which. Save it as 8-bit RGB."
+        )
+    return pixels
 
 
 def decode_labels(data: bytes, location: str) -> np.ndarray:
-    """Return (H, W) uint8, the values as stored; of a palette file the indices, not the colours."""
-    picture = _decoded(data, location)
+    """Return (H, W) uint8, the values as stored, turned as EXIF says.
+
+    Of a palette file these are the indices, not the colours. DataError names what cannot be read.
+    """
+    picture, raw = decoded(data, location)
+    if lossy := _LOSSY & {picture.format, picture.info.get("compression")}:
+        raise DataError(
+            f"{location} holds {lossy.pop()} data, which blur values into those beside them: these "
+            "are not what was labelled. Take the label map, a PNG mostly, from the set's archive."
+        )
     values = np.asarray(picture)
     if values.ndim != 2:
         raise DataError(
             f"{location} has {values.shape[-1]} channels ({picture.mode}); a label map has one "
-            "value a pixel. If this is the labels' coloured picture, point to the label files."
+            "value a pixel, as a PNG of mode L or P has. If this is the labels' coloured picture, "
+            "point to the label files."
         )
-    if values.dtype not in (np.uint8, np.bool_) and (values.min() < 0 or values.max() > 255):
+    if packed := _PACKED.match(raw):  # Pillow has scaled them to 255, as is right for pictures
+        values = values // (255 // (2 ** int(packed[1]) - 1))
+    with np.errstate(invalid="ignore"):  # NaN
+        labels = values.astype(np.uint8)
+    if values.dtype not in (np.uint8, np.bool_) and (labels != values).any():
         raise DataError(
             f"{location} holds label values from {values.min()} to {values.max()}; "
-            "0 to 255 can be read."
+            "whole numbers from 0 to 255 can be read."
         )
-    return values.astype(np.uint8)
+    return labels
 
 
 def remap_labels(
@@ -88,17 +122,45 @@ def remap_labels(
     return mapped.astype(np.uint8)
 
 
-def _decoded(data: bytes, location: str) -> Image.Image:
-    """Load all pixels of the picture, so that a broken file fails here and by name."""
+def raw_mode(picture: Image.Image) -> str:
+    """Say how the pixels of a file that is not loaded yet are stored: "L;4" are 4 bits of grey.
+
+    "" where its format has but one way.
+    """
+    tiles = getattr(picture, "tile", ())
+    options = tiles[0][3] if tiles else ""
+    return options if isinstance(options, str) else str(options[0])
+
+
+def orientation(picture: Image.Image) -> int:
+    """Return the orientation of EXIF, 1 to 8; 1 is upright, as is what cannot be read."""
+    if picture.format == "PNG" and "exif" not in picture.info:
+        return 1  # Pillow would decode the picture to look behind its pixels
+    try:
+        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of damaged EXIF, anything; viewers show such a picture as it is
+        return 1
+
+
+def decoded(data: bytes, location: str) -> tuple[Image.Image, str]:
+    """Load all pixels, so that a broken file fails here and by name, and turn them upright.
+
+    Returns the picture and its raw mode.
+    """
     try:
         picture = Image.open(io.BytesIO(data))
+        raw = raw_mode(picture)
         picture.load()
+        if orientation(picture) != 1:  # of a TIFF file Pillow has done so itself
+            ImageOps.exif_transpose(picture, in_place=True)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{location} cannot be read: {error}.") from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "Pillow knows no such kind of picture" if unknown else error
+        raise DataError(f"{location} cannot be read: {reason}.") from error
     # A download that stopped after its space was reserved ends in zeros, and those decode to
     # grey without an error; a whole JPEG has an end marker after its last scan.
     if picture.format == "JPEG" and data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
         raise DataError(
             f"{location} cannot be read: the JPEG data stop before the end of the image."
         )
-    return picture
+    return picture, raw

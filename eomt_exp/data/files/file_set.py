@@ -175,9 +175,12 @@ class FileSet(ImageSet):
             return image, None
         labels = self._decoded_labels(index, label_data, label_location)
         if image.shape[:2] != labels.shape:
+            turned = image.shape[:2] == labels.shape[::-1]
             raise DataError(
                 f"{label_location} is {_size(labels)} pixels (width x height), "
                 f"its image {PurePosixPath(location).name} is {_size(image)}."
+                + " All files are turned as EXIF says: is one of the two stored lying?"
+                * turned
             )
         return image, labels
 
