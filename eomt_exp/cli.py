@@ -33,7 +33,6 @@ from eomt_exp.run_folders import choose, chosen
 from eomt_exp.signals import stop_signals
 
 USER_ERROR = 2  # exit code for wrong input, as for wrong arguments
-INTERRUPTED = 130  # as a shell says it of Ctrl-C
 STOPPED = "stopped; the same command goes on from its last checkpoint (resume=false: afresh)."
 
 # Hydra copies its repository of configurations for every group it lists and every configuration it
@@ -107,7 +106,7 @@ def main() -> None:
         application()
     except KeyboardInterrupt as stop:  # of the jobs of a sweep, only a study knows which are done
         print(stop if stop.args else "stopped." if _is_sweep() else STOPPED, file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(stop_signals.exit_code)
     _part_ranks()
 
 

@@ -46,7 +46,7 @@ ROLES = {
         Role.judging: ("tuning", "data.val", "protocol", "evaluator.bits"),
         Role.reporting: (
             *("score", "scorer", "benchmark", "mining", "ensemble", "fusion"),
-            *("trainer.validate_every", "trainer.log_every"),
+            *("trainer.validate_every", "trainer.log_every", "trainer.save_every"),
             *("trainer.keep_checkpoints", "evaluator.resamples", "evaluator.operating_fpr"),
             *("evaluator.figures", "evaluator.exports"),
         ),

@@ -108,6 +108,7 @@ class TrainerConfig:
     clip_grad_norm: float = MISSING
     log_every: int = MISSING
     validate_every: int = MISSING
+    save_every: int | None = None
     keep_checkpoints: int = MISSING
 
     def __post_init__(self) -> None:
@@ -115,6 +116,7 @@ class TrainerConfig:
             return
         _at_least("trainer", self, epochs=1, images_per_epoch=1, batch_size=1, accumulate=1)
         _at_least("trainer", self, log_every=1, keep_checkpoints=1, num_workers=0, validate_every=0)
+        _at_least("trainer", self, save_every=1)
         if self.clip_grad_norm <= 0:
             refuse("trainer.clip_grad_norm must be above 0; 1e9 clips nothing.")
         if self.device not in ("auto", "cpu"):

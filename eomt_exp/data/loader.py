@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -76,14 +79,29 @@ def _worker_options(num_workers: int, persistent: bool = True) -> dict[str, Any]
     return {
         "num_workers": num_workers,
         "persistent_workers": persistent,
-        "worker_init_fn": _one_thread,
+        "worker_init_fn": _begin_worker,
     }
 
 
-def _one_thread(worker: int) -> None:
-    """Leave parallelism to the processes: threads in each would fight over the same cores."""
+def _begin_worker(worker: int) -> None:
+    """Leave parallelism to the processes: threads in each would fight over the same cores.
+
+    And leave the answer to signals to the main process, which saves its step: Ctrl-C, torchrun and
+    Slurm send them to the workers too, and nobody can go on without their batches.
+    """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)  # for spawned workers; in forked ones it is 1 already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the main process, and nobody else, terminates it."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _as_it_is(image: LabelledImage) -> LabelledImage:

@@ -1,4 +1,4 @@
-"""Trains a model: Accelerate for devices and processes, our schedule, resumable at any epoch.
+"""Trains a model: Accelerate for devices and processes, our schedule, resumable at any step.
 
 A run is a function of its seed: augmentation depends on (seed, epoch, index) alone, and the random
 state is part of a checkpoint, so a resumed run goes on exactly as one that was never stopped.
@@ -19,9 +19,11 @@ from torch.utils.data import DataLoader
 
 from eomt_exp.contracts import Batch, CheckpointError, Loss, Model, TrainingError
 from eomt_exp.engine import checkpoint
+from eomt_exp.engine.device import agreed
 from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
 from eomt_exp.engine.progress import Progress, progress
 from eomt_exp.schema import OptimConfig, TrainerConfig
+from eomt_exp.signals import stop_signals
 from eomt_exp.tracking.run import Tracker
 
 
@@ -29,7 +31,7 @@ from eomt_exp.tracking.run import Tracker
 class TrainingProgress:
     """Says where a run stands, and what must stay the same for it to go on; kept in checkpoints."""
 
-    epoch: int
+    epoch: int  # those trained and, where that is due, validated
     step: int
     total_steps: int
     processes: int
@@ -95,28 +97,29 @@ class Trainer:
     def fit(self) -> Model:
         """Train to the end, from the last checkpoint where there is one.
 
-        Returns the model without what Accelerate wraps around it.
+        Returns the model without what Accelerate wraps around it. A signal to stop raises
+        KeyboardInterrupt at the end of the training step it comes in, which is saved.
         """
         self._resume()
-        if self.progress.epoch and self._validates_now() and (last := self.last_validation()):
-            # The earlier try may have been killed between its checkpoint and this call.
-            self.after_validation(last, self.progress.epoch, self.progress.step)
+        epoch, begun = divmod(self.progress.step, self.steps_per_epoch)
+        if not begun and (last := self.last_validation()):
+            # The earlier try was killed after it had logged these, maybe before it went on.
+            self.progress.epoch = epoch
+            self.after_validation(last, epoch, self.progress.step)
         is_first = self.accelerator.is_main_process
         with progress(
             self.total_steps, f"train {self.name}", self.progress.step, enabled=is_first
         ) as bar:
             while self.progress.epoch < self.settings.epochs:
-                self._epoch(bar)
+                with stop_signals.held():
+                    self._epoch(bar)
                 self.progress.epoch += 1
                 found = self.validate(self.progress.epoch) if self._validates_now() else None
                 if found is not None:
                     self.tracker.log_metrics(found, self.progress.step)
-                # Numbers first: a checkpoint must never be ahead of the metrics it continues.
-                self.tracker.flush()
-                state, keep = asdict(self.progress), self.settings.keep_checkpoints
-                checkpoint.save_state(
-                    self.accelerator, self.folder, self.progress.step, state, keep
-                )
+                    self.tracker.flush()
+                if is_first:
+                    checkpoint.update_progress(self.folder, asdict(self.progress))
                 if found is not None:
                     self.after_validation(found, self.progress.epoch, self.progress.step)
         trained: Model = self.accelerator.unwrap_model(self.model)
@@ -127,29 +130,43 @@ class Trainer:
         return every > 0 and (epoch % every == 0 or epoch == self.settings.epochs)
 
     def _resume(self) -> None:
-        states = checkpoint.states(self.folder)
-        if states:
-            if self.accelerator.is_main_process:
-                print(f"going on with {self.folder.parent} from {states[-1].name}", flush=True)
-            saved = TrainingProgress(**checkpoint.load_state(self.accelerator, states[-1]))
+        is_first = self.accelerator.is_main_process
+        state = agreed(checkpoint.newest_whole(self.folder) if is_first else None)
+        if state:
+            if is_first:
+                print(f"going on with {self.folder.parent} from {state.name}", flush=True)
+            saved = TrainingProgress(**checkpoint.load_state(self.accelerator, state))
             now = self.progress
             if (saved.total_steps, saved.processes) != (now.total_steps, now.processes):
                 raise CheckpointError(
-                    f"{states[-1]} is of a run of {saved.total_steps} steps in {saved.processes} "
+                    f"{state} is of a run of {saved.total_steps} steps in {saved.processes} "
                     f"processes, this one has {now.total_steps} in {now.processes}: their paths "
                     "differ. Start it as before, or afresh with resume=false."
                 )
             self.progress = saved
         # Without a state everything is done again, so nothing may stay in the curves.
-        self.tracker.rewind(self.progress.step if states else -1)
+        self.tracker.rewind(self.progress.step if state else -1)
+
+    def _save(self) -> None:
+        # Numbers first: a checkpoint must never be ahead of the metrics it continues.
+        self.tracker.flush()
+        state, keep = asdict(self.progress), self.settings.keep_checkpoints
+        checkpoint.save_state(self.accelerator, self.folder, self.progress.step, state, keep)
 
     def _epoch(self, bar: Progress) -> None:
+        """Train what is left of an epoch, and save."""
+        done = self.progress.step - self.progress.epoch * self.steps_per_epoch
+        if done == self.steps_per_epoch:  # killed while it was validated
+            return
         self.dataset.set_epoch(self.progress.epoch)
         self.loader.set_epoch(self.progress.epoch)
+        loader = self.loader
+        if done:
+            loader = self.accelerator.skip_first_batches(loader, done * self.settings.accumulate)
         self.model.train()
         sums: dict[str, Tensor] = {}
         seen = 0
-        for batch in self.loader:
+        for batch in loader:
             with self.accelerator.accumulate(self.model):
                 terms = self._step(batch)
             for name, value in terms.items():
@@ -164,9 +181,22 @@ class Trainer:
                 sums, seen = {}, 0
                 bar.advance(0, loss=total)
             bar.advance(1)
+            must_stop = self._any_process(bool(stop_signals))
+            every = self.settings.save_every
+            if last or must_stop or (every and self.progress.step % every == 0):
+                self._save()
+            if must_stop:
+                raise KeyboardInterrupt
             if last and self.settings.images_per_epoch is not None:
-                self.loader.end()  # Accelerate would go on taking the loader for the active one
+                loader.end()  # Accelerate would go on taking the loader for the active one
                 break
+
+    def _any_process(self, claim: bool) -> bool:
+        """Return whether it is so in any process, for what all must do at the same step."""
+        if self.accelerator.num_processes == 1:
+            return claim
+        count = torch.tensor(float(claim), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(count, "sum"))
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         model: Model = self.accelerator.unwrap_model(self.model)
