@@ -25,6 +25,13 @@ class Trainable(Enum):
     all = "all"
 
 
+class OnBadLoss(Enum):
+    """Says what becomes of a step whose loss or gradient is not finite."""
+
+    error = "error"
+    skip = "skip"
+
+
 class Precision(Enum):
     """Names the autocast type; auto is bf16 where the device computes in it, else float32."""
 
@@ -109,6 +116,7 @@ class TrainerConfig:
     log_every: int = MISSING
     validate_every: int = MISSING
     save_every: int | None = None
+    on_bad_loss: OnBadLoss = OnBadLoss.error
     keep_checkpoints: int = MISSING
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ state is part of a checkpoint, so a resumed run goes on exactly as one that was 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,14 +18,26 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from eomt_exp.contracts import Batch, CheckpointError, Loss, Model, TrainingError
+from eomt_exp.contracts import (
+    Batch,
+    CheckpointError,
+    Loss,
+    Model,
+    OutOfMemory,
+    TrainingError,
+    is_out_of_memory,
+)
 from eomt_exp.engine import checkpoint
 from eomt_exp.engine.device import agreed
 from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
 from eomt_exp.engine.progress import Progress, progress
-from eomt_exp.schema import OptimConfig, TrainerConfig
+from eomt_exp.engine.step_errors import NotFinite, images_that_fit, save_batch
+from eomt_exp.schema import OnBadLoss, OptimConfig, TrainerConfig
 from eomt_exp.signals import stop_signals
 from eomt_exp.tracking.run import Tracker
+
+_MOST_SKIPPED = 10  # steps in a row: after so many the weights are at fault, and no batch
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -93,6 +106,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.annealing = annealing_steps(optim.mask_annealing, self.total_steps, blocks)
         self.progress = TrainingProgress(0, 0, self.total_steps, accelerator.num_processes)
+        self._skipped = 0  # steps in a row
 
     def fit(self) -> Model:
         """Train to the end, from the last checkpoint where there is one.
@@ -168,22 +182,23 @@ class Trainer:
         seen = 0
         for batch in loader:
             with self.accelerator.accumulate(self.model):
-                terms = self._step(batch)
+                terms = self._step_or_reason(batch)
             for name, value in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
-            seen += 1
+            seen += bool(terms)
             if not self.accelerator.sync_gradients:
                 continue
             self.progress.step += 1
             last = self.progress.step % self.steps_per_epoch == 0
-            if self.progress.step % self.settings.log_every == 0 or last:
+            must_stop = self._any_process(bool(stop_signals))
+            every = self.settings.save_every
+            saves = last or must_stop or (every and self.progress.step % every == 0)
+            if seen and (saves or self.progress.step % self.settings.log_every == 0):
                 total = self._log(sums, seen)
                 sums, seen = {}, 0
                 bar.advance(0, loss=total)
             bar.advance(1)
-            must_stop = self._any_process(bool(stop_signals))
-            every = self.settings.save_every
-            if last or must_stop or (every and self.progress.step % every == 0):
+            if saves:
                 self._save()
             if must_stop:
                 raise KeyboardInterrupt
@@ -198,28 +213,99 @@ class Trainer:
         count = torch.tensor(float(claim), device=self.accelerator.device)
         return bool(self.accelerator.reduce(count, "sum"))
 
+    def _step_or_reason(self, batch: Batch) -> dict[str, Tensor]:
+        """Make a step; {} for one that is left out. TrainingError, with what to do, for others."""
+        try:
+            terms = self._step(batch)
+        except NotFinite as error:
+            self._leave_out(batch, str(error))
+            return {}
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            self._skipped = 0
+            return terms
+        # Not inside the except: the error would keep what fills the memory.
+        raise self._out_of_memory(batch)
+
+    def _leave_out(self, batch: Batch, reason: str) -> None:
+        """Keep a batch whose step has gone wrong; raise TrainingError unless it may be skipped."""
+        self.optimizer.zero_grad()
+        self._skipped += 1
+        file = self.folder.parent / f"bad_batch_{self.accelerator.process_index}.safetensors"
+        save_batch(batch, file)
+        found = f"{reason}; its batch is in {file}: {', '.join(batch.names)}"
+        if self.settings.on_bad_loss is OnBadLoss.skip and self._skipped < _MOST_SKIPPED:
+            _log.warning("Skipped: %s.", found)
+            return
+        raise TrainingError(
+            f"{found}. Try a lower optim.lr or trainer.precision=no, or, for a few bad batches, "
+            f"trainer.on_bad_loss=skip, which gives up after {_MOST_SKIPPED} in a row."
+        )
+
+    def _out_of_memory(self, batch: Batch) -> OutOfMemory:
+        size, accumulate = self.settings.batch_size, self.settings.accumulate
+        model = self.accelerator.unwrap_model(self.model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        # AdamW's two moments are made in its first step.
+        moments = 0 if self.optimizer.state else 2 * sum(p.nbytes for p in trained)
+        fits = images_that_fit(
+            model, batch, size, moments, lambda part: self._total(self._terms(model, part))
+        )
+        smaller = "a smaller data.image_size or backbone"
+        if fits:
+            fitting = f"{fits} fit. Type trainer.batch_size={fits} "
+            smaller = f"trainer.accumulate={math.ceil(size * accumulate / fits)}, or {smaller}"
+        else:
+            fitting = "not even one fits. Type "
+        return OutOfMemory(
+            f"out of memory at step {self.progress.step} with the {size} images of "
+            f"trainer.batch_size: {fitting}{smaller}."
+        )
+
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         model: Model = self.accelerator.unwrap_model(self.model)
         if model.anneals:
             model.set_mask_probs(mask_probs(self.progress.step, self.annealing))
-        output = self.model(batch.images)
-        terms: dict[str, Tensor] = {}
-        for loss in self.losses.values():
-            terms |= loss(output, batch.targets)
-        total = torch.stack([term.float() for term in terms.values()]).sum()
-        if not torch.isfinite(total):
-            values = ", ".join(f"{name}={float(term.detach()):.3g}" for name, term in terms.items())
-            raise TrainingError(
-                f"the loss is not finite at step {self.progress.step} ({values}); "
-                "try a lower optim.lr or trainer.precision=no."
-            )
+        terms = self._terms(self.model, batch)
+        total = self._total(terms)
         self.accelerator.backward(total)
         if self.accelerator.sync_gradients:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
+            norm = self.accelerator.clip_grad_norm_(
+                self.model.parameters(), self.settings.clip_grad_norm
+            )
+            self._check_finite(terms | {"gradient norm": norm})
         set_rates(self.optimizer, self.optim, self.progress.step, self.total_steps)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {name: value.detach() for name, value in terms.items()} | {"total": total.detach()}
+
+    def _terms(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        output = model(batch.images)
+        terms: dict[str, Tensor] = {}
+        for loss in self.losses.values():
+            terms |= loss(output, batch.targets)
+        return terms
+
+    def _total(self, terms: dict[str, Tensor]) -> Tensor:
+        return torch.stack([term.float() for term in terms.values()]).sum()
+
+    def _check_finite(self, values: dict[str, Tensor]) -> None:
+        """Raise NotFinite, in all processes, where a value is not finite in any.
+
+        After the gradient, by which every process has a part in the step: whoever left it earlier
+        would have the others wait. The gradient of fp16 overflows now and then, and its scaler
+        leaves such steps out by itself.
+        """
+        if self.accelerator.scaler is not None:
+            values.pop("gradient norm")
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        if self._any_process(not torch.isfinite(stacked.sum())):
+            listed = ", ".join(
+                f"{k}={v:.3g}" for k, v in zip(values, stacked.tolist(), strict=True)
+            )
+            raise NotFinite(f"the loss is not finite at step {self.progress.step} ({listed})")
 
     def _log(self, sums: dict[str, Tensor], seen: int) -> float:
         """Log the means since the last log, of this process; return the total's."""
