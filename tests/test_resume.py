@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors import safe_open
@@ -239,7 +240,7 @@ def test_out_of_memory_says_what_fits(tmp_path, fits: int) -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return super().__call__(output, targets)
 
-    wanted = "1 fit.*batch_size=1 trainer.accumulate=2" if fits else "not even one fits"
+    wanted = "1 fit.*batch_size=1 trainer.accumulate=2" if fits else "not even one image fits"
     with pytest.raises(OutOfMemory, match=wanted):
         train(tmp_path, Large())
 
@@ -250,14 +251,13 @@ LONG = ("+experiment=semantic", *SMALL, "recipe.semantic_epochs=3", "recipe.vali
 
 
 def begin(processes: int, *words: str) -> subprocess.Popen[str]:
-    """Start a command in so many processes, whose group is its own."""
+    """Start a command in so many processes."""
     ranks = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
     command = [sys.executable, *(ranks if processes > 1 else ()), "-m", "eomt_exp", *words]
     env = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 @pytest.mark.slow
@@ -277,7 +277,9 @@ def test_stopped_or_killed_within_an_epoch_the_weights_are_equal_to_the_bit(
     for number, at in ((signal.SIGTERM, steps // 3 + 1), (signal.SIGKILL, 2 * steps // 3 + 1)):
         process = begin(processes, *words, f"paths.outputs={outputs}")
         wait_for(lambda at=at: last_step(journal) >= at)
-        os.killpg(process.pid, number)  # as Slurm and a terminal do: loader workers have it too
+        family = psutil.Process(process.pid).children(recursive=True)
+        for member in (process, *family):  # all at once, as Slurm does: loader workers have it too
+            member.send_signal(number)
         text, _ = process.communicate(timeout=120)
         assert process.returncode != 0, text
         if (number, processes) == (signal.SIGTERM, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.queues
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import cv2
 import torch
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from eomt_exp.contracts import Batch, ImageSet, LabelledImage, Sample, UserError
@@ -91,10 +93,22 @@ def _begin_worker(worker: int) -> None:
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)  # for spawned workers; in forked ones it is 1 already
+    multiprocessing.queues.Queue._on_queue_feeder_error = _hand_over  # type: ignore[attr-defined]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _hand_over(queue: Any, error: Exception, item: tuple[int, Any]) -> None:
+    """Send an error in place of the batch that could not be sent, for which all would wait."""
+    if "</torch_" in str(error):  # the name of a file in shared memory
+        error = UserError(
+            f"the shared memory in which processes hand over batches is too small ({error}). Type "
+            "trainer.num_workers=0 or a smaller trainer.batch_size, or enlarge /dev/shm (docker: "
+            "--shm-size)."
+        )
+    queue.put((item[0], ExceptionWrapper((type(error), error, None), "in a loader's worker")))
 
 
 def _end_with_parent() -> None:

@@ -15,56 +15,42 @@ from eomt_exp.files import replacing
 
 
 class NotFinite(ArithmeticError):
-    """The loss or the gradient of a step is NaN or infinite; nothing was changed by it."""
+    """The loss or the gradient of a step is NaN or infinite; the weights are as they were."""
 
 
 def save_batch(batch: Batch, path: Path) -> None:
-    """Write a batch as safetensors: images, `<i>.masks`, `.labels`, `.anomaly`, `.ignore`, names.
+    """Write images, `<i>.masks`, `.labels`, `.anomaly` and `.ignore` as safetensors.
 
     The names are a JSON list in the file's metadata.
     """
     tensors = {"images": batch.images}
     for i, target in enumerate(batch.targets):
-        parts = target._asdict().items()
-        tensors |= {f"{i}.{name}": value for name, value in parts if isinstance(value, Tensor)}
-    on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        tensors |= {f"{i}.{k}": v for k, v in target._asdict().items() if isinstance(v, Tensor)}
+    on_cpu = {name: value.cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as scratch:
         save_file(on_cpu, scratch, {"names": json.dumps(batch.names)})
 
 
 def images_that_fit(
-    model: nn.Module, batch: Batch, size: int, reserve: int, compute: Callable[[Batch], Tensor]
+    model: nn.Module, batch: Batch, size: int, moments: int, loss_of: Callable[[Batch], Tensor]
 ) -> int:
     """Return how many images' gradients fit into memory: half as many as `size`, and so on; or 0.
 
-    `compute` gives the loss of a batch. `reserve` bytes are kept free meanwhile, for what a whole
-    step holds besides.
+    They are computed to find out. `moments` bytes are for what the optimiser has yet to make.
     """
-    model.zero_grad()
     device = batch.images.device
     while size := size // 2:
+        model.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        copied = [target.copy_of for target in batch.targets]
+        rows = [row for row, of in enumerate(copied) if (row if of < 0 else of) < size]
+        targets, names = [batch.targets[row] for row in rows], [batch.names[row] for row in rows]
         try:
-            kept = torch.empty(reserve, dtype=torch.uint8, device=device)
-            compute(_first(batch, size)).backward()
-            del kept
+            _kept = torch.empty(moments, dtype=torch.uint8, device=device)
+            loss_of(Batch(batch.images[rows], targets, names)).backward()
             return size
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        finally:
-            model.zero_grad()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
     return 0
-
-
-def _first(batch: Batch, count: int) -> Batch:
-    """Return the first samples of a batch, with their copies."""
-    rows = [
-        row
-        for row, target in enumerate(batch.targets)
-        if (row if target.copy_of < 0 else target.copy_of) < count
-    ]
-    return Batch(
-        batch.images[rows], [batch.targets[row] for row in rows], [batch.names[row] for row in rows]
-    )

@@ -232,6 +232,8 @@ class Trainer:
     def _leave_out(self, batch: Batch, reason: str) -> None:
         """Keep a batch whose step has gone wrong; raise TrainingError unless it may be skipped."""
         self.optimizer.zero_grad()
+        if self.accelerator.scaler:
+            self.accelerator.scaler.update()  # it has looked at the gradient, and wants to hear on
         self._skipped += 1
         file = self.folder.parent / f"bad_batch_{self.accelerator.process_index}.safetensors"
         save_batch(batch, file)
@@ -245,23 +247,19 @@ class Trainer:
         )
 
     def _out_of_memory(self, batch: Batch) -> OutOfMemory:
-        size, accumulate = self.settings.batch_size, self.settings.accumulate
-        model = self.accelerator.unwrap_model(self.model)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        # AdamW's two moments are made in its first step.
-        moments = 0 if self.optimizer.state else 2 * sum(p.nbytes for p in trained)
+        size, model = self.settings.batch_size, self.accelerator.unwrap_model(self.model)
+        # AdamW's two moments are made at the end of its first step.
+        trained = [] if self.optimizer.state else [p for p in model.parameters() if p.requires_grad]
+        moments = 2 * sum(p.nbytes for p in trained)
         fits = images_that_fit(
-            model, batch, size, moments, lambda part: self._total(self._terms(model, part))
+            model, batch, size, moments, lambda part: self._terms(model, part)["total"]
         )
-        smaller = "a smaller data.image_size or backbone"
+        advice = "not even one image fits. Type a smaller data.image_size or backbone"
         if fits:
-            fitting = f"{fits} fit. Type trainer.batch_size={fits} "
-            smaller = f"trainer.accumulate={math.ceil(size * accumulate / fits)}, or {smaller}"
-        else:
-            fitting = "not even one fits. Type "
+            accumulate = math.ceil(size * self.settings.accumulate / fits)
+            advice = f"{fits} fit. Type trainer.batch_size={fits} trainer.accumulate={accumulate}"
         return OutOfMemory(
-            f"out of memory at step {self.progress.step} with the {size} images of "
-            f"trainer.batch_size: {fitting}{smaller}."
+            f"out of memory at step {self.progress.step}, trainer.batch_size={size}: {advice}."
         )
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
@@ -269,42 +267,37 @@ class Trainer:
         if model.anneals:
             model.set_mask_probs(mask_probs(self.progress.step, self.annealing))
         terms = self._terms(self.model, batch)
-        total = self._total(terms)
-        self.accelerator.backward(total)
+        self.accelerator.backward(terms["total"])
         if self.accelerator.sync_gradients:
             norm = self.accelerator.clip_grad_norm_(
                 self.model.parameters(), self.settings.clip_grad_norm
             )
-            self._check_finite(terms | {"gradient norm": norm})
+            self._check_finite(terms, norm)
         set_rates(self.optimizer, self.optim, self.progress.step, self.total_steps)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {name: value.detach() for name, value in terms.items()} | {"total": total.detach()}
+        return {name: value.detach() for name, value in terms.items()}
 
     def _terms(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss's terms and their total."""
         output = model(batch.images)
         terms: dict[str, Tensor] = {}
         for loss in self.losses.values():
             terms |= loss(output, batch.targets)
-        return terms
+        return terms | {"total": torch.stack([term.float() for term in terms.values()]).sum()}
 
-    def _total(self, terms: dict[str, Tensor]) -> Tensor:
-        return torch.stack([term.float() for term in terms.values()]).sum()
+    def _check_finite(self, terms: dict[str, Tensor], norm: Tensor) -> None:
+        """Raise NotFinite, in all processes, where loss or gradient are not finite in any.
 
-    def _check_finite(self, values: dict[str, Tensor]) -> None:
-        """Raise NotFinite, in all processes, where a value is not finite in any.
-
-        After the gradient, by which every process has a part in the step: whoever left it earlier
-        would have the others wait. The gradient of fp16 overflows now and then, and its scaler
-        leaves such steps out by itself.
+        Not before the gradient, by which every process has a part in the step: whoever left it
+        earlier would have the others wait. In fp16 it overflows now and then; such steps are left
+        out by its scaler.
         """
-        if self.accelerator.scaler is not None:
-            values.pop("gradient norm")
-        stacked = torch.stack([value.detach().float() for value in values.values()])
-        if self._any_process(not torch.isfinite(stacked.sum())):
-            listed = ", ".join(
-                f"{k}={v:.3g}" for k, v in zip(values, stacked.tolist(), strict=True)
-            )
+        values = terms if self.accelerator.scaler else terms | {"gradient": norm}
+        numbers = torch.stack([value.detach().float() for value in values.values()])
+        if self._any_process(not torch.isfinite(numbers.sum())):
+            pairs = zip(values, numbers.tolist(), strict=True)
+            listed = ", ".join(f"{name}={number:.3g}" for name, number in pairs)
             raise NotFinite(f"the loss is not finite at step {self.progress.step} ({listed})")
 
     def _log(self, sums: dict[str, Tensor], seen: int) -> float:
