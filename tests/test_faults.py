@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
 import re
 import resource
@@ -27,9 +29,13 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.data import Dataset
 
+from eomt_exp.contracts import Sample, Target, UserError
+from eomt_exp.data.loader import training_loader
 from eomt_exp.engine.checkpoint import newest_whole, states
 from eomt_exp.engine.trainer import Trainer
+from eomt_exp.machine_faults import explained
 from tests.command_line import SMALL, Outcome, metrics_of, only_run, run_aside, start, wait_for
 from tests.test_cli import make_camvid
 from tests.test_resume import last_step
@@ -134,7 +140,7 @@ def diverging_loss(outputs: Path) -> Outcome:
 
 
 def bad_weights(outputs: Path) -> Outcome:
-    """the weights hold NaN or infinity in class_head.bias"""
+    """the weights hold NaN in class_head.bias"""
     assert run_aside(*command(outputs)).code == 0
     folder = only_run(outputs, "semantic")
     weights = load_file(folder / "model.safetensors")
@@ -225,6 +231,54 @@ def closed_pipe(outputs: Path) -> Outcome:
 ENDS = (full_disk, impossible_folder, locked_database, dead_worker, small_shared_memory,
         diverging_loss, bad_weights, out_of_memory, cut_image)  # fmt: skip
 GOES_ON = (damaged_state, server_gone, closed_pipe)
+
+
+@pytest.mark.parametrize(
+    ("error", "needle"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/model.bin"), "(/x/model.bin)"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/2: file write failed"), "room"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "Permission denied (/x)"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "num_workers=0"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/x"), None),
+        (RuntimeError("shapes do not fit"), None),
+    ],
+)
+def test_what_is_the_machines_fault_is_explained_and_a_bug_is_not(error, needle) -> None:
+    text = explained(error)
+    assert text is None if needle is None else needle in str(text)
+
+
+class Zeros(Dataset[Sample]):
+    """Images of 48 KiB."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(torch.zeros(3, 64, 64), Target(*[torch.zeros(1)] * 4), str(index))
+
+
+def test_a_batch_that_cannot_be_handed_over_is_an_error_and_no_wait() -> None:
+    loader = training_loader(Zeros(), batch_size=1, num_workers=1, seed=0)
+    with largest_file(1000), pytest.raises(UserError, match=r"shared memory.*num_workers=0"):
+        next(iter(loader))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_leaves_signals_to_the_main_process(number: signal.Signals) -> None:
+    batches = iter(training_loader(Zeros(), batch_size=1, num_workers=1, seed=0))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, number)  # from its parent, SIGTERM does end it
+    ends = number == signal.SIGTERM
+    worker.join(20 if ends else 0.2)
+    assert worker.is_alive() is not ends
+    if ends:
+        return
+    other = f"import os; os.kill({worker.pid}, {int(signal.SIGTERM)})"
+    subprocess.run([sys.executable, "-c", other], check=True)
+    assert len(list(batches)) == 7
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from eomt_exp.engine.checkpoint import states
 from eomt_exp.engine.device import forget_accelerator, make_accelerator, seed_everything
 from eomt_exp.engine.trainer import Trainer
 from eomt_exp.schema import OnBadLoss, OptimConfig, Precision, TrainerConfig
-from eomt_exp.signals import stop_signals
+from eomt_exp.signals import StopSignals, stop_signals
 from eomt_exp.tasks.validation import last_validation
 from eomt_exp.tracking.metrics_file import read_journal
 from eomt_exp.tracking.run import Tracker
@@ -243,6 +243,21 @@ def test_out_of_memory_says_what_fits(tmp_path, fits: int) -> None:
     wanted = "1 fit.*batch_size=1 trainer.accumulate=2" if fits else "not even one image fits"
     with pytest.raises(OutOfMemory, match=wanted):
         train(tmp_path, Large())
+
+
+def test_a_signal_within_held_blocks_interrupts_after_the_outermost() -> None:
+    signals, done = StopSignals(), []
+
+    def work() -> None:
+        with signals.held():
+            with signals.held():
+                signals.handle(signal.SIGTERM, None)
+            done.append("the inner one")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["the inner one"]
+    assert signals.exit_code == 143
 
 
 LONG = ("+experiment=semantic", *SMALL, "recipe.semantic_epochs=3", "recipe.validate_every=1",

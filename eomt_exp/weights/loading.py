@@ -122,9 +122,10 @@ def _check_finite(state: State, where: str | Path) -> None:
     """Refuse weights that would make all scores NaN, of which a scorer would be thought guilty."""
     wrong = [name for name, value in state.items() if not value.isfinite().all()]
     if wrong:
+        what = "NaN" if state[wrong[0]].isnan().any() else "infinity"
         raise CheckpointError(
-            f"{where}: the weights hold NaN or infinity in {_few(wrong, 3)}. The training they are "
-            "of has diverged: train it again, with a lower optim.lr."
+            f"{where}: the weights hold {what} in {_few(wrong, 3)}. The training they are of has "
+            "diverged: train it again, with a lower optim.lr."
         )
 
 
