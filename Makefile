@@ -9,7 +9,7 @@ ARGS ?=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run sweep test test-slow lint bench ui clean
+.PHONY: help setup run sweep test test-slow faults lint bench ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: $(VENV)/.installed-dev  ## lint and the quick tests, two minutes on two co
 
 test-slow: $(VENV)/.installed-dev  ## the others: kills, faults, several processes, whole commands, parity
 	$(PYTEST) -m slow $(ARGS)
+
+faults: $(VENV)/.installed-dev  ## play a full disk, a dead worker and other faults; what happens, as a table
+	$(BIN)/python -m tests.test_faults
 
 lint: $(VENV)/.installed-dev  ## style and types
 	$(BIN)/ruff check .

@@ -28,12 +28,13 @@ from omegaconf.errors import OmegaConfBaseException
 from eomt_exp import jobs, schema
 from eomt_exp.config_keys import RANK_OVERRIDES
 from eomt_exp.files import LOCK
+from eomt_exp.machine_faults import explained, outlive_readers
 from eomt_exp.paths import asset_dir
 from eomt_exp.run_folders import choose, chosen
 from eomt_exp.signals import stop_signals
 
 USER_ERROR = 2  # exit code for wrong input, as for wrong arguments
-INTERRUPTED = 130  # as a shell says it of Ctrl-C
+MACHINE_FAULT = 1  # as for a traceback, but without one
 STOPPED = "stopped; the same command goes on from its last checkpoint (resume=false: afresh)."
 
 # Hydra copies its repository of configurations for every group it lists and every configuration it
@@ -93,6 +94,7 @@ def run_task(cfg: DictConfig) -> Any:
 def main() -> None:
     """Run `python -m eomt_exp`, or the eomt-exp script."""
     stop_signals.clear()
+    outlive_readers()
     # SIGTERM ends like Ctrl-C: the run is closed as KILLED instead of staying RUNNING for ever.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop_signals.handle)
@@ -107,7 +109,7 @@ def main() -> None:
         application()
     except KeyboardInterrupt as stop:  # of the jobs of a sweep, only a study knows which are done
         print(stop if stop.args else "stopped." if _is_sweep() else STOPPED, file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(stop_signals.exit_code)
     _part_ranks()
 
 
@@ -115,17 +117,20 @@ def main() -> None:
 def user_errors_in_one_line() -> Iterator[None]:
     """Turn a UserError into one line on stderr and exit code 2; EOMT_TRACEBACK=1 shows where it is.
 
-    The process that fails prints it; the others of its group fail because of that one.
+    What is the machine's fault is one line too, with exit code 1. The process that fails prints it;
+    the others of its group fail because of that one.
     """
     try:
         yield
     except Exception as error:
         from eomt_exp.contracts import UserError
 
-        if not isinstance(error, UserError) or os.environ.get("EOMT_TRACEBACK"):
+        is_users = isinstance(error, UserError)
+        text = _message(error) if is_users else explained(error)
+        if text is None or os.environ.get("EOMT_TRACEBACK"):
             raise
-        print(f"error: {_message(error)}", file=sys.stderr)
-        raise SystemExit(USER_ERROR) from error
+        print(f"error: {text}", file=sys.stderr)
+        raise SystemExit(USER_ERROR if is_users else MACHINE_FAULT) from error
 
 
 def _run(cfg: DictConfig) -> Any:
@@ -162,6 +167,8 @@ def _run_folder(outputs: str | None, name: str, resume: bool) -> str:
 
             broadcast_object_list(box)
         chosen[outputs, name] = box[0]
+        with user_errors_in_one_line():  # Hydra, which would make it next, shows a traceback
+            Path(box[0]).mkdir(parents=True, exist_ok=True)
     return chosen[outputs, name]
 
 

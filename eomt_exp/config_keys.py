@@ -45,8 +45,9 @@ ROLES = {
         # The validation may stop a training, but not change it.
         Role.judging: ("tuning", "data.val", "protocol", "evaluator.bits"),
         Role.reporting: (
+            "trainer.on_bad_loss",  # where it matters, there are no weights with the other choice
             *("score", "scorer", "benchmark", "mining", "ensemble", "fusion"),
-            *("trainer.validate_every", "trainer.log_every"),
+            *("trainer.validate_every", "trainer.log_every", "trainer.save_every"),
             *("trainer.keep_checkpoints", "evaluator.resamples", "evaluator.operating_fpr"),
             *("evaluator.figures", "evaluator.exports"),
         ),

@@ -358,5 +358,15 @@ class TrainingError(UserError):
     """A training cannot go on with the settings it has; other settings may do."""
 
 
+class OutOfMemory(TrainingError, MemoryError):
+    """A batch does not fit into memory."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the memory of a GPU or of the machine was not enough."""
+    is_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return is_memory or "can't allocate memory" in str(error)  # torch's allocator for the CPU
+
+
 class TrialPruned(Exception):
     """The pruner of a study has ended this training early, which is no failure."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 LOCK = ".lock"  # in a run folder, held by the process that works there
 # A process that asks whether a lock is held takes it for an instant; whoever wants it waits longer.
 _PATIENCE_SECONDS = 2.0
+_CHUNK = 1 << 22  # bytes read at once
 
 
 @contextmanager
@@ -35,6 +37,16 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` (UTF-8) to `path`, which is whole at any time."""
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def sha256(*paths: Path) -> str:
+    """Hash the content of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def hold_lock(path: Path) -> FileLock | None:

@@ -44,16 +44,13 @@ class JobFailed(CompactHydraException, RuntimeError):
 
 def status_of(error: BaseException) -> str:
     """Say how a job ended that raised `error`; a JobFailed carries its status."""
-    import torch
-
-    from eomt_exp.contracts import TrainingError, TrialPruned, UserError
+    from eomt_exp.contracts import TrainingError, TrialPruned, UserError, is_out_of_memory
 
     if isinstance(error, JobFailed):
         return error.status
     if isinstance(error, TrialPruned):
         return PRUNED
-    is_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    if is_memory or "can't allocate memory" in str(error):  # torch's allocator for the CPU
+    if is_out_of_memory(error):
         return OUT_OF_MEMORY
     # After a TrainingError the values were tried, and another trial's may do.
     is_refused = isinstance(error, UserError) and not isinstance(error, TrainingError)

@@ -25,6 +25,13 @@ class Trainable(Enum):
     all = "all"
 
 
+class OnBadLoss(Enum):
+    """Says what becomes of a step whose loss or gradient is not finite."""
+
+    error = "error"
+    skip = "skip"
+
+
 class Precision(Enum):
     """Names the autocast type; auto is bf16 where the device computes in it, else float32."""
 
@@ -108,6 +115,8 @@ class TrainerConfig:
     clip_grad_norm: float = MISSING
     log_every: int = MISSING
     validate_every: int = MISSING
+    save_every: int | None = None
+    on_bad_loss: OnBadLoss = OnBadLoss.error
     keep_checkpoints: int = MISSING
 
     def __post_init__(self) -> None:
@@ -115,6 +124,7 @@ class TrainerConfig:
             return
         _at_least("trainer", self, epochs=1, images_per_epoch=1, batch_size=1, accumulate=1)
         _at_least("trainer", self, log_every=1, keep_checkpoints=1, num_workers=0, validate_every=0)
+        _at_least("trainer", self, save_every=1)
         if self.clip_grad_norm <= 0:
             refuse("trainer.clip_grad_norm must be above 0; 1e9 clips nothing.")
         if self.device not in ("auto", "cpu"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._last: float | None = None  # time.monotonic() of the last one
-        self._is_held = False
+        self._number: int = signal.SIGINT
+        self.is_held = False  # whether the first one waits for the end of a block
 
     def __bool__(self) -> bool:
         return self._last is not None
@@ -33,24 +35,29 @@ class StopSignals:
         now, before = time.monotonic(), self._last
         if before is not None and now - before < _SAME_SECONDS:
             return
-        self._last = now
-        if before is None and self._is_held:
+        self._last, self._number = now, number
+        if before is None and self.is_held:
             return
         raise KeyboardInterrupt
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Interrupt after the block, for a write that must be whole; a second signal does at once.
+        """Interrupt after the outermost block, which must be whole; a second signal does at once.
 
         A transaction of sqlite that is broken off keeps the file locked for this very process.
         """
-        before, self._is_held = self._last, True
+        outer, before, self.is_held = self.is_held, self._last, True
         try:
             yield
         finally:
-            self._is_held = False
-        if before is None and self._last is not None:
+            self.is_held = outer
+        if not outer and before is None and self._last is not None:
             raise KeyboardInterrupt
+
+    @property
+    def exit_code(self) -> int:
+        """Return what a shell says of a command that it ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self._number
 
     def clear(self) -> None:
         """Forget those of an earlier command of this process."""

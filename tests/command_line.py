@@ -96,11 +96,11 @@ def _code(words: tuple[str, ...]) -> int:
     return 0
 
 
-def start(*words: str) -> subprocess.Popen[str]:
+def start(*words: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
     """The same command in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "eomt_exp", *words], cwd=ROOT, env={**os.environ},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE, stderr=stderr, text=True,
     )  # fmt: skip
 
 

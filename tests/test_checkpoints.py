@@ -136,6 +136,15 @@ def test_the_official_layout_around_dinov3_is_the_usual_one(tmp_path) -> None:
     assert (report.layout, report.fresh, report.unused) == (OFFICIAL_DINOV3, (), ())
 
 
+@pytest.mark.parametrize(("value", "called"), [(float("nan"), "NaN"), (float("-inf"), "infinity")])
+def test_weights_that_are_not_finite_are_named(value: float, called: str, tmp_path) -> None:
+    model = eomt()
+    with torch.no_grad():
+        model.class_head.bias[2] = value
+    path = write(model.state_dict(), tmp_path / "w.safetensors")
+    refused(eomt(), path, f"w.safetensors: the weights hold {called} in class_head.bias")
+
+
 def hugging_face(kind: str):
     """A model of transformers with random weights."""
     if kind in (DINOV2, GIANT):

@@ -20,6 +20,7 @@ ALLOWED = {
     "paths": set(),
     "config_keys": set(),
     "signals": set(),
+    "machine_faults": set(),
     "evaluator": set(),
     "schema": {"contracts"},
     "jobs": {"files", "contracts"},
@@ -44,7 +45,7 @@ ALLOWED = {
     },
     "cli": {
         *("paths", "schema", "config_keys", "run_folders", "jobs", "signals", "files"),
-        "contracts",
+        *("contracts", "machine_faults"),
     },
     "worker": {"cli", "jobs"},
     "_plugins": {"studies", "cli", "jobs", "schema", "contracts", "config_keys"},

@@ -512,7 +512,7 @@ def test_no_orphan_is_left_however_the_sweep_ends(number: signal.Signals, proces
     process.send_signal(number)
     text, _ = process.communicate(timeout=60)
     wait_for(lambda: not any(is_alive(member.pid) for member in family), 45)
-    assert process.returncode == (-9 if number == signal.SIGKILL else 130), text
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), text
     outputs = Path(os.environ["EOMT_OUTPUTS"])
     assert mlflow_run(outputs, folder_of(0)).info.status == "KILLED"
 

@@ -147,7 +147,7 @@ def test_a_terminated_study_leaves_no_process_and_says_that_it_was_killed(
         wait_for(lambda: is_training(folder / "000"))
         assert len(command.family()) >= (2 if launcher == "process" else 1)
         command.process.send_signal(signal.SIGTERM)
-        assert command.wait(60) == 130, command.text
+        assert command.wait(60) == 143, command.text
         wait_for(lambda: not command.family(), 30)
         assert "stopped; the same command goes on" in command.text
     found = recorded(study_outputs, study)

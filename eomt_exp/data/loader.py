@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing.queues
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
 import torch
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from eomt_exp.contracts import Batch, ImageSet, LabelledImage, Sample, UserError
@@ -76,14 +81,41 @@ def _worker_options(num_workers: int, persistent: bool = True) -> dict[str, Any]
     return {
         "num_workers": num_workers,
         "persistent_workers": persistent,
-        "worker_init_fn": _one_thread,
+        "worker_init_fn": _begin_worker,
     }
 
 
-def _one_thread(worker: int) -> None:
-    """Leave parallelism to the processes: threads in each would fight over the same cores."""
+def _begin_worker(worker: int) -> None:
+    """Leave parallelism to the processes: threads in each would fight over the same cores.
+
+    And leave the answer to signals to the main process, which saves its step: Ctrl-C, torchrun and
+    Slurm send them to the workers too, and nobody can go on without their batches.
+    """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)  # for spawned workers; in forked ones it is 1 already
+    multiprocessing.queues.Queue._on_queue_feeder_error = _hand_over  # type: ignore[attr-defined]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _hand_over(queue: Any, error: Exception, item: tuple[int, Any]) -> None:
+    """Send an error in place of the batch that could not be sent, for which all would wait."""
+    if "</torch_" in str(error):  # the name of a file in shared memory
+        error = UserError(
+            f"the shared memory in which processes hand over batches is too small ({error}). Type "
+            "trainer.num_workers=0 or a smaller trainer.batch_size, or enlarge /dev/shm (docker: "
+            "--shm-size)."
+        )
+    queue.put((item[0], ExceptionWrapper((type(error), error, None), "in a loader's worker")))
+
+
+def _end_with_parent() -> None:
+    """End this worker when the main process, and nobody else, terminates it."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _as_it_is(image: LabelledImage) -> LabelledImage:

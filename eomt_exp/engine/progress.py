@@ -51,10 +51,10 @@ class Progress:
     def advance(self, n: int = 1, loss: float | None = None) -> None:
         """Count `n` more; a `loss` stays shown until the next one.
 
-        Raises KeyboardInterrupt once the command is to stop: Python swallows an interrupt
+        Raises KeyboardInterrupt once the command is to stop at once: Python swallows an interrupt
         that arrives inside a destructor, and long work passes here step by step.
         """
-        if stop_signals:
+        if stop_signals and not stop_signals.is_held:
             raise KeyboardInterrupt
         self.done += n
         if loss is not None:

@@ -1,4 +1,4 @@
-"""Trains a model: Accelerate for devices and processes, our schedule, resumable at any epoch.
+"""Trains a model: Accelerate for devices and processes, our schedule, resumable at any step.
 
 A run is a function of its seed: augmentation depends on (seed, epoch, index) alone, and the random
 state is part of a checkpoint, so a resumed run goes on exactly as one that was never stopped.
@@ -6,6 +6,7 @@ state is part of a checkpoint, so a resumed run goes on exactly as one that was 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,19 +18,33 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from eomt_exp.contracts import Batch, CheckpointError, Loss, Model, TrainingError
+from eomt_exp.contracts import (
+    Batch,
+    CheckpointError,
+    Loss,
+    Model,
+    OutOfMemory,
+    TrainingError,
+    is_out_of_memory,
+)
 from eomt_exp.engine import checkpoint
+from eomt_exp.engine.device import agreed
 from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
 from eomt_exp.engine.progress import Progress, progress
-from eomt_exp.schema import OptimConfig, TrainerConfig
+from eomt_exp.engine.step_errors import NotFinite, images_that_fit, save_batch
+from eomt_exp.schema import OnBadLoss, OptimConfig, TrainerConfig
+from eomt_exp.signals import stop_signals
 from eomt_exp.tracking.run import Tracker
+
+_MOST_SKIPPED = 10  # steps in a row: after so many the weights are at fault, and no batch
+_log = logging.getLogger(__name__)
 
 
 @dataclass
 class TrainingProgress:
     """Says where a run stands, and what must stay the same for it to go on; kept in checkpoints."""
 
-    epoch: int
+    epoch: int  # those trained and, where that is due, validated
     step: int
     total_steps: int
     processes: int
@@ -91,32 +106,34 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.annealing = annealing_steps(optim.mask_annealing, self.total_steps, blocks)
         self.progress = TrainingProgress(0, 0, self.total_steps, accelerator.num_processes)
+        self._skipped = 0  # steps in a row
 
     def fit(self) -> Model:
         """Train to the end, from the last checkpoint where there is one.
 
-        Returns the model without what Accelerate wraps around it.
+        Returns the model without what Accelerate wraps around it. A signal to stop raises
+        KeyboardInterrupt at the end of the training step it comes in, which is saved.
         """
         self._resume()
-        if self.progress.epoch and self._validates_now() and (last := self.last_validation()):
-            # The earlier try may have been killed between its checkpoint and this call.
-            self.after_validation(last, self.progress.epoch, self.progress.step)
+        epoch, begun = divmod(self.progress.step, self.steps_per_epoch)
+        if not begun and (last := self.last_validation()):
+            # The earlier try was killed after it had logged these, maybe before it went on.
+            self.progress.epoch = epoch
+            self.after_validation(last, epoch, self.progress.step)
         is_first = self.accelerator.is_main_process
         with progress(
             self.total_steps, f"train {self.name}", self.progress.step, enabled=is_first
         ) as bar:
             while self.progress.epoch < self.settings.epochs:
-                self._epoch(bar)
+                with stop_signals.held():
+                    self._epoch(bar)
                 self.progress.epoch += 1
                 found = self.validate(self.progress.epoch) if self._validates_now() else None
                 if found is not None:
                     self.tracker.log_metrics(found, self.progress.step)
-                # Numbers first: a checkpoint must never be ahead of the metrics it continues.
-                self.tracker.flush()
-                state, keep = asdict(self.progress), self.settings.keep_checkpoints
-                checkpoint.save_state(
-                    self.accelerator, self.folder, self.progress.step, state, keep
-                )
+                    self.tracker.flush()
+                if is_first:
+                    checkpoint.update_progress(self.folder, asdict(self.progress))
                 if found is not None:
                     self.after_validation(found, self.progress.epoch, self.progress.step)
         trained: Model = self.accelerator.unwrap_model(self.model)
@@ -127,69 +144,161 @@ class Trainer:
         return every > 0 and (epoch % every == 0 or epoch == self.settings.epochs)
 
     def _resume(self) -> None:
-        states = checkpoint.states(self.folder)
-        if states:
-            if self.accelerator.is_main_process:
-                print(f"going on with {self.folder.parent} from {states[-1].name}", flush=True)
-            saved = TrainingProgress(**checkpoint.load_state(self.accelerator, states[-1]))
+        is_first = self.accelerator.is_main_process
+        state = agreed(checkpoint.newest_whole(self.folder) if is_first else None)
+        if state:
+            if is_first:
+                print(f"going on with {self.folder.parent} from {state.name}", flush=True)
+            saved = TrainingProgress(**checkpoint.load_state(self.accelerator, state))
             now = self.progress
             if (saved.total_steps, saved.processes) != (now.total_steps, now.processes):
                 raise CheckpointError(
-                    f"{states[-1]} is of a run of {saved.total_steps} steps in {saved.processes} "
+                    f"{state} is of a run of {saved.total_steps} steps in {saved.processes} "
                     f"processes, this one has {now.total_steps} in {now.processes}: their paths "
                     "differ. Start it as before, or afresh with resume=false."
                 )
             self.progress = saved
         # Without a state everything is done again, so nothing may stay in the curves.
-        self.tracker.rewind(self.progress.step if states else -1)
+        self.tracker.rewind(self.progress.step if state else -1)
+
+    def _save(self) -> None:
+        # Numbers first: a checkpoint must never be ahead of the metrics it continues.
+        self.tracker.flush()
+        state, keep = asdict(self.progress), self.settings.keep_checkpoints
+        checkpoint.save_state(self.accelerator, self.folder, self.progress.step, state, keep)
 
     def _epoch(self, bar: Progress) -> None:
+        """Train what is left of an epoch, and save."""
+        done = self.progress.step - self.progress.epoch * self.steps_per_epoch
+        if done == self.steps_per_epoch:  # killed while it was validated
+            return
         self.dataset.set_epoch(self.progress.epoch)
         self.loader.set_epoch(self.progress.epoch)
+        loader = self.loader
+        if done:
+            loader = self.accelerator.skip_first_batches(loader, done * self.settings.accumulate)
         self.model.train()
         sums: dict[str, Tensor] = {}
         seen = 0
-        for batch in self.loader:
+        for batch in loader:
             with self.accelerator.accumulate(self.model):
-                terms = self._step(batch)
+                terms = self._step_or_reason(batch)
             for name, value in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
-            seen += 1
+            seen += bool(terms)
             if not self.accelerator.sync_gradients:
                 continue
             self.progress.step += 1
             last = self.progress.step % self.steps_per_epoch == 0
-            if self.progress.step % self.settings.log_every == 0 or last:
+            must_stop = self._any_process(bool(stop_signals))
+            every = self.settings.save_every
+            saves = last or must_stop or (every and self.progress.step % every == 0)
+            if seen and (saves or self.progress.step % self.settings.log_every == 0):
                 total = self._log(sums, seen)
                 sums, seen = {}, 0
                 bar.advance(0, loss=total)
             bar.advance(1)
+            if saves:
+                self._save()
+            if must_stop:
+                raise KeyboardInterrupt
             if last and self.settings.images_per_epoch is not None:
-                self.loader.end()  # Accelerate would go on taking the loader for the active one
+                loader.end()  # Accelerate would go on taking the loader for the active one
                 break
+
+    def _any_process(self, claim: bool) -> bool:
+        """Return whether it is so in any process, for what all must do at the same step."""
+        if self.accelerator.num_processes == 1:
+            return claim
+        count = torch.tensor(float(claim), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(count, "sum"))
+
+    def _step_or_reason(self, batch: Batch) -> dict[str, Tensor]:
+        """Make a step; {} for one that is left out. TrainingError, with what to do, for others."""
+        try:
+            terms = self._step(batch)
+        except NotFinite as error:
+            self._leave_out(batch, str(error))
+            return {}
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            self._skipped = 0
+            return terms
+        # Not inside the except: the error would keep what fills the memory.
+        raise self._out_of_memory(batch)
+
+    def _leave_out(self, batch: Batch, reason: str) -> None:
+        """Keep a batch whose step has gone wrong; raise TrainingError unless it may be skipped."""
+        self.optimizer.zero_grad()
+        if self.accelerator.scaler:
+            self.accelerator.scaler.update()  # it has looked at the gradient, and wants to hear on
+        self._skipped += 1
+        file = self.folder.parent / f"bad_batch_{self.accelerator.process_index}.safetensors"
+        save_batch(batch, file)
+        found = f"{reason}; its batch is in {file}: {', '.join(batch.names)}"
+        if self.settings.on_bad_loss is OnBadLoss.skip and self._skipped < _MOST_SKIPPED:
+            _log.warning("Skipped: %s.", found)
+            return
+        raise TrainingError(
+            f"{found}. Try a lower optim.lr or trainer.precision=no, or, for a few bad batches, "
+            f"trainer.on_bad_loss=skip, which gives up after {_MOST_SKIPPED} in a row."
+        )
+
+    def _out_of_memory(self, batch: Batch) -> OutOfMemory:
+        size, model = self.settings.batch_size, self.accelerator.unwrap_model(self.model)
+        # AdamW's two moments are made at the end of its first step.
+        trained = [] if self.optimizer.state else [p for p in model.parameters() if p.requires_grad]
+        moments = 2 * sum(p.nbytes for p in trained)
+        fits = images_that_fit(
+            model, batch, size, moments, lambda part: self._terms(model, part)["total"]
+        )
+        advice = "not even one image fits. Type a smaller data.image_size or backbone"
+        if fits:
+            accumulate = math.ceil(size * self.settings.accumulate / fits)
+            advice = f"{fits} fit. Type trainer.batch_size={fits} trainer.accumulate={accumulate}"
+        return OutOfMemory(
+            f"out of memory at step {self.progress.step}, trainer.batch_size={size}: {advice}."
+        )
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         model: Model = self.accelerator.unwrap_model(self.model)
         if model.anneals:
             model.set_mask_probs(mask_probs(self.progress.step, self.annealing))
-        output = self.model(batch.images)
-        terms: dict[str, Tensor] = {}
-        for loss in self.losses.values():
-            terms |= loss(output, batch.targets)
-        total = torch.stack([term.float() for term in terms.values()]).sum()
-        if not torch.isfinite(total):
-            values = ", ".join(f"{name}={float(term.detach()):.3g}" for name, term in terms.items())
-            raise TrainingError(
-                f"the loss is not finite at step {self.progress.step} ({values}); "
-                "try a lower optim.lr or trainer.precision=no."
-            )
-        self.accelerator.backward(total)
+        terms = self._terms(self.model, batch)
+        self.accelerator.backward(terms["total"])
         if self.accelerator.sync_gradients:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
+            norm = self.accelerator.clip_grad_norm_(
+                self.model.parameters(), self.settings.clip_grad_norm
+            )
+            self._check_finite(terms, norm)
         set_rates(self.optimizer, self.optim, self.progress.step, self.total_steps)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {name: value.detach() for name, value in terms.items()} | {"total": total.detach()}
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _terms(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss's terms and their total."""
+        output = model(batch.images)
+        terms: dict[str, Tensor] = {}
+        for loss in self.losses.values():
+            terms |= loss(output, batch.targets)
+        return terms | {"total": torch.stack([term.float() for term in terms.values()]).sum()}
+
+    def _check_finite(self, terms: dict[str, Tensor], norm: Tensor) -> None:
+        """Raise NotFinite, in all processes, where loss or gradient are not finite in any.
+
+        Not before the gradient, by which every process has a part in the step: whoever left it
+        earlier would have the others wait. In fp16 it overflows now and then; such steps are left
+        out by its scaler.
+        """
+        values = terms if self.accelerator.scaler else terms | {"gradient": norm}
+        numbers = torch.stack([value.detach().float() for value in values.values()])
+        if self._any_process(not torch.isfinite(numbers.sum())):
+            pairs = zip(values, numbers.tolist(), strict=True)
+            listed = ", ".join(f"{name}={number:.3g}" for name, number in pairs)
+            raise NotFinite(f"the loss is not finite at step {self.progress.step} ({listed})")
 
     def _log(self, sums: dict[str, Tensor], seen: int) -> float:
         """Log the means since the last log, of this process; return the total's."""

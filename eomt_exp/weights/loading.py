@@ -74,6 +74,7 @@ def load_checkpoint(
     unexpected name is a CheckpointError, unless `strict=False`; another size always is.
     """
     state, layout = _read_official(where)
+    _check_finite(state, where)
     own = model.state_dict()
     # A model without these buffers does without them.
     state = {k: v for k, v in state.items() if k in own or not k.startswith(_PIXELS)}
@@ -115,6 +116,17 @@ def _read_official(where: str | Path) -> tuple[State, str]:
     except CheckpointError as error:
         text = str(error)
         raise CheckpointError(text if str(where) in text else f"{where}: {text}") from error
+
+
+def _check_finite(state: State, where: str | Path) -> None:
+    """Refuse weights that would make all scores NaN, of which a scorer would be thought guilty."""
+    wrong = [name for name, value in state.items() if not value.isfinite().all()]
+    if wrong:
+        what = "NaN" if state[wrong[0]].isnan().any() else "infinity"
+        raise CheckpointError(
+            f"{where}: the weights hold {what} in {_few(wrong, 3)}. The training they are of has "
+            "diverged: train it again, with a lower optim.lr."
+        )
 
 
 def _in_backbone(name: str) -> bool:

@@ -7,7 +7,6 @@ safetensors files hold tensors and nothing else. PyTorch's own are pickles: they
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 import warnings
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from eomt_exp import files
 from eomt_exp.contracts import CheckpointError
 from eomt_exp.files import replacing
 
@@ -35,7 +35,6 @@ HUB = "hf://"
 _HUB_ID = re.compile(
     r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/@\s]+))?(?:/(?P<file>[^@\s]+))?"
 )
-_CHUNK = 1 << 22  # bytes read at once
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -86,12 +85,7 @@ def local_path(where: str | Path) -> Path:
 
 def sha256(where: str | Path) -> str:
     """Hash the content of the files, one after the other."""
-    digest = hashlib.sha256()
-    for path in weight_files(where):
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
+    return files.sha256(*weight_files(where))
 
 
 def _in_folder(folder: Path) -> list[Path]:
