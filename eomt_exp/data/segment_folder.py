@@ -18,6 +18,7 @@ from eomt_exp.data.files.decode import decode_image, decode_labels
 from eomt_exp.data.files.label_values import Values, value_table
 from eomt_exp.data.files.layout_search import SearchPaths, find_layout
 from eomt_exp.data.files.layouts import Layout
+from eomt_exp.ranges import Whole
 
 
 class SegmentFolder(OutlierPool):
@@ -37,7 +38,7 @@ class SegmentFolder(OutlierPool):
         excluded_values: Mapping[str, Values],
         allowed_values: Mapping[str, Values] | None = None,
         folders: Sequence[str] = (),
-        min_area: int = 1000,
+        min_area: Whole = 1000,
         length: int = 5000,
     ) -> None:
         """`layouts` and `folders` are as for a training set, whose folder is set by paths.<name>.

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
-from eomt_exp.contracts import OutlierPool, UserError
+from eomt_exp.contracts import OutlierPool
 from eomt_exp.data.synthetic.objects import draw_blob
 from eomt_exp.data.synthetic.textures import Bytes
+from eomt_exp.ranges import Range, Whole
 
 
 class SyntheticOutliers(OutlierPool):
     """Offers `length` blobs to paste into training images, drawn when asked for."""
 
-    def __init__(self, length: int = 512, seed: int = 0, size: int = 96) -> None:
-        if length < 1 or seed < 0 or size < 8:
-            raise UserError(
-                f"Got length={length}, seed={seed}, size={size}; "
-                "allowed are length >= 1, seed >= 0 and size >= 8 pixels."
-            )
+    def __init__(
+        self, length: int = 512, seed: Whole = 0, size: Annotated[int, Range(8)] = 96
+    ) -> None:
         self.length, self.seed, self.size = length, seed, size
 
     def __len__(self) -> int:
