@@ -10,13 +10,14 @@ from __future__ import annotations
 import inspect
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from eomt_exp.contracts import UserError
+from eomt_exp.ranges import Count, fault, range_of
 
 PARTS = ("backbones", "models", "heads", "losses", "scorers", "data")
 ALLOWED = (*(f"eomt_exp.{part}." for part in PARTS), "optuna.samplers.", "optuna.pruners.")
@@ -41,17 +42,12 @@ def build(node: Any, full_key: str = "") -> Any:
 
 
 def build_all(nodes: DictConfig, full_key: str) -> dict[str, Any]:
-    """Build every member of a merged group (loss, scorer, benchmark), by name, without the nulls.
-
-    benchmark=none stays empty, whatever debug= has set below it.
-    """
+    """Build all members of a merged group (loss, scorer, benchmark), by name, without the nulls."""
     parts = {
         str(name): node
         for name, node in nodes.items()
         if OmegaConf.is_dict(node) and "_target_" in node
     }
-    if full_key == "benchmark" and not parts:
-        return {}
     for name in map(str, nodes):
         if name not in parts:  # a misspelt member of a merged group
             raise UserError(
@@ -96,7 +92,10 @@ def _locate(target: str, key: str) -> Any:
 
 
 def _check_call(part: Any, node: dict[str, Any], key: str) -> None:
-    """Check arguments by name and, by the types of the constructor, choices and plain values."""
+    """Check arguments by name and, by the types of the constructor, choices and plain values.
+
+    Whole numbers of our parts are counts, where their types do not say otherwise.
+    """
     parameters = inspect.signature(part).parameters
     given = {k: v for k, v in node.items() if k != "_target_"}
     for name in given:
@@ -110,9 +109,13 @@ def _check_call(part: Any, node: dict[str, Any], key: str) -> None:
         raise UserError(f"{key} lacks {', '.join(missing)}, which {node['_target_']} needs.")
     hints: dict[str, Any] = {}
     with suppress(NameError):  # some of Optuna's types exist for type checkers only
-        hints = get_type_hints(part.__init__)
+        hints = get_type_hints(part.__init__, include_extras=True)
     for name, value in given.items():
-        wanted: Any = hints.get(name)
+        hint = hints.get(name)
+        is_count = hint in _COUNTED and part.__module__.startswith("eomt_exp.")
+        if text := fault(value, range_of(Count if is_count else hint)):
+            raise UserError(f"{key}.{name} {text}.")
+        wanted: Any = get_args(hint)[0] if get_origin(hint) is Annotated else hint
         if get_origin(wanted) is Literal and value not in get_args(wanted):
             allowed = ", ".join(get_args(wanted))
             raise UserError(f"{key}.{name} must be one of {allowed}, got {value!r}.")
@@ -121,6 +124,7 @@ def _check_call(part: Any, node: dict[str, Any], key: str) -> None:
             raise UserError(f"{key}.{name} must be {wanted.__name__}, got {value!r}.")
 
 
+_COUNTED = (int, int | None, list[int], tuple[int, int])
 _ACCEPTS: dict[Any, tuple[type, ...]] = {
     int: (int,),
     float: (int, float),

@@ -22,19 +22,20 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from eomt_exp import jobs, schema
 from eomt_exp.config_keys import RANK_OVERRIDES
 from eomt_exp.files import LOCK
 from eomt_exp.machine_faults import explained, outlive_readers
-from eomt_exp.paths import asset_dir
+from eomt_exp.paths import absolute, asset_dir, at_home, database_address
 from eomt_exp.run_folders import choose, chosen
 from eomt_exp.signals import stop_signals
 
 USER_ERROR = 2  # exit code for wrong input, as for wrong arguments
 MACHINE_FAULT = 1  # as for a traceback, but without one
+TRACEBACK = "EOMT_TRACEBACK"  # of the environment: set, a wrong input is a traceback too
 STOPPED = "stopped; the same command goes on from its last checkpoint (resume=false: afresh)."
 
 # Hydra copies its repository of configurations for every group it lists and every configuration it
@@ -69,8 +70,8 @@ def run_task(cfg: DictConfig) -> Any:
 
     A pruned trial is a clean end. EOMT_RESULT, a path, gets how it ended in any case.
     """
-    if HydraConfig.get().mode != RunMode.RUN:  # the sweep wants the exception itself
-        return _run(cfg)
+    if HydraConfig.get().mode != RunMode.RUN:
+        return _run_in_sweep(cfg)
     with user_errors_in_one_line():
         try:
             value = _run(cfg)
@@ -95,10 +96,14 @@ def main() -> None:
     """Run `python -m eomt_exp`, or the eomt-exp script."""
     stop_signals.clear()
     outlive_readers()
+    jobs.refused.clear()
     # SIGTERM ends like Ctrl-C: the run is closed as KILLED instead of staying RUNNING for ever.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop_signals.handle)
     warnings.filterwarnings("ignore", message=".*provided to the Hydra.*")
+    # Hydra makes the folders of its own keys before the task reads a configuration.
+    words = (one.partition("=") for one in sys.argv)
+    sys.argv = [k + m + (at_home(v) if k.startswith("hydra.") else v) for k, m, v in words]
     with user_errors_in_one_line():
         register()
         _prepare_ranks()
@@ -111,6 +116,8 @@ def main() -> None:
         print(stop if stop.args else "stopped." if _is_sweep() else STOPPED, file=sys.stderr)
         sys.exit(stop_signals.exit_code)
     _part_ranks()
+    if jobs.refused:
+        sys.exit(USER_ERROR)
 
 
 @contextmanager
@@ -127,21 +134,39 @@ def user_errors_in_one_line() -> Iterator[None]:
 
         is_users = isinstance(error, UserError)
         text = _message(error) if is_users else explained(error)
-        if text is None or os.environ.get("EOMT_TRACEBACK"):
+        if text is None or os.environ.get(TRACEBACK):
             raise
         print(f"error: {text}", file=sys.stderr)
         raise SystemExit(USER_ERROR if is_users else MACHINE_FAULT) from error
 
 
 def _run(cfg: DictConfig) -> Any:
-    _check_values(cfg)
+    check_values(cfg)
+    _put_at_home(cfg)
     module, _, function = str(cfg.task._target_).rpartition(".")
     if not module.startswith("eomt_exp.tasks."):
         schema.refuse(f"task._target_ must be in eomt_exp.tasks, got {cfg.task._target_!r}.")
+    if cfg.data.train is None and module.endswith((".train", ".preview")):
+        schema.refuse("data.train is null: there is nothing to learn from; type data=<a set>.")
     task = getattr(import_module(module), function, None)
     if task is None:
         schema.refuse(f"task._target_: {module} has no {function!r}.")
     return task(cfg)
+
+
+def _run_in_sweep(cfg: DictConfig) -> Any:
+    """Run a job in the sweep's own process; a sweep wants the exception itself."""
+    try:
+        return _run(cfg)
+    except Exception as error:
+        hydra, status = HydraConfig.get(), jobs.status_of(error)
+        failed = jobs.JobFailed(f"job {hydra.job.num} {status}: {_message(error)}", status)
+        # With other launchers, nobody reads the exit code of a job's process.
+        is_here = str(hydra.launcher._target_).endswith(".BasicLauncher")
+        if not is_here or os.environ.get(TRACEBACK) or not jobs.is_told(hydra, failed):
+            raise
+        _leave_no_empty_folder(Path(hydra.runtime.output_dir))
+        return None
 
 
 def _write_result(result: jobs.JobResult) -> None:
@@ -155,11 +180,29 @@ def _write_result(result: jobs.JobResult) -> None:
         jobs.write_result(path, result)
 
 
+def _outputs(folder: str | None) -> str:
+    """Return paths.outputs, with ~ expanded."""
+    with user_errors_in_one_line():  # Hydra, which asks, would show a traceback
+        if not folder:
+            got = "null" if folder is None else "no name"
+            schema.refuse(f"paths.outputs must be a folder, got {got}. Type paths.outputs=outputs.")
+    return at_home(folder)
+
+
+def _folder_name(name: str) -> str:
+    """Return the name of an experiment, below which its runs lie."""
+    with user_errors_in_one_line():
+        if not schema.is_folder_name(name):
+            schema.refuse(
+                f"name={name!r} must be a folder's name, of at most {schema.LONGEST_NAME} bytes, "
+                "without / and not beginning with a dot: it lies in paths.outputs. Type name=mine."
+            )
+    return name
+
+
 def _run_folder(outputs: str | None, name: str, resume: bool) -> str:
     """Choose this command's folder, once and for all its processes."""
-    if outputs is None:
-        with user_errors_in_one_line():  # Hydra, which asks, would show a traceback
-            schema.refuse("paths.outputs must be a folder, got null. Type paths.outputs=outputs.")
+    outputs, name = _outputs(outputs), _folder_name(name)
     if (outputs, name) not in chosen:
         box = [choose(outputs, name, resume)]
         if _world() > 1:
@@ -177,15 +220,30 @@ def _message(error: BaseException) -> str:
     return str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()
 
 
-def _check_values(cfg: DictConfig) -> None:
-    """Raise UserError for a key without a value, or one whose interpolation leads nowhere."""
+def check_values(cfg: DictConfig) -> None:
+    """Raise UserError for a key without a value or with a number that cannot be.
+
+    And for an interpolation that leads nowhere.
+    """
+    # First without what refers to them: a size of one number leaves such keys without a value.
+    schema.check_numbers(OmegaConf.to_container(cfg), schema.Config)
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         typed = " ".join(f"{key}=…" for key in missing)
         schema.refuse(f"no value for {', '.join(missing)}; add {typed}")
     try:
-        OmegaConf.to_container(cfg, resolve=True)
+        schema.check_numbers(OmegaConf.to_container(cfg, resolve=True), schema.Config)
     except OmegaConfBaseException as error:
         schema.refuse(" ".join(str(error).split()))
+
+
+def _put_at_home(node: DictConfig | ListConfig) -> None:
+    """Expand ~ in all texts, wherever they come from: typed, a file, or the environment."""
+    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
+        value = node[key]  # type: ignore[index]
+        if OmegaConf.is_config(value):
+            _put_at_home(value)
+        elif isinstance(value, str) and value != at_home(value):
+            node[key] = at_home(value)  # type: ignore[index]
 
 
 def _leave_no_empty_folder(run_dir: Path) -> None:
@@ -249,7 +307,9 @@ def _choice(group: str) -> str:
 _RESOLVERS: dict[str, Callable[..., Any]] = {
     "run_folder": _run_folder,
     "choice": _choice,
-    "absolute": lambda path: str(Path(path).resolve()),
+    "absolute": lambda folder: absolute(_outputs(folder)),
+    "database_address": lambda folder: database_address(_outputs(folder)),
+    "folder_name": _folder_name,
     "same": lambda left, right: left == right,
     "times": lambda value, factor: float(f"{value * factor:.4g}"),
 }

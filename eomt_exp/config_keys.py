@@ -49,7 +49,7 @@ ROLES = {
             *("score", "scorer", "benchmark", "mining", "ensemble", "fusion"),
             *("trainer.validate_every", "trainer.log_every", "trainer.save_every"),
             *("trainer.keep_checkpoints", "evaluator.resamples", "evaluator.operating_fpr"),
-            *("evaluator.figures", "evaluator.exports"),
+            *("evaluator.figures", "evaluator.exports", "evaluator.synthetic_images"),
         ),
         Role.reading: (
             *("data.cache", "trainer.num_workers", "evaluator"),
@@ -86,6 +86,26 @@ OF_A_STUDY = (
 OF_A_RUN = ("model", "backbone", "seed")
 OF_A_RUN_UNLESS_TYPED = ("scorer", "score", "benchmark")
 
+OF_LOADING = ("strict", "load_class_head", "delta_weights")  # of weights that are no run's
+OF_AN_ENSEMBLE = ("ensemble", "fusion", "tuning")
+# What each task reads, besides what that refers to.
+_OF_A_MODEL = (
+    *("name", "seed", "checkpoint", "start_from", *OF_LOADING, "model", "known", "mining"),
+    *("data.val", "data.image_size", "data.num_classes", "data.road_classes", "data.name"),
+    *("protocol", "evaluator", "trainer.device", "trainer.num_workers"),
+)
+READ = {
+    "train": (
+        *(key for key, role in ROLES.items() if role not in (Role.copied, Role.reporting)),
+        *("score", "scorer", "benchmark"),
+    ),
+    "evaluate": (*_OF_A_MODEL, *OF_AN_ENSEMBLE, "scorer", "score", "benchmark"),
+    "analyse_queries": _OF_A_MODEL,
+    "doctor": ("data", "benchmark"),
+    "preview": ("data", "outlier_exposure", "augmentation", "name", "seed"),
+    "describe": ("model", "data.image_size", "data.name", "trainable"),
+}
+
 # Beginnings of overrides. All processes of a job but the first get these two besides; with or
 # without them, and whether it resumes or not, it is the same command.
 RANK_OVERRIDES = ("hydra.output_subdir=null", "hydra/job_logging=none")
@@ -106,6 +126,41 @@ def role_of(key: str) -> Role:
 def is_under(key: str, groups: Collection[str]) -> bool:
     """Return whether a key is one of these or below one of them."""
     return any(re.match(rf"{re.escape(group)}([./@]|$)", key) for group in groups)
+
+
+def typed_keys(overrides: Collection[str]) -> set[str]:
+    """Return the keys of overrides; that of a group is where it is put, as `tuning`."""
+    return {one.lstrip("+~").partition("=")[0].rpartition("@")[2] for one in overrides}
+
+
+def without_effect(
+    typed: Collection[str], plain: dict[str, Any], reads: Collection[str], kept: Collection[str]
+) -> set[str]:
+    """Return the typed keys that are `kept`, or neither read nor referred to by one that is.
+
+    `plain` is the configuration, not resolved. Of what says where and how a command is run, and of
+    groups that are no key, nothing is said.
+    """
+    read, waiting = set[str](), [*reads]
+    while waiting:
+        if (key := waiting.pop()) not in read:
+            read.add(key)
+            for text in re.findall(r"\$\{([^}]*)", str(_value(plain, key))):
+                waiting += re.findall(r"[A-Za-z_][\w.]*", text)
+    return {
+        key
+        for key in typed
+        if role_of(key) is not Role.place and key.partition(".")[0] in plain
+        if is_under(key, kept)
+        or not (is_under(key, read) or any(is_under(one, [key]) for one in read))
+    }
+
+
+def _value(plain: dict[str, Any], key: str) -> Any:
+    value: Any = plain
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def of_roles(plain: dict[str, Any], *roles: Role) -> dict[str, Any]:

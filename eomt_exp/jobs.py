@@ -6,6 +6,7 @@ The result is a small JSON file and no pickle: it can be read by eye, and readin
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,23 @@ class JobFailed(CompactHydraException, RuntimeError):
     def __init__(self, text: str, status: str) -> None:
         super().__init__(text)
         self.status = status
+
+
+refused: list[str] = []  # what was told of this grid's jobs; its exit code is theirs
+
+
+def is_told(hydra: Any, result: Any) -> bool:
+    """Print why a job of a grid was refused, so that the grid goes on; of other jobs, return False.
+
+    Hydra would raise the first such error after all jobs, and say nothing of the others. A study
+    has an end of its own for them. `hydra` is the configuration of the multirun.
+    """
+    is_grid = str(hydra.sweeper._target_).endswith(".BasicSweeper")
+    if not is_grid or not isinstance(result, JobFailed) or result.status != REFUSED:
+        return False
+    refused.append(str(result))
+    print(f"error: {result}", file=sys.stderr, flush=True)
+    return True
 
 
 def status_of(error: BaseException) -> str:

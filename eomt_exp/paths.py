@@ -1,7 +1,9 @@
-"""Finds conf/ and sweeps/, in a checkout as in an installed wheel."""
+"""Finds conf/ and sweeps/, and reads paths as people type them."""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -11,3 +13,26 @@ def asset_dir(name: str) -> Path:
     """Return the folder conf or sweeps: the copy in an installed wheel, else the checkout's."""
     packaged = _PACKAGE / "_assets" / name
     return packaged if packaged.is_dir() else _PACKAGE.parent / name
+
+
+def at_home(text: str) -> str:
+    """Return a path, or an address such as sqlite:///~/x.db, with the home directory for its ~."""
+    scheme = re.match(r"\w[\w+]*:/{2,3}(?=~)|", text)[0]  # type: ignore[index]
+    path = text[len(scheme) :]
+    return scheme + os.path.expanduser(path) if re.match("~(/|$)", path) else text
+
+
+def absolute(path: str) -> str:
+    """Return the path from the root of the file system on."""
+    return str(Path(at_home(path)).resolve())
+
+
+def database_address(folder: str) -> str:
+    """Return SQLAlchemy's address of the file mlflow.db in a folder of any name."""
+    path = absolute(folder) + "/mlflow.db"
+    if not {"%", "?"} & {*path}:
+        return f"sqlite:///{path}"
+    # How these are written differs between 2.0, which cannot write ?, and 2.1.
+    from sqlalchemy import URL
+
+    return URL.create("sqlite", database=path).render_as_string()

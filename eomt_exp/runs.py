@@ -17,7 +17,7 @@ from eomt_exp.config_keys import NEUTRAL, SETTINGS, Role, of_roles
 from eomt_exp.contracts import CheckpointError, Model, UserError
 from eomt_exp.engine.detector import Detector
 from eomt_exp.files import write_text
-from eomt_exp.paths import asset_dir
+from eomt_exp.paths import asset_dir, at_home
 from eomt_exp.schema import Config
 from eomt_exp.weights.loading import Report, load_checkpoint
 from eomt_exp.weights.weight_files import HUB, WEIGHTS, local_path
@@ -102,9 +102,11 @@ def _stored(path: Path) -> Any:
 
 
 def _of_today(node: Any) -> Any:
-    """Return stored settings with today's classes in place of those that are gone."""
+    """Return stored settings with today's classes for those that are gone, and no ~ in a path."""
     if isinstance(node, list):
         return [_of_today(value) for value in node]
+    if isinstance(node, str):
+        return at_home(node)
     if not isinstance(node, dict):
         return node
     found = {key: _of_today(value) for key, value in node.items()}

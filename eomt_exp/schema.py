@@ -6,9 +6,12 @@ their constructors are their schema. Plain dataclasses: the engine takes them as
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
-from typing import Any, NoReturn, TypeVar
+from functools import cache
+from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
+
+from eomt_exp.ranges import Count, NotNegative, Positive, Range, Share, Whole, fault, range_of
 
 T = TypeVar("T")
 ON_STALE = ("requeue", "fail", "ignore")
@@ -41,6 +44,15 @@ class Precision(Enum):
     fp16 = "fp16"
 
 
+LONGEST_NAME = 200  # bytes; file systems take 255, and endings come on top
+
+
+def is_folder_name(text: str) -> bool:
+    """Return whether this can be the name of a folder below another one."""
+    is_short = len(text.encode(errors="surrogateescape")) <= LONGEST_NAME
+    return is_short and bool(text) and text[0] != "." and not {*"/\\\0"} & {*text}
+
+
 def _is_span(pair: Any) -> bool:
     """Return whether these are a start and an end, both in shares of a run or both in steps."""
     if not isinstance(pair, list) or [type(one) in (int, float) for one in pair] != [True, True]:
@@ -57,37 +69,46 @@ def refuse(text: str) -> NoReturn:
     raise UserError(text)
 
 
-def _at_least(where: str, settings: Any, **lowest: float) -> None:
-    """Refuse the first setting that is below its lowest value; None is no value."""
-    for name, least in lowest.items():
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            refuse(f"{where}.{name} must be at least {least}, got {value}.")
+@cache
+def _types(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
+
+
+def check_numbers(settings: Any, kind: Any, where: str = "") -> None:
+    """Refuse, by its key, the first number that the types of a dataclass do not allow.
+
+    `settings` are plain and nested; below a key that is not typed, a number must be finite.
+    """
+    hints = _types(kind)
+    for name, value in settings.items():
+        key, hint = f"{where}{name}", hints.get(name)
+        if isinstance(value, dict):
+            check_numbers(value, hint, f"{key}.")
+        elif text := fault(value, range_of(hint)):
+            refuse(f"{key} {text}.")
 
 
 @dataclass
 class OptimConfig:
     """Types conf/optim."""
 
-    lr: float = MISSING
-    backbone_lr_factor: float = MISSING
-    weight_decay: float = MISSING
-    layer_decay: float = MISSING
+    lr: NotNegative = MISSING
+    backbone_lr_factor: NotNegative = MISSING
+    weight_decay: NotNegative = MISSING
+    layer_decay: NotNegative = MISSING
     decay_joint_blocks: bool = MISSING
-    head_warmup: float = MISSING
-    backbone_warmup: float = MISSING
-    poly_power: float = MISSING
+    head_warmup: NotNegative = MISSING
+    backbone_warmup: NotNegative = MISSING
+    poly_power: NotNegative = MISSING
     mask_annealing: list[Any] | None = None  # of pairs of numbers; OmegaConf takes no 0 for a float
 
     def __post_init__(self) -> None:
-        """Check ranges; OmegaConf calls this when it makes the object, not while it composes."""
+        """Check what fits together; OmegaConf calls this for the object, not while it composes."""
         if self.lr == MISSING:
             return
-        _at_least("optim", self, lr=0, backbone_lr_factor=0, weight_decay=0)
-        _at_least("optim", self, layer_decay=0, poly_power=0)
         warmups = (self.head_warmup, self.backbone_warmup)
         shares = [share for share in warmups if share < 1]
-        if min(warmups) < 0 or sum(shares) >= 1 or any(w != int(w) for w in warmups if w >= 1):
+        if sum(shares) >= 1 or any(w != int(w) for w in warmups if w >= 1):
             refuse(
                 "optim.head_warmup and optim.backbone_warmup are shares of the run that add up to "
                 f"less than 1, or whole numbers of steps from 1 on; got {warmups[0]}, {warmups[1]}."
@@ -104,30 +125,23 @@ class OptimConfig:
 class TrainerConfig:
     """Types conf/trainer."""
 
-    epochs: int = MISSING
-    images_per_epoch: int | None = None
-    batch_size: int = MISSING
-    accumulate: int = MISSING
-    num_workers: int = MISSING
+    epochs: Count = MISSING
+    images_per_epoch: Count | None = None
+    batch_size: Count = MISSING
+    accumulate: Count = MISSING
+    num_workers: Whole = MISSING
     precision: Precision = MISSING
     device: str = MISSING
     compile: bool = MISSING
-    clip_grad_norm: float = MISSING
-    log_every: int = MISSING
-    validate_every: int = MISSING
-    save_every: int | None = None
+    clip_grad_norm: Positive = MISSING  # 1e9 clips nothing
+    log_every: Count = MISSING
+    validate_every: Whole = MISSING
+    save_every: Count | None = None
     on_bad_loss: OnBadLoss = OnBadLoss.error
-    keep_checkpoints: int = MISSING
+    keep_checkpoints: Count = MISSING
 
     def __post_init__(self) -> None:
-        if self.epochs == MISSING:
-            return
-        _at_least("trainer", self, epochs=1, images_per_epoch=1, batch_size=1, accumulate=1)
-        _at_least("trainer", self, log_every=1, keep_checkpoints=1, num_workers=0, validate_every=0)
-        _at_least("trainer", self, save_every=1)
-        if self.clip_grad_norm <= 0:
-            refuse("trainer.clip_grad_norm must be above 0; 1e9 clips nothing.")
-        if self.device not in ("auto", "cpu"):
+        if self.device not in (MISSING, "auto", "cpu"):
             refuse(f"trainer.device must be auto or cpu, got {self.device!r}.")
 
 
@@ -181,25 +195,21 @@ class ProtocolConfig:
 class EvaluatorConfig:
     """Types conf/evaluator."""
 
-    batch_size: int = MISSING
-    bits: int = MISSING
-    figures: int = MISSING
+    batch_size: Count = MISSING
+    bits: Annotated[int, Range(17, 28)] = MISSING
+    synthetic_images: Count = 60  # of runs without it
+    figures: Whole = MISSING
     verify: bool = MISSING
     known_classes: bool = MISSING
-    operating_fpr: float = MISSING
-    resamples: int = MISSING
-    scratch_gb: float = MISSING
+    operating_fpr: Annotated[float, Range(0, 1, is_open=True)] = MISSING
+    resamples: Whole = MISSING
+    scratch_gb: NotNegative = MISSING
     allow_seen_images: bool = MISSING
     exports: list[str] = MISSING
 
     def __post_init__(self) -> None:
-        if self.batch_size == MISSING:
+        if self.exports == MISSING:
             return
-        _at_least("evaluator", self, batch_size=1, figures=0, resamples=0, scratch_gb=0)
-        if not 17 <= self.bits <= 28:
-            refuse(f"evaluator.bits must be from 17 to 28, got {self.bits}.")
-        if not 0 < self.operating_fpr < 1:
-            refuse(f"evaluator.operating_fpr must lie between 0 and 1, got {self.operating_fpr}.")
         if unknown := set(self.exports) - set(EXPORTS):
             refuse(
                 f"evaluator.exports takes {', '.join(EXPORTS)}; got {', '.join(sorted(unknown))}."
@@ -250,40 +260,35 @@ class FusionConfig:
 class QueryAnalysisConfig:
     """Types the thresholds of conf/task/analyse_queries.yaml."""
 
-    min_confidence: float = MISSING
-    min_share: float = MISSING
-    mask_threshold: float = MISSING
-    min_iou: float = MISSING
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value <= 1:
-                refuse(f"task.{name} must be from 0 to 1, got {value}.")
+    min_confidence: Share = MISSING
+    min_share: Share = MISSING
+    mask_threshold: Share = MISSING
+    min_iou: Share = MISSING
 
 
 @dataclass
 class RecipeConfig:
     """Types conf/recipe."""
 
-    num_queries: int = MISSING
+    num_queries: Count = MISSING
     masked_attention: bool = MISSING
-    semantic_epochs: int = MISSING
-    exposure_epochs: int = MISSING
-    head_epochs: int = MISSING
-    tuning_epochs: int = MISSING
-    tuning_images: int | None = None
-    batch_size: int = MISSING
-    lr: float = MISSING
-    exposure_lr: float = MISSING
-    head_lr: float = MISSING
-    backbone_lr_factor: float = MISSING
-    layer_decay: float = MISSING
-    num_points: int = MISSING
-    crop_scale: list[float] = MISSING
-    paste_probability: float = MISSING
-    paste_min_scale: float = MISSING
-    paste_max_scale: float = MISSING
-    validate_every: int = MISSING
+    semantic_epochs: Count = MISSING
+    exposure_epochs: Count = MISSING
+    head_epochs: Count = MISSING
+    tuning_epochs: Count = MISSING
+    tuning_images: Count | None = None
+    batch_size: Count = MISSING
+    lr: NotNegative = MISSING
+    exposure_lr: NotNegative = MISSING
+    head_lr: NotNegative = MISSING
+    backbone_lr_factor: NotNegative = MISSING
+    layer_decay: NotNegative = MISSING
+    num_points: Count = MISSING
+    crop_scale: Annotated[list[float], Range(0, is_open=True, length=2)] = MISSING
+    paste_probability: Share = MISSING
+    paste_min_scale: Positive = MISSING
+    paste_max_scale: Positive = MISSING
+    validate_every: Whole = MISSING
 
 
 @dataclass
@@ -291,9 +296,9 @@ class DataConfig:
     """Types conf/data: what every data set must say; its parts are built by `_target_`."""
 
     name: str = MISSING
-    num_classes: int = MISSING
-    image_size: list[int] = MISSING
-    road_classes: list[int] = MISSING
+    num_classes: Count = MISSING
+    image_size: Annotated[list[int], Range(1, length=2)] = MISSING
+    road_classes: Annotated[list[int], Range(0)] = MISSING
     cache: bool = MISSING
     on_broken: str = "error"
     train: Any = MISSING
@@ -307,7 +312,7 @@ class Config:
     """The whole configuration."""
 
     name: str = MISSING
-    seed: int = MISSING
+    seed: Whole = MISSING
     score: str = MISSING
     resume: bool = MISSING
     checkpoint: Any = None  # a string; of task=evaluate also a list of them
@@ -350,30 +355,27 @@ class StudyConfig:
     study: str = MISSING
     storage: str | None = None
     objective: list[str] = MISSING
-    n_trials: int = MISSING
-    n_jobs: int | None = None
-    seed: int = MISSING
+    n_trials: Count = MISSING
+    n_jobs: Count | None = None
+    seed: Whole = MISSING
     sampler: dict[str, Any] = MISSING
     pruner: dict[str, Any] = MISSING
     params: dict[str, Any] = MISSING
     forbid: list[Any] = MISSING
     constraints: dict[str, str] = MISSING
     try_defaults: bool = MISSING
-    max_failure_rate: float = MISSING
-    max_retries: int = MISSING
+    max_failure_rate: Share = MISSING
+    max_retries: Whole = MISSING
     on_stale: str = MISSING
 
     def __post_init__(self) -> None:
         pairs = [entry.split() for entry in self.objective]
         is_objective = all(len(p) == 2 and p[0] in ("maximize", "minimize") for p in pairs)
         is_objective &= 0 < len(pairs) == len({pair[-1] for pair in pairs if pair})
-        is_name = self.study not in ("", ".", "..") and not {"/", "\\"} & {*self.study}
-        _at_least("hydra.sweeper", self, n_trials=1, n_jobs=1, max_retries=0)
         _check_ranges("hydra.sweeper", self, {
             "objective": (is_objective, "[maximize val/ap], each metric once"),
             "on_stale": (self.on_stale in ON_STALE, " or ".join(ON_STALE)),
-            "max_failure_rate": (0 <= self.max_failure_rate <= 1, "0.5, a share"),
-            "study": (is_name, "my_study, a folder's name"),
+            "study": (is_folder_name(self.study), "my_study, a folder's name"),
         })  # fmt: skip
 
     @property
@@ -388,14 +390,13 @@ class ProcessLauncherConfig:
 
     slots: Any = MISSING
     gpus: str | None = None
-    num_processes: int = MISSING
+    num_processes: Count = MISSING
     threads: Any = MISSING
-    grace_s: float = MISSING
+    grace_s: NotNegative = MISSING
 
     def __post_init__(self) -> None:
         counts = (self.slots, self.threads)
         are_counts = [one == "auto" or (type(one) is int and one >= 1) for one in counts]
-        _at_least("hydra.launcher", self, num_processes=1, grace_s=0)
         _check_ranges("hydra.launcher", self, {
             "slots": (are_counts[0], "a number from 1, or auto"),
             "threads": (are_counts[1], "a number from 1, or auto"),
@@ -421,6 +422,7 @@ def typed(node: Any, kind: type[T], where: str) -> T:
     allowed = OmegaConf.structured(kind)
     plain: Any = OmegaConf.to_container(node, resolve=True)
     plain = {str(key): value for key, value in plain.items() if not str(key).startswith("_")}
+    check_numbers(plain, kind, f"{where}.")
     try:
         return OmegaConf.to_object(OmegaConf.merge(allowed, plain))  # type: ignore[return-value]
     except OmegaConfBaseException as error:

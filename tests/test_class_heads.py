@@ -106,8 +106,6 @@ def test_the_entropic_scale_is_for_training_alone():
     distances = by_hand(head, queries)
     torch.testing.assert_close(head.train()(queries), -8.0 * distances)
     torch.testing.assert_close(head.eval()(queries), -2.0 * distances)
-    with pytest.raises(ValueError, match=r"must be above 0, got 8\.0 and 0\.0"):
-        isomax_plus(entropic_scale=8.0, inference_scale=0.0)
 
 
 def test_a_query_on_its_prototype_has_a_finite_gradient():
@@ -148,8 +146,6 @@ def test_logit_norm_trains_the_direction_alone():
     wrong = (unit / 0.5).softmax(dim=1) - F.one_hot(truth, planted.K + 1)
     across = wrong - (wrong * unit).sum(dim=1, keepdim=True) * unit
     torch.testing.assert_close(z.grad, across / (0.5 * length))  # the closed form
-    with pytest.raises(ValueError, match=r"class_head\.tau must be above 0, got 0"):
-        LogitNorm(embed_dim=2, num_classes=2, tau=0.0)
 
 
 def eomt(**changes: Any) -> EoMT:

@@ -225,6 +225,10 @@ def test_bad_data_is_one_message_before_anything_is_written(
         (["task=evaluate", "checkpoint=nowhere"], "nowhere"),
         (["+experiment=eim_oe", "start_from=heaven"], "semantic or null"),
         (["paths.outputs=null"], "paths.outputs must be a folder, got null."),
+        (["name=a/b"], "name='a/b' must be a folder's name"),
+        (["-m", "name=..", "seed=0,1"], "name='..' must be a folder's name"),
+        (["data.image_size=[64]"], "data.image_size must hold 2 numbers, got [64]."),
+        (["data.train=null"], "data.train is null: there is nothing to learn from"),
     ],
 )
 def test_a_mistyped_command_is_one_message(outputs: Path, capfd, typed, needle: str) -> None:
@@ -233,6 +237,17 @@ def test_a_mistyped_command_is_one_message(outputs: Path, capfd, typed, needle: 
     assert needle in outcome.err
     assert "Traceback" not in outcome.err
     _nothing_is_half_written(outputs)
+
+
+def test_a_job_of_a_grid_that_is_wrong_is_one_line_and_the_others_go_on(
+    outputs: Path, capfd
+) -> None:
+    outcome = run(capfd, "-m", "task=describe", "recipe.num_queries=0,4,-1", "backbone=mini")
+    assert outcome.code == 2
+    assert "error: job 0 refused: recipe.num_queries must be at least 1, got 0." in outcome.err
+    assert "error: job 2 refused: recipe.num_queries must be at least 1, got -1." in outcome.err
+    assert outcome.out.count("trainable=all") == 1
+    assert "Traceback" not in outcome.err
 
 
 def test_a_sweep_under_torchrun_is_one_message(capfd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ def test_no_list_names_a_key_that_is_gone(hydra_at_conf: None) -> None:
     lists = (
         *(config_keys.NEUTRAL, config_keys.OF_ALL_STAGES, config_keys.OF_A_STUDY),
         *(config_keys.OF_A_RUN, config_keys.OF_A_RUN_UNLESS_TYPED, ROLES),
+        *config_keys.READ.values(),
     )
     cfg = compose("config")
     for key in {key for keys in lists for key in keys} - groups:

@@ -77,11 +77,9 @@ def test_a_head_keeps_the_dtype_of_its_queries():
     assert logits.dtype == torch.bfloat16
 
 
-def test_one_layer_is_a_linear_head_and_none_is_refused():
+def test_one_layer_is_a_linear_head():
     linear = head_of(False, num_layers=1)
     assert [type(layer) for layer in linear.layers] == [nn.Linear]
-    with pytest.raises(ValueError, match="at least 1"):
-        head_of(False, num_layers=0)
 
 
 def test_a_head_learns_to_tell_queries_apart():

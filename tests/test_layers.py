@@ -14,15 +14,16 @@ PARTS = ("backbones", "models", "heads", "losses", "scorers", "data")
 # What each folder or module of the package may import of it, beside its own files. A dotted name
 # allows that module only.
 ALLOWED = {
-    **{part: {"contracts"} for part in PARTS},
+    **{part: {"contracts", "ranges"} for part in PARTS},
     "contracts": set(),
     "files": set(),
     "paths": set(),
+    "ranges": set(),
     "config_keys": set(),
     "signals": set(),
     "machine_faults": set(),
     "evaluator": set(),
-    "schema": {"contracts"},
+    "schema": {"contracts", "ranges"},
     "jobs": {"files", "contracts"},
     "run_folders": {"files", "contracts", "config_keys"},
     "tracking": {"files", "contracts", "signals"},
@@ -32,11 +33,11 @@ ALLOWED = {
         *("engine.evaluation", "engine.query_statistics", "evaluator", "tracking", "files"),
         *("contracts", "schema"),
     },
-    "build": {"contracts"},
+    "build": {"contracts", "ranges"},
     "runs": {"build", "contracts", "engine", "weights", "files", "paths", "schema", "config_keys"},
     "studies": {
         *("engine", "tracking", "weights", "report", "files", "contracts", "schema"),
-        *("build", "runs", "jobs", "signals", "config_keys", "evaluator"),
+        *("build", "runs", "jobs", "signals", "config_keys", "evaluator", "paths"),
     },
     "tasks": {
         *PARTS,

@@ -36,7 +36,7 @@ TINY = (
 FAST = (
     "debug=fast", "data.image_size=[32,64]", "recipe.num_points=64", "trainer.num_workers=0",
     "evaluator.bits=17", "evaluator.resamples=20", "evaluator.figures=0", "tracking=none",
-    "benchmark=[synth_anomaly]", "~benchmark.synth_obstacle",
+    "benchmark=[synth_anomaly]",
 )  # fmt: skip
 
 

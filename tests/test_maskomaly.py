@@ -15,6 +15,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 from torch import nn
 
+from eomt_exp.build import build
 from eomt_exp.contracts import VOID, FittedScorer, ImageSet, LabelledImage, MaskOutput, Model
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.query_statistics import QueryCounts, QueryStatistics
@@ -275,8 +276,9 @@ def test_what_was_not_mined_on_this_model_is_refused(tmp_path) -> None:
         mined(tmp_path, outliers=[1, 49])
     with pytest.raises(ValueError, match="is for task=evaluate"):
         Maskomaly(mined="auto")
-    with pytest.raises(ValueError, match="rejection_weight must be from 0 to 1, got 60"):
-        Maskomaly(mined=scorer.folder, rejection_weight=60)
+    node = {"_target_": "eomt_exp.scorers.maskomaly.Maskomaly", "mined": scorer.folder}
+    with pytest.raises(ValueError, match=r"x\.rejection_weight must be from 0 to 1, got 60"):
+        build(node | {"rejection_weight": 60}, "x")
 
 
 FEW = ("evaluator.known_classes=false", "tracking=none")

@@ -208,7 +208,7 @@ def test_label_values_can_be_allowed_and_excluded(tmp_path: Path) -> None:
         source("ade20k", root, **cars | {"min_area": 500})[0]
     with pytest.raises(UserError, match=r"outliers\.excluded_values\.x must lie in 0\.\.255"):
         source("ade20k", root, excluded_values={"x": 300})
-    with pytest.raises(UserError, match=r"outliers\.length=0"):
+    with pytest.raises(UserError, match=r"outliers\.length must be at least 1, got 0"):
         source("ade20k", root, length=0)
     with pytest.raises(DataError, match=r"outliers=ade20k needs a folder.*paths\.ade20k="):
         source("ade20k", None)

@@ -168,7 +168,7 @@ def test_gpus_are_divided_over_slots(monkeypatch, visible, settings, wanted) -> 
         ({"slots": 0}, "hydra.launcher.slots=0 cannot be: type a number from 1, or auto"),
         ({"threads": "many"}, "hydra.launcher.threads=many"),
         ({"num_processes": "auto"}, "'auto' .*could not be converted to Integer"),
-        ({"grace_s": -1}, "hydra.launcher.grace_s must be at least 0, got -1.0"),
+        ({"grace_s": -1}, "hydra.launcher.grace_s must be at least 0, got -1"),
         ({"n_jobs": 2}, "There are slots, gpus, num_processes"),
     ],
 )
@@ -370,11 +370,20 @@ def only(launcher: Any, *overrides: str) -> JobReturn:
     ],
 )
 def test_a_job_that_failed_says_how(quick, code: str, status: str, text: str) -> None:
-    answer = only(quick(code))
+    answer = only(quick(code, "hydra.sweeper._target_=a.study"))
     assert answer.status is JobStatus.FAILED
     with pytest.raises(process_launcher.JobFailed, match=text) as failure:
         _ = answer.return_value
     assert failure.value.status == status
+
+
+def test_a_grid_says_at_once_what_was_refused_and_goes_on(quick, capsys) -> None:
+    code = "w('completed' if job else 'refused', 7, error='too low')"
+    answers = quick(code).launch([["seed=0"], ["seed=1"]], 0)
+    assert [answer.return_value for answer in answers] == [None, 7]
+    assert capsys.readouterr().err.count("error: job 0 refused") == 1
+    assert len(jobs.refused) == 1  # main() ends with exit code 2
+    jobs.refused.clear()
 
 
 def test_a_pruned_job_raises_so(quick) -> None:
@@ -405,7 +414,7 @@ def test_a_job_finds_its_trial_and_its_gpus(quick, monkeypatch) -> None:
 
 
 def test_overrides_that_do_not_compose_are_refused(quick) -> None:
-    answer = only(quick("raise SystemExit"), "optim.lrr=1")
+    answer = only(quick("raise SystemExit", "hydra.sweeper._target_=a.study"), "optim.lrr=1")
     assert answer._return_value.status == "refused"
     assert "lrr" in str(answer._return_value)
 
@@ -544,7 +553,7 @@ def test_a_killed_process_of_a_group_ends_the_group() -> None:
 def test_a_refused_job_shows_its_message_alone() -> None:
     process = start(*TINY, "optim.lr=-1")
     text, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "job 0 refused (exit code 2)" in text
+    assert process.returncode == 2
+    assert "error: job 0 refused (exit code 2)" in text
     assert "lr" in text
     assert "Traceback" not in text

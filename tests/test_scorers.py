@@ -71,11 +71,9 @@ def test_scores_stay_finite_at_extreme_logits(node: dict, scale: float):
 
 
 @pytest.mark.parametrize("scorer", [MSP, Entropy, Energy])
-def test_scores_stay_finite_at_extreme_temperatures_and_zero_is_refused(scorer: type):
+def test_scores_stay_finite_at_extreme_temperatures(scorer: type):
     pixels = PixelOutput(1e4 * torch.randn(1, planted.K, 8, 8))
     assert scorer(temperature=1e-4)(pixels).isfinite().all()
-    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
-        scorer(temperature=0.0)
 
 
 @each_scorer

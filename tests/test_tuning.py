@@ -124,7 +124,6 @@ def test_fewer_images_are_spread_evenly_and_show_the_same() -> None:
     ("changes", "overrides"),
     [
         ({"length": 11}, "1 to 10"),
-        ({"seed": -1}, "seed=-1"),
         ({"images": None}, "data.val is null"),
     ],
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing must not ask the network
 
@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from eomt_exp.contracts import VOID, LabelledImage, UserError
+from eomt_exp.ranges import Range, Share
 
 
 class ScaledCrop(A.DualTransform):
@@ -88,13 +89,13 @@ class Augmentation:
         image_size: Sequence[int],
         scale: Sequence[float] = (0.9, 1.8),
         random_crop: bool = True,
-        flip: float = 0.5,
-        brightness: float = 0.3,
-        contrast: float = 0.3,
-        saturation: float = 0.3,
-        hue: float = 0.02,
-        blur: float = 0.05,
-        noise: float = 0.05,
+        flip: Share = 0.5,
+        brightness: Share = 0.3,
+        contrast: Share = 0.3,
+        saturation: Share = 0.3,
+        hue: Annotated[float, Range(0, 0.5)] = 0.02,
+        blur: Share = 0.05,
+        noise: Share = 0.05,
     ) -> None:
         """`image_size` is (H, W); `scale` counts from the size that just covers it.
 
@@ -107,11 +108,6 @@ class Augmentation:
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise UserError(f"scale must be [lowest, highest], both above 0, got {scale}.")
         colours = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-        shares = colours | {"flip": flip, "blur": blur, "noise": noise, "hue": hue}
-        for name, share in shares.items():
-            highest = 0.5 if name == "hue" else 1
-            if not 0 <= share <= highest:
-                raise UserError(f"{name} must lie between 0 and {highest}, got {share}.")
         self.image_size = int(image_size[0]), int(image_size[1])
         crop = ScaledCrop(self.image_size, (float(scale[0]), float(scale[1])), random_crop)
         self._frame = A.Compose(

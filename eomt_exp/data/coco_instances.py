@@ -20,6 +20,7 @@ from eomt_exp.data.cutouts import cut_out, is_truncated
 from eomt_exp.data.files.decode import decode_image
 from eomt_exp.data.files.layout_search import SearchPaths, find_layout
 from eomt_exp.data.files.layouts import Layout
+from eomt_exp.ranges import Whole
 
 _LAYOUT = Layout("[images/]{split}2017/{id}.jpg", None)
 _FOLDERS = ("", "coco", "images", "{split}2017")
@@ -49,7 +50,7 @@ class CocoInstances(OutlierPool):
         split: Literal["train", "val"],
         excluded_images: Sequence[str],
         excluded_objects: Sequence[str],
-        min_area: int = 1000,
+        min_area: Whole = 1000,
         length: int | None = None,
     ) -> None:
         """`root` holds train2017/ or train2017.zip (val likewise) and annotations/.
@@ -62,7 +63,7 @@ class CocoInstances(OutlierPool):
         paths = SearchPaths(root, None, _FOLDERS, "coco", "outliers")
         found = find_layout({"published": _LAYOUT}, paths, {"split": split})
         name = f"instances_{split}2017.json"
-        self._json = annotation_file(Path(str(root)).expanduser(), name, "outliers=coco", _UNZIP)
+        self._json = annotation_file(Path(str(root)), name, "outliers=coco", _UNZIP)
         images, self._classes, instances = _read(self._json)
         refused = _ids(excluded_images, self._classes, "excluded_images")
         not_wanted = _ids(excluded_objects, self._classes, "excluded_objects")

@@ -54,7 +54,7 @@ class CocoPanoptic(KnownClassSet):
         except DataError as error:
             raise DataError(f"{error} {_UNZIP}") from error
         name = f"panoptic_{split}2017.json"
-        self._json = annotation_file(Path(str(root)).expanduser(), name, "data=coco", _UNZIP)
+        self._json = annotation_file(Path(str(root)), name, "data=coco", _UNZIP)
         self._segments = _segments(self._json)
         # The JSON says which images there are; a file it names and nobody has is named by it.
         there = {pair.name: pair for pair in found.pairs}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from eomt_exp.contracts import (
 )
 from eomt_exp.data.cutouts import Patch, colour_matched, extent, padded, scaled, soft_alpha, vary
 from eomt_exp.data.domain_shift import shifted
+from eomt_exp.ranges import NotNegative, Range, Share
 
 _ATTEMPTS = 10  # spots tried for one object before the image goes without it
 _FOOT_SHARE = 0.08  # the lowest share of an object's height is what it stands on
@@ -41,29 +42,25 @@ class CutPaste:
     pool: OutlierPool
     _: KW_ONLY
     num_classes: int
-    paste_probability: float = 0.6
+    paste_probability: Share = 0.6
     min_objects: int = 1
     max_objects: int = 3
     min_scale: float = 0.09  # longer side over image height; every ratio of sizes as likely
     max_scale: float = 0.55
     placement: Placement = "anywhere"  # road: its foot stands on road_classes; mixed: half of them
-    road_classes: Sequence[int] = (0,)
-    min_support: float = 0.8  # share of the foot that must be on the road
+    road_classes: Annotated[Sequence[int], Range(0)] = (0,)
+    min_support: Share = 0.8  # share of the foot that must be on the road
     perspective: bool = False  # the drawn scale holds at the lower edge, min_scale at the horizon
-    feather: float = 1.5  # pixels on either side of the outline over which the edge fades
-    colour_match: float = 0.2  # share of the way to the mean colour (LAB) of what is behind
+    feather: NotNegative = 1.5  # pixels on either side of the outline over which the edge fades
+    colour_match: Share = 0.2  # share of the way to the mean colour (LAB) of what is behind
     flip: bool = True
-    rotation: float = 8.0  # degrees either way
-    brightness: float = 0.15  # share lighter or darker
+    rotation: NotNegative = 8.0  # degrees either way
+    brightness: Share = 0.15  # share lighter or darker
     target: OutlierTarget = "outlier_class"
     shifted_copy: Literal["none", "photometric", "weather"] = "none"
-    copy_probability: float = 1.0  # share of the images that have such a copy
+    copy_probability: Share = 1.0  # share of the images that have such a copy
 
     def __post_init__(self) -> None:
-        shares = ("paste_probability", "min_support", "colour_match", "brightness")
-        for name in (*shares, "copy_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
         if not 1 <= self.min_objects <= self.max_objects:
             raise UserError(
                 "min_objects must be at least 1 and not over max_objects, got "
@@ -74,11 +71,6 @@ class CutPaste:
             raise UserError(
                 "min_scale must be above 0 and not over max_scale, got "
                 f"min_scale={self.min_scale}, max_scale={self.max_scale}."
-            )
-        if self.feather < 0 or self.rotation < 0:
-            raise UserError(
-                f"feather and rotation must be 0 or more, got feather={self.feather}, "
-                f"rotation={self.rotation}."
             )
         if self.placement == "road" and not self.road_classes:
             raise UserError("placement=road needs road_classes, the label ids to stand on.")

@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 
 from eomt_exp.contracts import Exposure, ImageSet, LabelledImage, UserError
+from eomt_exp.ranges import Whole
 
 
 class PastedObjects(ImageSet):
@@ -24,7 +25,7 @@ class PastedObjects(ImageSet):
     labels_anomalies = True
 
     def __init__(
-        self, images: ImageSet | None, paste: Exposure, seed: int = 0, length: int | None = None
+        self, images: ImageSet | None, paste: Exposure, seed: Whole = 0, length: int | None = None
     ) -> None:
         """`length` scenes are taken, spread evenly; None: all. UserError for more than exist."""
         if images is None:
@@ -32,8 +33,6 @@ class PastedObjects(ImageSet):
                 "PastedObjects has no scenes to paste into: data.val is null. Type another "
                 "data=…, or take a set of its own: benchmark@tuning=road_anomaly, say."
             )
-        if seed < 0:
-            raise UserError(f"Got seed={seed}; allowed is 0 or more.")
         if length is not None and not 1 <= length <= len(images):
             raise UserError(
                 f"Got length={length}; allowed are 1 to {len(images)}, the scenes there are, "

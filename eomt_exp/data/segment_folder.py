@@ -12,12 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from eomt_exp.contracts import DataError, OutlierPool, UserError
+from eomt_exp.contracts import DataError, OutlierPool
 from eomt_exp.data.cutouts import cut_out, is_truncated
 from eomt_exp.data.files.decode import decode_image, decode_labels
 from eomt_exp.data.files.label_values import Values, value_table
 from eomt_exp.data.files.layout_search import SearchPaths, find_layout
 from eomt_exp.data.files.layouts import Layout
+from eomt_exp.ranges import Whole
 
 
 class SegmentFolder(OutlierPool):
@@ -37,7 +38,7 @@ class SegmentFolder(OutlierPool):
         excluded_values: Mapping[str, Values],
         allowed_values: Mapping[str, Values] | None = None,
         folders: Sequence[str] = (),
-        min_area: int = 1000,
+        min_area: Whole = 1000,
         length: int = 5000,
     ) -> None:
         """`layouts` and `folders` are as for a training set, whose folder is set by paths.<name>.
@@ -46,8 +47,6 @@ class SegmentFolder(OutlierPool):
         both map a class to values, whose names are for the reader alone. A region has at least
         `min_area` pixels. UserError, DataError: what is wrong and what to type.
         """
-        if length < 1:
-            raise UserError(f"Got outliers.length={length}; allowed is 1 or more.")
         paths = SearchPaths(root, None, ["", *folders], name, "outliers")
         self._found = find_layout(layouts, paths, {"split": split})
         excluded = _values(excluded_values, "excluded_values")

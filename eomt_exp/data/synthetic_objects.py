@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
-from eomt_exp.contracts import OutlierPool, UserError
+from eomt_exp.contracts import OutlierPool
 from eomt_exp.data.synthetic.assemblies import draw_assembly
 from eomt_exp.data.synthetic.objects import draw_blob
 from eomt_exp.data.synthetic.textures import Bytes
+from eomt_exp.ranges import Range, Share, Whole
 
 
 class SyntheticOutliers(OutlierPool):
@@ -17,13 +20,12 @@ class SyntheticOutliers(OutlierPool):
     """
 
     def __init__(
-        self, length: int = 512, seed: int = 0, size: int = 96, assemblies: float = 0.0
+        self,
+        length: int = 512,
+        seed: Whole = 0,
+        size: Annotated[int, Range(8)] = 96,
+        assemblies: Share = 0.0,
     ) -> None:
-        if length < 1 or seed < 0 or size < 8 or not 0 <= assemblies <= 1:
-            raise UserError(
-                f"Got length={length}, seed={seed}, size={size}, assemblies={assemblies}; allowed "
-                "are length >= 1, seed >= 0, size >= 8 pixels and assemblies between 0 and 1."
-            )
         self.length, self.seed, self.size, self.assemblies = length, seed, size, assemblies
         self._drawn: dict[int, Bytes] = {}  # one costs as much as the rest of a pasting
 

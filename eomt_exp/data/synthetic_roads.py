@@ -19,6 +19,7 @@ from eomt_exp.data.synthetic.layout import PlacedAnomaly, compose
 from eomt_exp.data.synthetic.light import finish
 from eomt_exp.data.synthetic.scene import CLASS_NAMES, FOREIGN, ROAD, Scene
 from eomt_exp.data.synthetic.setting import Camera, Street, draw_camera, draw_street, draw_weather
+from eomt_exp.ranges import Share, Whole
 
 SPLITS = ("train", "val", "test")
 KINDS = ("anomaly", "obstacle")
@@ -31,10 +32,6 @@ class _Rendered(ImageSet):
     class_names = CLASS_NAMES
 
     def __init__(self, length: int, height: int, width: int, seed: int) -> None:
-        if length < 1 or seed < 0:
-            raise UserError(
-                f"Got length={length}, seed={seed}; allowed are length >= 1, seed >= 0."
-            )
         if min(height, width) < 32 or max(height, width) > 4096 or height > width:
             raise UserError(
                 f"Got height={height}, width={width}; allowed are 32 to 4096 pixels, not taller "
@@ -66,7 +63,7 @@ class SyntheticRoads(_Rendered):
     """Draws street scenes with exact labels of nine classes and nothing anomalous in them."""
 
     def __init__(
-        self, split: str, length: int, height: int = 128, width: int = 256, seed: int = 0
+        self, split: str, length: int, height: int = 128, width: int = 256, seed: Whole = 0
     ) -> None:
         if split not in SPLITS:
             raise UserError(f"Got split={split!r}; allowed are {', '.join(SPLITS)}.")
@@ -95,15 +92,13 @@ class SyntheticBenchmark(_Rendered):
         length: int = 60,
         height: int = 128,
         width: int = 256,
-        seed: int = 0,
-        empty_fraction: float = 0.1,
+        seed: Whole = 0,
+        empty_fraction: Share = 0.1,
         component_sizes: Sequence[int] | None = None,
     ) -> None:
         """`component_sizes` are pixels of the smallest predicted and true component, or None."""
         if kind not in KINDS:
             raise UserError(f"Got kind={kind!r}; allowed are {', '.join(KINDS)}.")
-        if not 0 <= empty_fraction <= 1:
-            raise UserError(f"Got empty_fraction={empty_fraction}; allowed are 0 to 1.")
         super().__init__(length, height, width, seed)
         self.kind, self.empty_fraction = kind, empty_fraction
         self.component_sizes = checked_component_sizes(component_sizes)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import UserError
+from eomt_exp.ranges import Positive
 
 
 class IsoMaxPlus(nn.Module):
@@ -35,15 +35,10 @@ class IsoMaxPlus(nn.Module):
         embed_dim: int,
         num_classes: int,
         outlier_class: bool = False,
-        entropic_scale: float = 10.0,
-        inference_scale: float = 10.0,
+        entropic_scale: Positive = 10.0,
+        inference_scale: Positive = 10.0,
     ) -> None:
         super().__init__()
-        if not (entropic_scale > 0 and inference_scale > 0):
-            raise UserError(
-                "class_head.entropic_scale and class_head.inference_scale must be above 0, got "
-                f"{entropic_scale} and {inference_scale}."
-            )
         self.entropic_scale = entropic_scale
         self.inference_scale = inference_scale
         self.prototypes = nn.Parameter(torch.randn(num_classes + int(outlier_class) + 1, embed_dim))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eomt_exp.contracts import UserError
+from eomt_exp.ranges import Positive
 
 
 class LogitNorm(nn.Linear):
@@ -20,11 +20,9 @@ class LogitNorm(nn.Linear):
     """
 
     def __init__(
-        self, *, embed_dim: int, num_classes: int, outlier_class: bool = False, tau: float = 0.04
+        self, *, embed_dim: int, num_classes: int, outlier_class: bool = False, tau: Positive = 0.04
     ) -> None:
         super().__init__(embed_dim, num_classes + int(outlier_class) + 1)
-        if not tau > 0:
-            raise UserError(f"class_head.tau must be above 0, got {tau}.")
         self.tau = tau
 
     def forward(self, queries: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from eomt_exp.contracts import UserError
+from eomt_exp.ranges import Share
 
 NUM_STATES = 3  # contracts.NORMAL, ANOMALY, NO_OBJECT
 
@@ -36,12 +36,10 @@ class QueryHead(nn.Module):
         use_entropy: bool = False,
         use_max_prob: bool = False,
         hidden_dim: int = 256,
-        num_layers: int = 3,
-        dropout: float = 0.0,
+        num_layers: int = 3,  # 1 is a linear head
+        dropout: Share = 0.0,
     ) -> None:
         super().__init__()
-        if num_layers < 1:
-            raise UserError(f"num_layers must be at least 1 (a linear head), got {num_layers}.")
         self.use_entropy = use_entropy
         self.use_max_prob = use_max_prob
         widths = [embed_dim + use_entropy + use_max_prob] + [hidden_dim] * (num_layers - 1)

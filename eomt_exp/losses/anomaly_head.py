@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from eomt_exp.contracts import ANOMALY, NO_OBJECT, NORMAL, VOID, MaskOutput, Target, UserError
 from eomt_exp.losses.cell_shares import share_on_anomalies
 from eomt_exp.losses.matching import NO_CLASS, Matcher, Truth, gather_truth, loss_dtype
+from eomt_exp.ranges import NotNegative
 
 
 def known_and_outlier_masks(
@@ -71,13 +72,13 @@ class AnomalyHeadLoss:
     def __init__(
         self,
         *,
-        weight: float = 1.0,
+        weight: NotNegative = 1.0,
         normal_weight: float = 1.0,
         anomaly_weight: float = 1.0,
         no_object_weight: float = 0.1,
-        mask_cost: float = 5.0,
-        dice_cost: float = 5.0,
-        class_cost: float = 2.0,
+        mask_cost: NotNegative = 5.0,
+        dice_cost: NotNegative = 5.0,
+        class_cost: NotNegative = 2.0,
         num_points: int = 12544,
     ) -> None:
         if min(normal_weight, anomaly_weight, no_object_weight) <= 0:

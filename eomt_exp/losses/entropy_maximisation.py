@@ -16,6 +16,7 @@ from torch import Tensor
 from eomt_exp.contracts import ANOMALY, MaskOutput, Target
 from eomt_exp.losses.cell_shares import mean_over_pixels
 from eomt_exp.losses.matching import loss_dtype
+from eomt_exp.ranges import NotNegative
 
 
 class EntropyMaximisation:
@@ -27,7 +28,7 @@ class EntropyMaximisation:
 
     needs_anomalies = True
 
-    def __init__(self, *, weight: float = 1.0) -> None:
+    def __init__(self, *, weight: NotNegative = 1.0) -> None:
         self.weight = weight
 
     def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:

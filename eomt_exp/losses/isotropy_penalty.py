@@ -16,6 +16,7 @@ from torch import Tensor
 from eomt_exp.contracts import MaskOutput, Target, UserError
 from eomt_exp.losses.cell_shares import share_on_anomalies
 from eomt_exp.losses.matching import Matcher, loss_dtype, segmentation_truth
+from eomt_exp.ranges import NotNegative
 
 Queries = Literal["all", "unmatched", "outlier"]
 
@@ -43,7 +44,7 @@ class IsotropyPenalty:
     def __init__(
         self,
         *,
-        weight: float = 0.1,
+        weight: NotNegative = 0.1,
         temperature: float = 1.0,
         queries: Queries = "all",
         num_points: int = 12544,

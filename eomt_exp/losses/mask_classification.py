@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from eomt_exp.contracts import MaskOutput, Target, UserError
 from eomt_exp.losses.matching import Matcher, Pairs, Truth, loss_dtype, segmentation_truth
 from eomt_exp.losses.point_sampling import Candidates, PointSampler, sample_points
+from eomt_exp.ranges import NotNegative
 
 
 def masks_per_process(num_masks: int, device: torch.device) -> Tensor:
@@ -60,9 +61,9 @@ class MaskClassification:
     def __init__(
         self,
         *,
-        mask_weight: float = 5.0,
-        dice_weight: float = 5.0,
-        class_weight: float = 2.0,
+        mask_weight: NotNegative = 5.0,
+        dice_weight: NotNegative = 5.0,
+        class_weight: NotNegative = 2.0,
         no_object_weight: float = 0.1,
         num_points: int = 12544,
         oversample_ratio: float = 3.0,

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from eomt_exp.contracts import ANOMALY, NORMAL, MaskOutput, Scorer, Target, UserError
 from eomt_exp.losses.cell_shares import mean_over_pixels
 from eomt_exp.losses.matching import loss_dtype
+from eomt_exp.ranges import NotNegative
 
 
 class OutlierMargin:
@@ -35,7 +36,7 @@ class OutlierMargin:
         scorer: Scorer,
         low: float,
         high: float,
-        weight: float = 1.0,
+        weight: NotNegative = 1.0,
         where: str = "loss.outlier_margin",
     ) -> None:
         if not low < high:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from eomt_exp.contracts import ANOMALY, NORMAL, MaskOutput, Scorer, Target
 from eomt_exp.losses.cell_shares import mean_over_pixels, share_of_cells
 from eomt_exp.losses.matching import loss_dtype
+from eomt_exp.ranges import NotNegative
 
 
 class RelativeMargin:
@@ -36,7 +37,7 @@ class RelativeMargin:
         margin: float,
         copy_margin: float,
         tolerance: float,
-        weight: float = 1.0,
+        weight: NotNegative = 1.0,
     ) -> None:
         self.scorer = scorer
         self.margin = margin

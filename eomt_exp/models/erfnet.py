@@ -29,8 +29,6 @@ class ERFNet(Model):
 
     def __init__(self, *, num_classes: int, void_output: bool = True) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise UserError(f"model.num_classes must be at least 1, got {num_classes}.")
         self.num_classes = num_classes
         self.encoder = Encoder()
         self.decoder = Decoder(num_classes + int(void_output))

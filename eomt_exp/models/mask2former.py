@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from eomt_exp.contracts import AnomalyHead, ClassHead, DistanceHead, MaskOutput, Part, UserError
 from eomt_exp.models.image_sides import check_sides
 from eomt_exp.models.query_model import QueryModel
+from eomt_exp.ranges import Share
 
 STRIDE = 32  # of the last stage; transformers' own processor pads images to it
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -49,7 +50,7 @@ class Mask2Former(QueryModel):
         depths: list[int],
         num_heads: list[int],
         window_size: int = 7,
-        drop_path: float = 0.3,
+        drop_path: Share = 0.3,
         hidden_dim: int = 256,
         pixel_decoder_layers: int = 6,
         decoder_layers: int = 9,

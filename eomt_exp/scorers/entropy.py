@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eomt_exp.contracts import MaskOutput, PixelOutput, UserError
+from eomt_exp.ranges import Positive
 from eomt_exp.scorers.temperature import Tempered
 
 Normalise = Literal["softmax", "sum"]
@@ -22,7 +23,7 @@ class Entropy(Tempered):
                evidence there is and keeps how it is shared out; T has no part in it.
     """
 
-    def __init__(self, *, temperature: float = 1.0, normalise: Normalise = "softmax") -> None:
+    def __init__(self, *, temperature: Positive = 1.0, normalise: Normalise = "softmax") -> None:
         super().__init__(temperature=temperature)
         self.normalise = normalise
 

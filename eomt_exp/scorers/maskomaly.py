@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from eomt_exp.contracts import MaskOutput, PixelOutput, UserError
+from eomt_exp.ranges import Share
 from eomt_exp.scorers.query_sum import require_queries
 
 MINED = "mined_queries.json"  # in the folder of task=analyse_queries
@@ -42,9 +43,9 @@ class Maskomaly:
         self,
         *,
         mined: str,
-        min_confidence: float = 0.7,
-        border: float = 0.1,
-        rejection_weight: float = 0.6,
+        min_confidence: Share = 0.7,
+        border: Share = 0.1,
+        rejection_weight: Share = 0.6,
     ) -> None:
         """`mined` is a folder of task=analyse_queries; UserError for a folder without its file."""
         if mined == AUTO:
@@ -52,10 +53,6 @@ class Maskomaly:
                 "scorer.maskomaly.mined=auto is for task=evaluate, where the model is there to be "
                 "looked at; elsewhere type the folder of task=analyse_queries checkpoint=<run>."
             )
-        shares = {"border": border, "rejection_weight": rejection_weight}
-        for name, value in (shares | {"min_confidence": min_confidence}).items():
-            if not 0 <= value <= 1:
-                raise UserError(f"scorer.maskomaly.{name} must be from 0 to 1, got {value}.")
         path = Path(mined) / MINED
         if not path.is_file():
             raise UserError(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from eomt_exp.contracts import UserError
+from eomt_exp.ranges import Positive
 
 
 class Tempered:
-    """Holds the temperature T of a score of the evidence L / T; UserError unless it is above 0."""
+    """Holds the temperature T of a score of the evidence L / T."""
 
     level = "semantic"
 
-    def __init__(self, *, temperature: float = 1.0) -> None:
-        if not temperature > 0:
-            raise UserError(f"temperature must be above 0, got {temperature}.")
+    def __init__(self, *, temperature: Positive = 1.0) -> None:
         self.temperature = temperature

@@ -17,6 +17,7 @@ from eomt_exp.build import build
 from eomt_exp.config_keys import NEUTRAL, Role, of_roles
 from eomt_exp.contracts import UserError
 from eomt_exp.evaluator.metrics import flagged
+from eomt_exp.paths import at_home
 from eomt_exp.schema import StudyConfig, typed
 from eomt_exp.studies.ledger import Ledger
 from eomt_exp.studies.rules import parse_constraint, quoted
@@ -139,7 +140,7 @@ class Plan:
         """Return <outputs>/studies/<study>, or, in a hydra.sweep.dir that was typed, <study>."""
         hydra = self.config.hydra
         typed = any(str(one).startswith("hydra.sweep.dir=") for one in hydra.overrides.hydra)
-        parent = hydra.sweep.dir if typed else Path(self.cfg.paths.outputs, "studies")
+        parent = hydra.sweep.dir if typed else Path(at_home(self.cfg.paths.outputs), "studies")
         return Path(str(parent), self.settings.study).resolve()
 
 

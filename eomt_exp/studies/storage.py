@@ -14,9 +14,11 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from sqlalchemy import make_url
 
 from eomt_exp.contracts import UserError
 from eomt_exp.jobs import STORAGE_ENV
+from eomt_exp.paths import at_home
 from eomt_exp.tracking.provenance import without_passwords
 
 JOURNAL = "study.log"  # in the study's folder
@@ -52,7 +54,7 @@ def open_storage(url: str) -> BaseStorage:
         if kind == "journal" and rest:
             # Absolute: the lock is a link to the journal, and beside a relative one it would
             # dangle; the lock of a dead writer would then never be taken for dead.
-            path = Path(rest).resolve()
+            path = Path(at_home(rest)).resolve()
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = _JournalLock(str(path), grace_period=_GRACE_SECONDS)
             return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
@@ -61,7 +63,8 @@ def open_storage(url: str) -> BaseStorage:
             storage.wait_server_ready(timeout=_SERVER_SECONDS)
             return storage
         if kind == "sqlite" and re.fullmatch(r"/(?!:memory:)[^?]+.*", rest):
-            Path(rest[1:].partition("?")[0]).parent.mkdir(parents=True, exist_ok=True)
+            url = at_home(url)
+            Path(str(make_url(url).database)).parent.mkdir(parents=True, exist_ok=True)
             # IMMEDIATE: a reader that becomes a writer half-way would not be let wait for another.
             settings = {"timeout": _BUSY_SECONDS, "isolation_level": "IMMEDIATE"}
             return RDBStorage(url, engine_kwargs={"connect_args": settings})

@@ -16,7 +16,7 @@ from eomt_exp.tasks.evaluate import as_trained, detector_of
 from eomt_exp.tasks.image_sets import read_sets
 from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.mined_queries import analyse, thresholds_of
-from eomt_exp.tasks.start import checked_settings
+from eomt_exp.tasks.start import checked_settings, tell_without_effect
 from eomt_exp.tasks.train import start_of
 
 
@@ -27,6 +27,7 @@ def run(cfg: DictConfig) -> None:
     with working_in(run_dir, Path(cfg.paths.outputs)) if is_first_process() else nullcontext():
         cfg, thresholds = as_trained(cfg), thresholds_of(cfg)
         settings = checked_settings(cfg)
+        tell_without_effect(cfg)
         source = start_of(cfg)
         if source is None:
             raise UserError(

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from eomt_exp import runs
 from eomt_exp.engine.model_summary import describe, print_description
+from eomt_exp.tasks.start import tell_without_effect
 
 # The groups that the table's title names, and the key of a model that is made with one.
 _NAMED = {"model": "", "backbone": "encoder", "data": "", "anomaly_head": "anomaly_head"}
@@ -21,6 +22,7 @@ _NAMED = {"model": "", "backbone": "encoder", "data": "", "anomaly_head": "anoma
 
 def run(cfg: DictConfig) -> None:
     """Print one table about cfg.model under cfg.trainable; no folder is left behind."""
+    tell_without_effect(cfg)
     with leaving_no_folder(cfg.paths.outputs):
         with torch.device("meta"):
             model = runs.build_model(cfg, pretrained=False)

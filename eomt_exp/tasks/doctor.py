@@ -16,6 +16,7 @@ from eomt_exp.data.checkup.verdict import findings, verdict
 from eomt_exp.engine.progress import progress
 from eomt_exp.report.checkup_report import print_checkup, print_verdicts
 from eomt_exp.tasks.describe import leaving_no_folder
+from eomt_exp.tasks.start import tell_without_effect
 
 BROKEN, NOT_GIVEN = "broken", "not given, not checked"
 
@@ -26,6 +27,7 @@ def run(cfg: DictConfig) -> None:
     Ends the program with exit code 1 where a set is broken. Raises UserError where nothing was
     there to look at.
     """
+    tell_without_effect(cfg)
     with leaving_no_folder(cfg.paths.outputs):
         verdicts = _verdicts(cfg)
     if all(verdict == NOT_GIVEN for verdict in verdicts.values()):
@@ -64,7 +66,8 @@ def _verdicts(cfg: DictConfig) -> dict[str, str]:
 
 def _sets(cfg: DictConfig) -> Iterator[tuple[str, Role, Any]]:
     """Yield the training set first: what it shares with the others is a finding of the others."""
-    yield "data.train", "train", cfg.data.train
+    if cfg.data.train is not None:
+        yield "data.train", "train", cfg.data.train
     if cfg.data.val is not None:
         yield "data.val", "val", cfg.data.val
     for name, node in cfg.benchmark.items():

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from eomt_exp import runs
-from eomt_exp.config_keys import OF_A_RUN, OF_A_RUN_UNLESS_TYPED
+from eomt_exp.config_keys import OF_A_RUN, OF_A_RUN_UNLESS_TYPED, typed_keys
 from eomt_exp.contracts import UserError
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import agreed, forget_accelerator, is_first_process, make_accelerator
@@ -24,7 +24,7 @@ from eomt_exp.tasks.measure import Cells, Measurement
 from eomt_exp.tasks.mined_queries import fitted_scorers, mine_where_asked
 from eomt_exp.tasks.mlflow_runs import open_tracker
 from eomt_exp.tasks.publish import evaluate_models
-from eomt_exp.tasks.start import checked_settings, evaluates, fill, seen_by
+from eomt_exp.tasks.start import checked_settings, evaluates, fill, seen_by, tell_without_effect
 from eomt_exp.tasks.train import start_of
 
 
@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def _run(cfg: DictConfig, run_dir: Path) -> None:
-    if any(one.startswith("protocol=[") for one in _typed()):
+    if any(one.startswith("protocol=[") for one in HydraConfig.get().overrides.task):
         raise UserError("one protocol at a time; -m protocol=default,smiyc runs one after another.")
     fusion: FusionConfig = OmegaConf.to_object(cfg.fusion)  # type: ignore[assignment]
     parts = _each(cfg, cfg.ensemble)  # before cfg becomes that of its own model
@@ -46,7 +46,14 @@ def _run(cfg: DictConfig, run_dir: Path) -> None:
     configs = _configs(cfg) if cfg.checkpoint or not parts else []
     if parts:
         check_known_classes(fusion, [*configs, *parts])
+    for one in configs:
+        if one.score not in one.scorer:
+            raise UserError(
+                f"score={one.score} is not in scorer=[{','.join(map(str, one.scorer))}]; type "
+                f"score={next(iter(one.scorer), '…')} too, say."
+            )
     settings = checked_settings(cfg, [*configs, *parts])
+    tell_without_effect(cfg, [*configs, *parts])
     if not cfg.checkpoint and cfg.start_from is None and not parts:
         raise UserError(
             "task=evaluate needs a trained model: add checkpoint=<run folder, file or hf://…>, or "
@@ -162,14 +169,11 @@ def as_trained(cfg: DictConfig) -> DictConfig:
             f"{cfg.checkpoint} is an evaluation of more than one model, or of one that was found "
             "by content; name the runs, or the folder of an evaluation of one checkpoint=."
         )
-    keys = {one.lstrip("+~").split("=")[0] for one in _typed()}
-    typed = {key.split(".")[0] for key in keys}
+    keys = typed_keys(HydraConfig.get().overrides.task)
+    typed = {key.partition(".")[0] for key in keys}
     # An experiment that evaluates says what by; members of an ensemble have scores of their own.
     if "experiment" in keys and "task" not in keys and not cfg.ensemble:
         typed |= {"scorer", "score"}
-    if ignored := typed & {"model", "backbone"}:
-        parts = " and ".join(sorted(ignored))
-        print(f"{cfg.checkpoint} has its own {parts}; what was typed is for weights from elsewhere")
     own = [*OF_A_RUN, *(key for key in OF_A_RUN_UNLESS_TYPED if key not in typed)]
     if cfg.data.name != trained.data.name:
         own.append("data")
@@ -180,7 +184,3 @@ def as_trained(cfg: DictConfig) -> DictConfig:
         if evaluates(trained):
             cfg.checkpoint, cfg.delta_weights = trained.checkpoint, trained.delta_weights
     return cfg
-
-
-def _typed() -> list[str]:
-    return list(HydraConfig.get().overrides.task)

@@ -17,6 +17,7 @@ from eomt_exp.report.sample_gallery import gallery_figure
 from eomt_exp.report.tables import Entry, Table
 from eomt_exp.report.terminal import make_console, rich_table
 from eomt_exp.report.text_tables import rows_as_csv
+from eomt_exp.tasks.start import tell_without_effect
 
 GALLERY, MANIFEST = "preview.png", "manifest.csv"
 MOST_IMAGES = 64  # a picture may have 65536 rows of pixels
@@ -36,6 +37,7 @@ def run(cfg: DictConfig) -> None:
             f"Got task.images={count} and task.epoch={epoch}; allowed are whole numbers, of images "
             f"from 1 to {MOST_IMAGES} and of epochs from 0."
         )
+    tell_without_effect(cfg)
     images: ImageSet = build(cfg.data.train, "data.train")
     exposure: Exposure | None = build(cfg.outlier_exposure, "outlier_exposure")
     augmentation = build(cfg.augmentation, "augmentation")

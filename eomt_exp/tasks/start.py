@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from hydra import compose
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from eomt_exp import runs, schema
-from eomt_exp.config_keys import OF_ALL_STAGES
+from eomt_exp import config_keys, runs, schema
+from eomt_exp.config_keys import OF_ALL_STAGES, OF_LOADING
 from eomt_exp.contracts import FittedScorer, Model, UserError
 from eomt_exp.engine.device import agreed, is_first_process
 from eomt_exp.engine.seen_images import SeenImages
@@ -64,6 +65,28 @@ def checked_settings(cfg: DictConfig, models: Sequence[DictConfig] = ()) -> Task
         has_checkpoint=bool(cfg.checkpoint or cfg.ensemble),
         **typed,
     )
+
+
+def tell_without_effect(cfg: DictConfig, models: Sequence[DictConfig] = ()) -> None:
+    """Name the keys that were typed and that neither this task nor one of its models reads."""
+    task = str(cfg.task._target_).split(".")[-2]
+    typed = config_keys.typed_keys(HydraConfig.get().overrides.task)
+    found, note = typed, ""
+    for one in models or [cfg]:
+        reads, kept = config_keys.READ[task], {*OF_LOADING}
+        if one.checkpoint and task != "train" and runs.is_run(one.checkpoint):
+            kept |= {*config_keys.OF_A_RUN, "data.image_size"}
+            note = "; a run keeps its own"
+        elif one.checkpoint:
+            kept.clear()
+        elif one.start_from is not None:
+            reads += OF_ALL_STAGES
+        if task == "evaluate" and not cfg.ensemble:
+            kept |= {*config_keys.OF_AN_ENSEMBLE}
+        plain: Any = OmegaConf.to_container(one)
+        found = found & config_keys.without_effect(typed, plain, reads, kept)
+    if found and is_first_process():
+        print(f"typed without effect on task={task}: {', '.join(sorted(found))}{note}.", flush=True)
 
 
 def evaluates(cfg: DictConfig) -> bool:

@@ -45,7 +45,14 @@ from eomt_exp.tasks.image_sets import (
 from eomt_exp.tasks.measure import Cells, Measurement
 from eomt_exp.tasks.mlflow_runs import open_tracker
 from eomt_exp.tasks.publish import evaluate_models
-from eomt_exp.tasks.start import TaskSettings, checked_settings, fill, seen_by, semantic_run
+from eomt_exp.tasks.start import (
+    TaskSettings,
+    checked_settings,
+    fill,
+    seen_by,
+    semantic_run,
+    tell_without_effect,
+)
 from eomt_exp.tasks.validation import Validation, last_validation
 from eomt_exp.tracking.run import Tracker
 from eomt_exp.weights.weight_files import WEIGHTS, save_weights
@@ -75,6 +82,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     first = is_first_process()
     trial = current_trial()
     with working_in(run_dir, Path(cfg.paths.outputs)) if first else nullcontext():
+        if not trial:
+            tell_without_effect(cfg)
         train(cfg, run_dir, trial)
     saved = (runs.read_metrics(run_dir) or {}).get("metrics", {}) if first else {}
     found = {key: float("nan") if value is None else value for key, value in saved.items()}

@@ -103,8 +103,12 @@ def clean_value(value: object, limit: int = MAX_PARAM) -> str:
 
 def sqlite_file(uri: str) -> Path | None:
     """Return the file of a sqlite address; None for any other store."""
-    match = re.match(r"sqlite(?:\+\w+)?:///([^?]+)", uri)
-    return Path(match[1]) if match and match[1] != ":memory:" else None
+    if not uri.startswith("sqlite"):
+        return None
+    from sqlalchemy import make_url  # which decodes %20 in it, or does not, as it will to open it
+
+    path = make_url(uri).database
+    return Path(path) if path and path != ":memory:" else None
 
 
 def _first_use_lock(uri: str) -> AbstractContextManager[object]:

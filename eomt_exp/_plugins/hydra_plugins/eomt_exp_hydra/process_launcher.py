@@ -135,7 +135,9 @@ class ProcessLauncher(Launcher):
             answer.return_value = JobFailed(text, jobs.REFUSED)
         finally:
             self._free.put(environment)
-        if isinstance(answer._return_value, Exception):
+        if jobs.is_told(self.config.hydra, answer._return_value):
+            answer.return_value = None
+        elif isinstance(answer._return_value, Exception):
             answer.status = JobStatus.FAILED
         return answer
 
