@@ -34,10 +34,10 @@ ROLES = {
             *("seed", "start_from", "known", "trainable", "backbone", "model", "class_head"),
             *("anomaly_head", "augmentation", "outlier_exposure", "loss", "optim"),
             *("data", "data.name", "data.num_classes", "data.image_size", "data.road_classes"),
-            *("data.on_broken", "data.train"),
+            *("data.on_broken", "data.limit", "data.train"),
             *("trainer", "trainer.epochs", "trainer.images_per_epoch", "trainer.batch_size"),
             *("trainer.accumulate", "trainer.precision", "trainer.device", "trainer.compile"),
-            "trainer.clip_grad_norm",
+            *("trainer.clip_grad_norm", "trainer.parallel", "trainer.ema"),
         ),
         Role.loading: ("checkpoint", "strict", "load_class_head", "delta_weights"),
         Role.naming: ("name",),
@@ -52,6 +52,8 @@ ROLES = {
         ),
         Role.reading: (
             *("data.cache", "trainer.num_workers", "evaluator"),
+            # Recomputed blocks are the same blocks; a trace and a check change nothing.
+            *("trainer.gradient_checkpointing", "trainer.detect_anomaly", "trainer.profile_steps"),
             *("evaluator.batch_size", "evaluator.scratch_gb", "evaluator.verify"),
             *("evaluator.known_classes", "evaluator.allow_seen_images"),
         ),
@@ -65,7 +67,8 @@ ROLES = {
 SETTINGS = (Role.weights, Role.loading, Role.naming)  # what a run keeps when it is resumed
 # Keys younger than the runs that lack them, with the values that are as if there were none.
 NEUTRAL: dict[str, Any] = {
-    **{"trainer.images_per_epoch": None, "known": None},
+    **{"trainer.images_per_epoch": None, "known": None, "trainer.parallel": None},
+    **{"trainer.ema": None, "data.limit": None, "loss.mask_classification.class_weights": None},
     **{key: {"_target_": None} for key in ("class_head", "model.class_head")},
     **{"outlier_exposure.shifted_copy": "none", "outlier_exposure.copy_probability": 1.0},
 }

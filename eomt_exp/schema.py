@@ -25,6 +25,13 @@ class Trainable(Enum):
     all = "all"
 
 
+class Parallel(Enum):
+    """Says how the processes of a training share it; each has images of its own in both."""
+
+    ddp = "ddp"  # each holds the whole model, and gradients are averaged
+    fsdp = "fsdp"  # each keeps a part of the weights, gradients and optimiser state
+
+
 class Precision(Enum):
     """Names the autocast type; auto is bf16 where the device computes in it, else float32."""
 
@@ -109,16 +116,24 @@ class TrainerConfig:
     log_every: int = MISSING
     validate_every: int = MISSING
     keep_checkpoints: int = MISSING
+    parallel: Parallel | None = None
+    gradient_checkpointing: bool = False
+    ema: float | None = None
+    detect_anomaly: bool = False
+    profile_steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs == MISSING:
             return
+        _at_least("trainer", self, profile_steps=1)
         _at_least("trainer", self, epochs=1, images_per_epoch=1, batch_size=1, accumulate=1)
         _at_least("trainer", self, log_every=1, keep_checkpoints=1, num_workers=0, validate_every=0)
         if self.clip_grad_norm <= 0:
             refuse("trainer.clip_grad_norm must be above 0; 1e9 clips nothing.")
-        if self.device not in ("auto", "cpu"):
-            refuse(f"trainer.device must be auto or cpu, got {self.device!r}.")
+        if self.device not in ("auto", "cpu", "cuda"):
+            refuse(f"trainer.device must be auto, cpu or cuda, got {self.device!r}.")
+        if self.ema is not None and not 0 < self.ema < 1:
+            refuse(f"trainer.ema must lie between 0 and 1, such as 0.999, got {self.ema}.")
 
 
 class Fpr95(Enum):
@@ -276,10 +291,15 @@ class DataConfig:
     road_classes: list[int] = MISSING
     cache: bool = MISSING
     on_broken: str = "error"
+    limit: int | None = None
     train: Any = MISSING
     val: Any = MISSING
     outliers: Any = None
     val_outliers: Any = "${data.outliers}"  # of a data set whose file names none, and of old runs
+
+    def __post_init__(self) -> None:
+        if self.name != MISSING:
+            _at_least("data", self, limit=1)
 
 
 @dataclass

@@ -6,8 +6,9 @@ state is part of a checkpoint, so a resumed run goes on exactly as one that was 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,12 @@ from eomt_exp.contracts import Batch, CheckpointError, Loss, Model, TrainingErro
 from eomt_exp.engine import checkpoint
 from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
 from eomt_exp.engine.progress import Progress, progress
-from eomt_exp.schema import OptimConfig, TrainerConfig
+from eomt_exp.engine.throughput import Throughput
+from eomt_exp.engine.weight_average import WeightAverage
+from eomt_exp.schema import OptimConfig, Parallel, TrainerConfig
 from eomt_exp.tracking.run import Tracker
+
+TRACE = "trace.json"  # of trainer.profile_steps, in the run folder
 
 
 @dataclass
@@ -46,8 +51,29 @@ def allow_graphs(num_blocks: int) -> None:
     config.recompile_limit = max(config.recompile_limit, 8 * num_blocks + 8)
 
 
+def profiler(steps: int | None, file: Path) -> AbstractContextManager[Any]:
+    """Trace so many steps after the first three, for chrome://tracing or Perfetto; None: nothing.
+
+    The profiler wants to be told of each step.
+    """
+    if steps is None:
+        return nullcontext()
+    from torch import profiler  # slow to import, and seldom wanted
+
+    return profiler.profile(
+        schedule=profiler.schedule(skip_first=2, wait=0, warmup=1, active=steps, repeat=1),
+        on_trace_ready=lambda trace: trace.export_chrome_trace(str(file)),
+    )
+
+
+def all_of(value: Tensor) -> Tensor:
+    """Return a tensor of which, under FSDP, each process has a part; the others must ask too."""
+    whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return whole
+
+
 class Trainer:
-    """Trains `model` in place.
+    """Trains `model` in place; with trainer.ema, it ends up with the average of its weights.
 
     `validate(epoch)` gives metrics after an epoch, every validate_every epochs and after the last.
     `after_validation(metrics, epoch, step)` may raise; what was trained is saved by then.
@@ -80,12 +106,17 @@ class Trainer:
         if settings.compile:
             allow_graphs(blocks)
             model.compile()  # in place, so the names of its weights stay
+        self.whole = model
+        if settings.parallel is Parallel.fsdp:
+            model = deepcopy(model)  # of which each process then keeps a part
         self.model, self.optimizer, self.loader = accelerator.prepare(
             model, make_optimizer(model, optim), loader
         )
-        self.steps_per_epoch = math.ceil(len(self.loader) / settings.accumulate)
+        self.average = WeightAverage(accelerator, model, settings.ema) if settings.ema else None
+        self.steps_per_epoch = len(self.loader)
+        a_step = settings.batch_size * settings.accumulate * accelerator.num_processes
+        self.speed = Throughput(a_step, accelerator.device)
         if settings.images_per_epoch is not None:
-            a_step = settings.batch_size * settings.accumulate * accelerator.num_processes
             wanted = max(settings.images_per_epoch // a_step, 1)
             self.steps_per_epoch = min(wanted, self.steps_per_epoch)
         self.total_steps = self.steps_per_epoch * settings.epochs
@@ -102,13 +133,18 @@ class Trainer:
             # The earlier try may have been killed between its checkpoint and this call.
             self.after_validation(last, self.progress.epoch, self.progress.step)
         is_first = self.accelerator.is_main_process
-        with progress(
-            self.total_steps, f"train {self.name}", self.progress.step, enabled=is_first
-        ) as bar:
+        traced = self.settings.profile_steps if is_first else None
+        with (
+            progress(
+                self.total_steps, f"train {self.name}", self.progress.step, enabled=is_first
+            ) as bar,
+            profiler(traced, self.folder.parent / TRACE) as self.profiler,
+            torch.autograd.set_detect_anomaly(self.settings.detect_anomaly),
+        ):
             while self.progress.epoch < self.settings.epochs:
                 self._epoch(bar)
                 self.progress.epoch += 1
-                found = self.validate(self.progress.epoch) if self._validates_now() else None
+                found = self._validated() if self._validates_now() else None
                 if found is not None:
                     self.tracker.log_metrics(found, self.progress.step)
                 # Numbers first: a checkpoint must never be ahead of the metrics it continues.
@@ -119,8 +155,23 @@ class Trainer:
                 )
                 if found is not None:
                     self.after_validation(found, self.progress.epoch, self.progress.step)
-        trained: Model = self.accelerator.unwrap_model(self.model)
-        return trained
+        if self.average:
+            self.average.swap()
+        return self._gathered()
+
+    def _validated(self) -> dict[str, float]:
+        with self.average.in_force() if self.average else nullcontext():
+            self._gathered()
+            return self.validate(self.progress.epoch)
+
+    def _gathered(self) -> Model:
+        """Return the model as it is trained so far, whole in each process."""
+        bare: Model = self.accelerator.unwrap_model(self.model)
+        if self.settings.parallel is not Parallel.fsdp:
+            return bare
+        state = {name: all_of(value) for name, value in bare.state_dict().items()}
+        self.whole.to(self.accelerator.device).load_state_dict(state)
+        return self.whole
 
     def _validates_now(self) -> bool:
         every, epoch = self.settings.validate_every, self.progress.epoch
@@ -149,15 +200,16 @@ class Trainer:
         self.model.train()
         sums: dict[str, Tensor] = {}
         seen = 0
-        for batch in self.loader:
-            with self.accelerator.accumulate(self.model):
-                terms = self._step(batch)
+        for batch in self.speed.waits(self.loader):
+            terms = self._step(batch)
             for name, value in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             seen += 1
-            if not self.accelerator.sync_gradients:
-                continue
             self.progress.step += 1
+            if self.average:
+                self.average.update(self.progress.step)
+            if self.profiler:
+                self.profiler.step()
             last = self.progress.step % self.steps_per_epoch == 0
             if self.progress.step % self.settings.log_every == 0 or last:
                 total = self._log(sums, seen)
@@ -169,9 +221,36 @@ class Trainer:
                 break
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
+        """Make one optimiser step; return the terms and the norm of the gradient before clipping.
+
+        `trainer.accumulate` pieces of the batch are computed one after the other. Gradient and
+        terms are as if it were one, as far as losses can tell beforehand what they divide by.
+        """
         model: Model = self.accelerator.unwrap_model(self.model)
         if model.anneals:
             model.set_mask_probs(mask_probs(self.progress.step, self.annealing))
+        pieces = batch.pieces(self.settings.batch_size)
+        for loss in self.losses.values():
+            loss.begin_step([piece.targets for piece in pieces])
+        sums: dict[str, Tensor] = {}
+        for piece in pieces:
+            is_last = piece is pieces[-1]
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                for name, value in self._terms(piece, len(pieces)).items():
+                    sums[name] = sums[name] + value if name in sums else value
+        norm = self.accelerator.clip_grad_norm_(
+            self.model.parameters(), self.settings.clip_grad_norm
+        )
+        set_rates(self.optimizer, self.optim, self.progress.step, self.total_steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return sums | {"grad_norm": all_of(norm.detach())}
+
+    def _terms(self, batch: Batch, num_pieces: int) -> dict[str, Tensor]:
+        """Add the gradient of one piece of a step; return its share of the terms and their total.
+
+        Raises TrainingError for a loss that is not finite.
+        """
         output = self.model(batch.images)
         terms: dict[str, Tensor] = {}
         for loss in self.losses.values():
@@ -183,19 +262,17 @@ class Trainer:
                 f"the loss is not finite at step {self.progress.step} ({values}); "
                 "try a lower optim.lr or trainer.precision=no."
             )
-        self.accelerator.backward(total)
-        if self.accelerator.sync_gradients:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
-        set_rates(self.optimizer, self.optim, self.progress.step, self.total_steps)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return {name: value.detach() for name, value in terms.items()} | {"total": total.detach()}
+        self.accelerator.backward(total / num_pieces)
+        return {
+            name: term.detach() / num_pieces for name, term in (terms | {"total": total}).items()
+        }
 
     def _log(self, sums: dict[str, Tensor], seen: int) -> float:
-        """Log the means since the last log, of this process; return the total's."""
-        means = {f"train/{name}": float(value) / seen for name, value in sums.items()}
+        """Log the means since the last log, over all processes; return the total's."""
+        # DDP has no use for the sums, so that one small message each log is all they cost.
+        values = self.accelerator.reduce(torch.stack([v.float() for v in sums.values()]), "mean")
+        means = {f"train/{n}": v / seen for n, v in zip(sums, values.tolist(), strict=True)}
         rates = {g["stage"]: g["lr"] for g in self.optimizer.param_groups}  # last group of a stage
-        self.tracker.log_metrics(
-            means | {f"lr/{k}": v for k, v in rates.items()}, self.progress.step
-        )
+        rates = {f"lr/{stage}": rate for stage, rate in rates.items()}
+        self.tracker.log_metrics(means | rates | self.speed.read(seen), self.progress.step)
         return means["train/total"]
