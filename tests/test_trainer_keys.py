@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from eomt_exp.contracts import VOID, LabelledImage, UserError
-from eomt_exp.data.first_images import FirstImages
+from eomt_exp.data.wrapped_set import FirstImages
 from eomt_exp.engine.device import check_device
 from eomt_exp.engine.throughput import Throughput
 from eomt_exp.engine.weight_average import WeightAverage

@@ -32,9 +32,9 @@ def check_enough_images(count: int, batch_size: int, accumulate: int, processes:
     if count < batch_size * accumulate * processes:
         most = max(count // (accumulate * processes), 1)
         raise UserError(
-            f"a step takes trainer.batch_size={batch_size} x trainer.accumulate={accumulate} x "
-            f"{processes} process{'es' if processes > 1 else ''} images, and there are {count}: "
-            f"nothing would be trained. Type trainer.batch_size={most}, or less of the others."
+            f"trainer.batch_size={batch_size} x trainer.accumulate={accumulate} images in each "
+            f"process, of which there are {processes}, are more than the {count} training images, "
+            f"so nothing would be trained. Type trainer.batch_size={most}, or less of the others."
         )
 
 

@@ -11,7 +11,6 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
-from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from eomt_exp.contracts import UserError
 from eomt_exp.schema import Parallel, Precision, TrainerConfig
@@ -64,8 +63,11 @@ def sharding() -> FullyShardedDataParallelPlugin:
     Not block by block: queries join the encoder half-way, so that its parts are called, and not its
     blocks, before whose own call FSDP would gather them. It casts nothing, as autocast does that.
     """
+    from torch.distributed.fsdp import MixedPrecisionPolicy  # slow to import, and seldom wanted
+
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
+        reshard_after_forward=False,  # backward would ask for them all again
         auto_wrap_policy="no_wrap",
         state_dict_type="full_state_dict",
         mixed_precision_policy=MixedPrecisionPolicy(),

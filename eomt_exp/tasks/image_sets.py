@@ -13,9 +13,9 @@ from eomt_exp import runs
 from eomt_exp.build import build, build_all
 from eomt_exp.contracts import ImageSet, UserError
 from eomt_exp.data.files.file_set import FileSet
-from eomt_exp.data.first_images import FirstImages
 from eomt_exp.data.loader import image_loader
 from eomt_exp.data.shared_cache import SharedCache
+from eomt_exp.data.wrapped_set import FirstImages
 from eomt_exp.engine.device import from_all, is_first_process
 from eomt_exp.engine.evaluation import shard
 from eomt_exp.engine.progress import progress
