@@ -212,9 +212,8 @@ def _prepare_ranks() -> None:
     accelerate launch starts several processes on CPUs through mpirun alone; otherwise it starts one
     and says so nowhere, but for the address at which several would have met.
     """
-    if {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys() - {"WORLD_SIZE"} and (
-        "WORLD_SIZE" not in os.environ
-    ):
+    told = {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT", "WORLD_SIZE"} & os.environ.keys()
+    if told == {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"}:
         schema.refuse(
             "accelerate launch was to start several processes and has started one, as it does "
             "without a GPU for each: type torchrun --nproc_per_node 2 -m eomt_exp …"

@@ -77,7 +77,8 @@ OF_ALL_STAGES = (
     *("seed", "data", "recipe", "backbone", "model", "augmentation", "paths"),
     *("protocol", "evaluator", "benchmark"),
     *("tracking.enabled", "tracking.uri", "tracking.artifacts"),
-    *("trainer.device", "trainer.precision", "trainer.num_workers"),
+    *("trainer.device", "trainer.precision", "trainer.num_workers", "trainer.parallel"),
+    "trainer.gradient_checkpointing",
 )
 # The winner of a study has these of its experiment, unless something else was typed.
 OF_A_STUDY = (

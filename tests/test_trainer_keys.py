@@ -71,6 +71,9 @@ def test_presets_ask_for_what_they_are_for(hydra_at_conf: None, monkeypatch) -> 
         else:
             with pytest.raises(UserError, match=message):
                 check_device(settings)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # by accelerate launch
+    with pytest.raises(UserError, match="--multi_gpu"):
+        check_device(trainer("default"))
 
 
 @pytest.mark.parametrize("option", sorted(p.stem for p in asset_dir("conf").glob("debug/*.yaml")))

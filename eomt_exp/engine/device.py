@@ -22,6 +22,11 @@ def check_device(settings: TrainerConfig) -> None:
     """Raise UserError for a key that this machine, or one process, cannot do as it says."""
     cpu = _is_cpu(settings)
     parallel = None if settings.parallel is None else settings.parallel.value
+    if any(os.environ.get(f"ACCELERATE_USE_{way}") == "true" for way in ("FSDP", "DEEPSPEED")):
+        raise UserError(
+            "accelerate config says FSDP or DeepSpeed, which trainer= is to say: type accelerate "
+            "launch --multi_gpu -m eomt_exp … trainer=fsdp, or trainer=ddp."
+        )
     if settings.device == "cuda" and cpu:
         raise UserError("trainer.device=cuda, and torch finds no GPU: type trainer.device=auto.")
     if settings.precision is Precision.fp16 and cpu:

@@ -269,7 +269,6 @@ class Trainer:
 
     def _log(self, sums: dict[str, Tensor], seen: int) -> float:
         """Log the means since the last log, over all processes; return the total's."""
-        # DDP has no use for the sums, so that one small message each log is all they cost.
         values = self.accelerator.reduce(torch.stack([v.float() for v in sums.values()]), "mean")
         means = {f"train/{n}": v / seen for n, v in zip(sums, values.tolist(), strict=True)}
         rates = {g["stage"]: g["lr"] for g in self.optimizer.param_groups}  # last group of a stage
