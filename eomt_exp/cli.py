@@ -272,7 +272,17 @@ def _is_sweep() -> bool:
 
 
 def _prepare_ranks() -> None:
-    """Let the processes of torchrun or accelerate launch meet; only the first keeps a log."""
+    """Let the processes of torchrun or accelerate launch meet; only the first keeps a log.
+
+    accelerate launch starts several processes on CPUs through mpirun alone; otherwise it starts one
+    and says so nowhere, but for the address at which several would have met.
+    """
+    told = {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT", "WORLD_SIZE"} & os.environ.keys()
+    if told == {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"}:
+        schema.refuse(
+            "accelerate launch was to start several processes and has started one, as it does "
+            "without a GPU for each: type torchrun --nproc_per_node 2 -m eomt_exp …"
+        )
     if _world() <= 1:
         return
     if _is_sweep():
@@ -280,8 +290,12 @@ def _prepare_ranks() -> None:
     import torch
     from accelerate import PartialState
 
+    on_cpu = {"trainer.device=cpu", "trainer=cpu", "trainer=ddp_cpu"} & {*sys.argv}
+    cpu = bool(on_cpu) or not torch.cuda.is_available()
+    if not cpu:  # a loss is tried out on the CPU before it is trained, and NCCL knows GPUs alone
+        torch.distributed.init_process_group("cuda:nccl,cpu:gloo")
     # cpu=True, or a machine without a GPU silently becomes many worlds of one process.
-    PartialState(cpu=not torch.cuda.is_available())
+    PartialState(cpu=cpu)
     if _rank():
         sys.argv += RANK_OVERRIDES
 

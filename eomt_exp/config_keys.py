@@ -34,10 +34,10 @@ ROLES = {
             *("seed", "start_from", "known", "trainable", "backbone", "model", "class_head"),
             *("anomaly_head", "augmentation", "outlier_exposure", "loss", "optim"),
             *("data", "data.name", "data.num_classes", "data.image_size", "data.road_classes"),
-            *("data.on_broken", "data.train"),
+            *("data.on_broken", "data.limit", "data.train"),
             *("trainer", "trainer.epochs", "trainer.images_per_epoch", "trainer.batch_size"),
             *("trainer.accumulate", "trainer.precision", "trainer.device", "trainer.compile"),
-            "trainer.clip_grad_norm",
+            *("trainer.clip_grad_norm", "trainer.parallel", "trainer.ema"),
         ),
         Role.loading: ("checkpoint", "strict", "load_class_head", "delta_weights"),
         Role.naming: ("name",),
@@ -53,6 +53,8 @@ ROLES = {
         ),
         Role.reading: (
             *("data.cache", "trainer.num_workers", "evaluator"),
+            # Recomputed blocks are the same blocks; a trace and a check change nothing.
+            *("trainer.gradient_checkpointing", "trainer.detect_anomaly", "trainer.profile_steps"),
             *("evaluator.batch_size", "evaluator.scratch_gb", "evaluator.verify"),
             *("evaluator.known_classes", "evaluator.allow_seen_images"),
         ),
@@ -66,7 +68,9 @@ ROLES = {
 SETTINGS = (Role.weights, Role.loading, Role.naming)  # what a run keeps when it is resumed
 # Keys younger than the runs that lack them, with the values that are as if there were none.
 NEUTRAL: dict[str, Any] = {
-    **{"trainer.images_per_epoch": None, "known": None, "protocol.curve": "exact"},
+    **{"trainer.images_per_epoch": None, "known": None, "trainer.parallel": None},
+    **{"trainer.ema": None, "data.limit": None, "loss.mask_classification.class_weights": None},
+    "protocol.curve": "exact",
     **{key: {"_target_": None} for key in ("class_head", "model.class_head")},
     **{"outlier_exposure.shifted_copy": "none", "outlier_exposure.copy_probability": 1.0},
 }
@@ -75,7 +79,8 @@ OF_ALL_STAGES = (
     *("seed", "data", "recipe", "backbone", "model", "augmentation", "paths"),
     *("protocol", "evaluator", "benchmark"),
     *("tracking.enabled", "tracking.uri", "tracking.artifacts"),
-    *("trainer.device", "trainer.precision", "trainer.num_workers"),
+    *("trainer.device", "trainer.precision", "trainer.num_workers", "trainer.parallel"),
+    "trainer.gradient_checkpointing",
 )
 # The winner of a study has these of its experiment, unless something else was typed.
 OF_A_STUDY = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def training_settings(cfg: DictConfig) -> dict[str, Any]:
     """Return what a run must keep from one try to the next: its name and what decides weights."""
     found = of_roles(plain(cfg), *SETTINGS)
     for key, neutral in NEUTRAL.items():
-        group, _, name = key.rpartition(".")
-        settings = found.get(group, {}) if group else found
+        *groups, name = key.split(".")
+        settings = reduce(lambda node, group: node.get(group, {}), groups, found)
         if settings.get(name) == neutral:
             settings.pop(name, None)
     return found

@@ -35,6 +35,13 @@ class OnBadLoss(Enum):
     skip = "skip"
 
 
+class Parallel(Enum):
+    """Says how the processes of a training share it; each has images of its own in both."""
+
+    ddp = "ddp"  # each holds the whole model, and gradients are averaged
+    fsdp = "fsdp"  # each keeps a part of the weights, gradients and optimiser state
+
+
 class Precision(Enum):
     """Names the autocast type; auto is bf16 where the device computes in it, else float32."""
 
@@ -139,10 +146,15 @@ class TrainerConfig:
     save_every: Count | None = None
     on_bad_loss: OnBadLoss = OnBadLoss.error
     keep_checkpoints: Count = MISSING
+    parallel: Parallel | None = None
+    gradient_checkpointing: bool = False
+    ema: Annotated[float, Range(0, 1, is_open=True)] | None = None
+    detect_anomaly: bool = False
+    profile_steps: Count | None = None
 
     def __post_init__(self) -> None:
-        if self.device not in (MISSING, "auto", "cpu"):
-            refuse(f"trainer.device must be auto or cpu, got {self.device!r}.")
+        if self.device not in (MISSING, "auto", "cpu", "cuda"):
+            refuse(f"trainer.device must be auto, cpu or cuda, got {self.device!r}.")
 
 
 class Fpr95(Enum):
@@ -301,6 +313,7 @@ class DataConfig:
     road_classes: Annotated[list[int], Range(0)] = MISSING
     cache: bool = MISSING
     on_broken: str = "error"
+    limit: Count | None = None
     train: Any = MISSING
     val: Any = MISSING
     outliers: Any = None

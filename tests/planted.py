@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from eomt_exp.backbones.timm_vit import TimmViT
 from eomt_exp.build import build
 from eomt_exp.contracts import ANOMALY, NO_OBJECT, NORMAL, MaskOutput, PixelOutput, Target
+from eomt_exp.losses.matching import Matcher
+from eomt_exp.losses.point_sampling import Candidates, PointSampler
 
 B, Q, K, D = 2, 6, 4, 16
 GRID, SIZE = 8, 32
@@ -156,3 +159,16 @@ def mined_folder(folder: Path, *, outliers: Sequence[int] = (), ground: Sequence
     mined |= {"outlier_queries": [*outliers], "ground_queries": [*ground]}
     (folder / "mined_queries.json").write_text(json.dumps(mined))
     return str(folder)
+
+
+def fix_points(patch: pytest.MonkeyPatch) -> None:
+    """Let losses read every mask at one grid of points, so that no draw tells two batches apart."""
+    side = torch.linspace(0.02, 0.98, 16)
+    points = torch.cartesian_prod(side, side)[None]  # (1, P, 2)
+
+    def candidates(sampler: PointSampler, num_masks: int, like: Tensor) -> Candidates:
+        all_points = points.expand(num_masks, -1, -1).to(like).contiguous()
+        return Candidates(all_points, all_points[:, : sampler.num_points - sampler.num_kept])
+
+    patch.setattr(Matcher, "draw", lambda self, truth: points.expand(len(truth.counts), -1, -1))
+    patch.setattr(PointSampler, "draw", candidates)

@@ -143,7 +143,7 @@ def test_members_of_merged_groups_carry_their_own_name(group: str) -> None:
         ("optim.mask_annealing=[[0,3000],[0.5,3000]]", "both steps"),
         ("optim.mask_annealing=[[0.8,0.2]]", "start first"),
         ("optim.mask_annealing=[3000]", "one \\[start, end\\] for each block"),
-        ("trainer.device=tpu", "auto or cpu"),
+        ("trainer.device=tpu", "auto, cpu or cuda"),
     ],
 )
 def test_numbers_out_of_range_are_named(override: str, message: str) -> None:

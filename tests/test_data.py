@@ -29,7 +29,7 @@ from eomt_exp.data.augmentation import Augmentation
 from eomt_exp.data.cutouts import colour_matched, soft_alpha
 from eomt_exp.data.files.layouts import Layout
 from eomt_exp.data.files.tree import FileTree
-from eomt_exp.data.loader import collate, image_loader, training_loader
+from eomt_exp.data.loader import check_enough_images, collate, image_loader, training_loader
 from eomt_exp.data.outlier_exposure import CutPaste
 from eomt_exp.data.outlier_folder import OutlierFolder
 from eomt_exp.data.shared_cache import SharedCache
@@ -563,8 +563,9 @@ def test_labels_beyond_the_classes_and_too_few_images_for_a_batch_are_refused() 
     images = TrainingSet(Scenes(), Augmentation([32, 48], (1, 1)), None, num_classes=1, seed=0)
     with pytest.raises(ValueError, match="holds class 1, but classes run from 0 to 0"):
         images[0]
-    with pytest.raises(ValueError, match="batch_size=7 is more than the 6"):
-        training_loader(images, batch_size=7, num_workers=0, seed=0)
+    check_enough_images(6, batch_size=3, accumulate=1, processes=2)
+    with pytest.raises(ValueError, match=r"=3 x .*accumulate=1 .* are 2, .* the 5 .*batch_size=2"):
+        check_enough_images(5, batch_size=3, accumulate=1, processes=2)
 
 
 @pytest.mark.parametrize(

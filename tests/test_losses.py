@@ -18,11 +18,12 @@ from mask_loss_by_hand import mask_loss_by_hand
 from planted import ORDER, ORDER_WITH_OUTLIER, POINTS, total
 from torch import distributed
 
-from eomt_exp.contracts import VOID, Target
+from eomt_exp.contracts import VOID, MaskOutput, Target
 from eomt_exp.losses.anomaly_head import AnomalyHeadLoss
 from eomt_exp.losses.entropy_maximisation import EntropyMaximisation
 from eomt_exp.losses.isotropy_penalty import IsotropyPenalty
-from eomt_exp.losses.mask_classification import MaskClassification, masks_per_process
+from eomt_exp.losses.mask_classification import MaskClassification
+from eomt_exp.losses.mean_over_processes import mean_over_processes
 from eomt_exp.losses.outlier_margin import OutlierMargin
 from eomt_exp.losses.relative_margin import RelativeMargin
 from eomt_exp.scorers.max_logit import MaxLogit
@@ -181,12 +182,36 @@ def test_a_mask_of_an_unknown_class_and_a_no_object_weight_of_zero_are_refused()
         MaskClassification(no_object_weight=0.0)
 
 
-def test_every_mask_weighs_the_same_over_all_processes(monkeypatch: pytest.MonkeyPatch):
+def test_a_count_is_the_mean_over_all_processes(monkeypatch: pytest.MonkeyPatch):
+    five, none = torch.tensor(5), torch.tensor(0)
+    assert mean_over_processes(five) == 5
+    assert mean_over_processes(none) == 1
     # Another process has 9 masks, this one 5: both divide by the mean, 7.
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(distributed, "all_reduce", lambda count: count.add_(9))
-    assert masks_per_process(5, torch.device("cpu")) == 7
-    monkeypatch.undo()
-    assert masks_per_process(5, torch.device("cpu")) == 5
-    assert masks_per_process(0, torch.device("cpu")) == 1
+    assert mean_over_processes(five) == 7
+    assert five == 5
+    monkeypatch.setattr(distributed, "all_reduce", lambda count: count)
+    assert mean_over_processes(none) == 0.5  # at least 1 in all, as one process has it
+
+
+def test_batches_of_a_step_add_up_to_the_larger_batch(monkeypatch: pytest.MonkeyPatch):
+    planted.fix_points(monkeypatch)
+    output, targets = planted.random_output(num_aux=1), planted.two_targets()
+    assert len({len(target.labels) for target in targets}) == 2
+    loss = MaskClassification(num_points=256, class_weights={"b": 3.0})
+    loss.weigh_classes(["a", "b", "c", "d"], [])
+    together = loss(output, targets)
+    loss.begin_step([targets[:1], targets[1:]])
+    parts = [loss(one_image(output, index), targets[index : index + 1]) for index in range(2)]
+    for name, term in together.items():
+        assert torch.allclose(term, (parts[0][name] + parts[1][name]) / 2, rtol=1e-6)
+
+
+def one_image(output: MaskOutput, index: int) -> MaskOutput:
+    one = slice(index, index + 1)
+    aux = tuple(one_image(each, index) for each in output.aux)
+    return output._replace(
+        mask_logits=output.mask_logits[one], class_logits=output.class_logits[one], aux=aux
+    )

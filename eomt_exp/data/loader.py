@@ -32,23 +32,27 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(torch.stack(images), list(targets), list(names))
 
 
+def check_enough_images(count: int, batch_size: int, accumulate: int, processes: int) -> None:
+    """Raise UserError for too few images to fill a step's batches, of which none may be smaller."""
+    if count < batch_size * accumulate * processes:
+        most = max(count // (accumulate * processes), 1)
+        raise UserError(
+            f"trainer.batch_size={batch_size} x trainer.accumulate={accumulate} images in each "
+            f"process, of which there are {processes}, are more than the {count} training images, "
+            f"so nothing would be trained. Type trainer.batch_size={most}, or less of the others."
+        )
+
+
 def training_loader(
     dataset: Dataset[Sample], batch_size: int, num_workers: int, seed: int
 ) -> DataLoader[Batch]:
     """Yield shuffled batches of exactly batch_size samples.
 
-    UserError for too few images to fill one. Order and worker seeds each have a generator of their
-    own. From the global one each new iterator would draw, and a resumed run would part from the
-    first; from a common one the order would depend on whether workers outlive an epoch.
+    Order and worker seeds each have a generator of their own. From the global one each new iterator
+    would draw, and a resumed run would part from the first; from a common one the order would
+    depend on whether workers outlive an epoch.
     """
-    count = len(dataset)  # type: ignore[arg-type]
     order = torch.Generator().manual_seed(seed)
-    if count < batch_size:
-        raise UserError(
-            f"batch_size={batch_size} is more than the {count} training images, and incomplete "
-            f"batches are dropped: nothing would be trained. Type trainer.batch_size={count} "
-            "or less."
-        )
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # the stubs know no collate_fn that changes the type
         batch_size=batch_size,

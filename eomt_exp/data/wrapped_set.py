@@ -1,8 +1,8 @@
-"""Defines what shows the images of another set in its own way."""
+"""Shows the images of another set in its own way."""
 
 from __future__ import annotations
 
-from eomt_exp.contracts import ImageSet
+from eomt_exp.contracts import ImageSet, LabelledImage
 
 
 class WrappedSet(ImageSet):
@@ -22,3 +22,18 @@ class WrappedSet(ImageSet):
     def locations(self, index: int) -> tuple[str, str | None]:
         """Say where an image and its label map lie, as the set inside does."""
         return self._images.locations(index)
+
+
+class FirstImages(WrappedSet):
+    """Holds the first `limit` images of another set, or all where there are fewer."""
+
+    def __init__(self, images: ImageSet, limit: int) -> None:
+        super().__init__(images)
+        self._positions = range(len(images))[:limit]
+        self.expected_images = None
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        return self._images[self._positions[index]]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,13 @@ from eomt_exp.engine.device import agreed
 from eomt_exp.engine.optim import annealing_steps, make_optimizer, mask_probs, set_rates
 from eomt_exp.engine.progress import Progress, progress
 from eomt_exp.engine.step_errors import NotFinite, images_that_fit, save_batch
-from eomt_exp.schema import OnBadLoss, OptimConfig, TrainerConfig
+from eomt_exp.engine.throughput import Throughput
+from eomt_exp.engine.weight_average import WeightAverage
+from eomt_exp.schema import OnBadLoss, OptimConfig, Parallel, TrainerConfig
 from eomt_exp.signals import stop_signals
 from eomt_exp.tracking.run import Tracker
 
+TRACE = "trace.json"  # of trainer.profile_steps, in the run folder
 _MOST_SKIPPED = 10  # steps in a row: after so many the weights are at fault, and no batch
 _log = logging.getLogger(__name__)
 
@@ -61,8 +66,29 @@ def allow_graphs(num_blocks: int) -> None:
     config.recompile_limit = max(config.recompile_limit, 8 * num_blocks + 8)
 
 
+def profiler(steps: int | None, file: Path) -> AbstractContextManager[Any]:
+    """Trace so many steps after the first three, for chrome://tracing or Perfetto; None: nothing.
+
+    The profiler wants to be told of each step.
+    """
+    if steps is None:
+        return nullcontext()
+    from torch import profiler  # slow to import, and seldom wanted
+
+    return profiler.profile(
+        schedule=profiler.schedule(skip_first=2, wait=0, warmup=1, active=steps, repeat=1),
+        on_trace_ready=lambda trace: trace.export_chrome_trace(str(file)),
+    )
+
+
+def all_of(value: Tensor) -> Tensor:
+    """Return a tensor of which, under FSDP, each process has a part; the others must ask too."""
+    whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return whole
+
+
 class Trainer:
-    """Trains `model` in place.
+    """Trains `model` in place; with trainer.ema, it ends up with the average of its weights.
 
     `validate(epoch)` gives metrics after an epoch, every validate_every epochs and after the last.
     `after_validation(metrics, epoch, step)` may raise; what was trained is saved by then.
@@ -95,12 +121,17 @@ class Trainer:
         if settings.compile:
             allow_graphs(blocks)
             model.compile()  # in place, so the names of its weights stay
+        self.whole = model
+        if settings.parallel is Parallel.fsdp:
+            model = deepcopy(model)  # of which each process then keeps a part
         self.model, self.optimizer, self.loader = accelerator.prepare(
             model, make_optimizer(model, optim), loader
         )
-        self.steps_per_epoch = math.ceil(len(self.loader) / settings.accumulate)
+        self.average = WeightAverage(accelerator, model, settings.ema) if settings.ema else None
+        self.steps_per_epoch = len(self.loader)
+        a_step = settings.batch_size * settings.accumulate * accelerator.num_processes
+        self.speed = Throughput(a_step, accelerator.device)
         if settings.images_per_epoch is not None:
-            a_step = settings.batch_size * settings.accumulate * accelerator.num_processes
             wanted = max(settings.images_per_epoch // a_step, 1)
             self.steps_per_epoch = min(wanted, self.steps_per_epoch)
         self.total_steps = self.steps_per_epoch * settings.epochs
@@ -121,14 +152,19 @@ class Trainer:
             self.progress.epoch = epoch
             self.after_validation(last, epoch, self.progress.step)
         is_first = self.accelerator.is_main_process
-        with progress(
-            self.total_steps, f"train {self.name}", self.progress.step, enabled=is_first
-        ) as bar:
+        traced = self.settings.profile_steps if is_first else None
+        with (
+            progress(
+                self.total_steps, f"train {self.name}", self.progress.step, enabled=is_first
+            ) as bar,
+            profiler(traced, self.folder.parent / TRACE) as self.profiler,
+            torch.autograd.set_detect_anomaly(self.settings.detect_anomaly),
+        ):
             while self.progress.epoch < self.settings.epochs:
                 with stop_signals.held():
                     self._epoch(bar)
                 self.progress.epoch += 1
-                found = self.validate(self.progress.epoch) if self._validates_now() else None
+                found = self._validated() if self._validates_now() else None
                 if found is not None:
                     self.tracker.log_metrics(found, self.progress.step)
                     self.tracker.flush()
@@ -136,8 +172,23 @@ class Trainer:
                     checkpoint.update_progress(self.folder, asdict(self.progress))
                 if found is not None:
                     self.after_validation(found, self.progress.epoch, self.progress.step)
-        trained: Model = self.accelerator.unwrap_model(self.model)
-        return trained
+        if self.average:
+            self.average.swap()
+        return self._gathered()
+
+    def _validated(self) -> dict[str, float]:
+        with self.average.in_force() if self.average else nullcontext():
+            self._gathered()
+            return self.validate(self.progress.epoch)
+
+    def _gathered(self) -> Model:
+        """Return the model as it is trained so far, whole in each process."""
+        bare: Model = self.accelerator.unwrap_model(self.model)
+        if self.settings.parallel is not Parallel.fsdp:
+            return bare
+        state = {name: all_of(value) for name, value in bare.state_dict().items()}
+        self.whole.to(self.accelerator.device).load_state_dict(state)
+        return self.whole
 
     def _validates_now(self) -> bool:
         every, epoch = self.settings.validate_every, self.progress.epoch
@@ -176,19 +227,20 @@ class Trainer:
         self.loader.set_epoch(self.progress.epoch)
         loader = self.loader
         if done:
-            loader = self.accelerator.skip_first_batches(loader, done * self.settings.accumulate)
+            loader = self.accelerator.skip_first_batches(loader, done)
         self.model.train()
         sums: dict[str, Tensor] = {}
         seen = 0
-        for batch in loader:
-            with self.accelerator.accumulate(self.model):
-                terms = self._step_or_reason(batch)
+        for batch in self.speed.waits(loader):
+            terms = self._step_or_reason(batch)
             for name, value in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
             seen += bool(terms)
-            if not self.accelerator.sync_gradients:
-                continue
             self.progress.step += 1
+            if self.average:
+                self.average.update(self.progress.step)
+            if self.profiler:
+                self.profiler.step()
             last = self.progress.step % self.steps_per_epoch == 0
             must_stop = self._any_process(bool(stop_signals))
             every = self.settings.save_every
@@ -263,23 +315,39 @@ class Trainer:
         )
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
+        """Make one optimiser step; return the terms and the norm of the gradient before clipping.
+
+        `trainer.accumulate` pieces of the batch are computed one after the other. Gradient and
+        terms are as if it were one, as far as losses can tell beforehand what they divide by.
+        """
         model: Model = self.accelerator.unwrap_model(self.model)
         if model.anneals:
             model.set_mask_probs(mask_probs(self.progress.step, self.annealing))
-        terms = self._terms(self.model, batch)
-        self.accelerator.backward(terms["total"])
-        if self.accelerator.sync_gradients:
-            norm = self.accelerator.clip_grad_norm_(
+        pieces = batch.pieces(self.settings.batch_size)
+        for loss in self.losses.values():
+            loss.begin_step([piece.targets for piece in pieces])
+        sums: dict[str, Tensor] = {}
+        for piece in pieces:
+            is_last = piece is pieces[-1]
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                terms = self._terms(self.model, piece)
+                self.accelerator.backward(terms["total"] / len(pieces))
+            for name, term in terms.items():
+                share = term.detach() / len(pieces)
+                sums[name] = sums[name] + share if name in sums else share
+        norm = all_of(
+            self.accelerator.clip_grad_norm_(
                 self.model.parameters(), self.settings.clip_grad_norm
-            )
-            self._check_finite(terms, norm)
+            ).detach()
+        )
+        self._check_finite(sums, norm)
         set_rates(self.optimizer, self.optim, self.progress.step, self.total_steps)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {name: value.detach() for name, value in terms.items()}
+        return sums | {"grad_norm": norm}
 
     def _terms(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss's terms and their total."""
+        """Return the loss's terms and their total, of one piece of a step."""
         output = model(batch.images)
         terms: dict[str, Tensor] = {}
         for loss in self.losses.values():
@@ -294,17 +362,17 @@ class Trainer:
         out by its scaler.
         """
         values = terms if self.accelerator.scaler else terms | {"gradient": norm}
-        numbers = torch.stack([value.detach().float() for value in values.values()])
+        numbers = torch.stack([value.float() for value in values.values()])
         if self._any_process(not torch.isfinite(numbers.sum())):
             pairs = zip(values, numbers.tolist(), strict=True)
             listed = ", ".join(f"{name}={number:.3g}" for name, number in pairs)
             raise NotFinite(f"the loss is not finite at step {self.progress.step} ({listed})")
 
     def _log(self, sums: dict[str, Tensor], seen: int) -> float:
-        """Log the means since the last log, of this process; return the total's."""
-        means = {f"train/{name}": float(value) / seen for name, value in sums.items()}
+        """Log the means since the last log, over all processes; return the total's."""
+        values = self.accelerator.reduce(torch.stack([v.float() for v in sums.values()]), "mean")
+        means = {f"train/{n}": v / seen for n, v in zip(sums, values.tolist(), strict=True)}
         rates = {g["stage"]: g["lr"] for g in self.optimizer.param_groups}  # last group of a stage
-        self.tracker.log_metrics(
-            means | {f"lr/{k}": v for k, v in rates.items()}, self.progress.step
-        )
+        rates = {f"lr/{stage}": rate for stage, rate in rates.items()}
+        self.tracker.log_metrics(means | rates | self.speed.read(seen), self.progress.step)
         return means["train/total"]

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eomt_exp.contracts import ANOMALY, NO_OBJECT, NORMAL, VOID, MaskOutput, Target, UserError
+from eomt_exp.contracts import ANOMALY, NO_OBJECT, NORMAL, VOID, Loss, MaskOutput, Target, UserError
 from eomt_exp.losses.cell_shares import share_on_anomalies
 from eomt_exp.losses.matching import NO_CLASS, Matcher, Truth, gather_truth, loss_dtype
+from eomt_exp.losses.mean_over_processes import mean_over_processes
 from eomt_exp.ranges import NotNegative
 
 
@@ -60,7 +61,7 @@ def states_without_mask(output: MaskOutput, targets: Sequence[Target]) -> Tensor
     return torch.where(is_normal, NORMAL, NO_OBJECT)
 
 
-class AnomalyHeadLoss:
+class AnomalyHeadLoss(Loss):
     """Computes the cross-entropy of the three states, on the final output.
 
     The anomalies have no class among the class head's, so they are matched by mask alone; known
@@ -108,8 +109,9 @@ class AnomalyHeadLoss:
         logits = output.anomaly_logits.to(dtype)
         states = pairs.spread(matched, logits.shape[:2], -1)  # (B, Q)
         states = torch.where(states < 0, states_without_mask(output, targets), states)
-        state_weights = torch.tensor(self.state_weights, dtype=dtype)
-        loss = F.cross_entropy(
-            logits.transpose(1, 2), states, state_weights.to(logits.device, non_blocking=True)
-        )
+        on_host = torch.tensor(self.state_weights, dtype=dtype)
+        state_weights = on_host.to(logits.device, non_blocking=True)
+        loss = F.cross_entropy(logits.transpose(1, 2), states, state_weights)
+        own = state_weights[states].sum()
+        loss = loss * (own / mean_over_processes(own, least=0.0))  # the mean over all of them
         return {"anomaly_head": self.weight * loss}

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eomt_exp.contracts import ANOMALY, Target
+from eomt_exp.losses.mean_over_processes import mean_over_processes
 
 
 def share_of_cells(flags: Tensor, like: Tensor) -> Tensor:
@@ -20,12 +21,24 @@ def share_of_cells(flags: Tensor, like: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(flags.to(like.dtype), (like.shape[-2], like.shape[-1]))
 
 
-def mean_over_pixels(losses: Tensor, pixels: Tensor) -> Tensor:
-    """(B, h, w) losses of cells, (B, H, W) bool -> scalar: the mean over the chosen pixels."""
+def mean_over_pixels(losses: Tensor, pixels: Tensor, in_step: Tensor | None = None) -> Tensor:
+    """(B, h, w) losses of cells, (B, H, W) bool -> scalar: the mean over the chosen pixels.
+
+    It is over those of all processes, and of all batches where their mean number is `in_step`.
+    """
     shares = share_of_cells(pixels, losses)  # (B, h, w)
     pixels_per_cell = pixels[0].numel() / losses[0].numel()
+    count = mean_over_processes(pixels.sum() if in_step is None else in_step)
     # A sum over a count, not a mean: a batch without an anomaly must give 0, not NaN.
-    return (losses * shares).sum() * pixels_per_cell / pixels.sum().clamp(min=1)
+    return (losses * shares).sum() * pixels_per_cell / count
+
+
+def pixels_in_step(step: Sequence[Sequence[Target]], state: int) -> Tensor | None:
+    """Return the mean number of pixels in this state over several batches; None of one alone."""
+    if len(step) <= 1:
+        return None
+    counts = [(one.anomaly == state).sum() for batch in step for one in batch]
+    return torch.stack(counts).sum() / len(step)
 
 
 def share_on_anomalies(mask_logits: Tensor, targets: Sequence[Target]) -> Tensor:

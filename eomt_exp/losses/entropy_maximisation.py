@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eomt_exp.contracts import ANOMALY, MaskOutput, Target
-from eomt_exp.losses.cell_shares import mean_over_pixels
+from eomt_exp.contracts import ANOMALY, Loss, MaskOutput, Target
+from eomt_exp.losses.cell_shares import mean_over_pixels, pixels_in_step
 from eomt_exp.losses.matching import loss_dtype
 from eomt_exp.ranges import NotNegative
 
 
-class EntropyMaximisation:
+class EntropyMaximisation(Loss):
     """Averages log sum_k L_k - mean_k log L_k over the anomalous pixels of the final output.
 
     It is log K at best, and goes with the score entropy, normalise=sum: how much evidence there is
@@ -39,4 +39,6 @@ class EntropyMaximisation:
         scores = scores.clamp(min=torch.finfo(scores.dtype).eps)
         to_uniform = scores.sum(dim=1).log() - scores.log().mean(dim=1)  # (B, h, w)
         anomalous = torch.stack([target.anomaly == ANOMALY for target in targets])  # (B, H, W)
-        return {"entropy_maximisation": self.weight * mean_over_pixels(to_uniform, anomalous)}
+        in_step = pixels_in_step(self.step, ANOMALY)
+        mean = mean_over_pixels(to_uniform, anomalous, in_step)
+        return {"entropy_maximisation": self.weight * mean}

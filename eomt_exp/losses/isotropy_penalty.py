@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from eomt_exp.contracts import MaskOutput, Target, UserError
+from eomt_exp.contracts import Loss, MaskOutput, Target, UserError
 from eomt_exp.losses.cell_shares import share_on_anomalies
 from eomt_exp.losses.matching import Matcher, loss_dtype, segmentation_truth
+from eomt_exp.losses.mean_over_processes import mean_over_processes
 from eomt_exp.ranges import NotNegative
 
 Queries = Literal["all", "unmatched", "outlier"]
@@ -30,7 +31,7 @@ def excess_confidence(class_logits: Tensor, temperature: float) -> Tensor:
     return math.log(class_logits.shape[-1]) + log_probs.amax(dim=-1)
 
 
-class IsotropyPenalty:
+class IsotropyPenalty(Loss):
     """Averages excess confidence over the chosen queries of the final output, over all C outputs.
 
     queries:
@@ -63,7 +64,7 @@ class IsotropyPenalty:
         excess = excess_confidence(logits, self.temperature)  # (B, Q)
         chosen = self._chosen(output, targets, excess)
         # At least 1, so that a batch without such a query gives 0, and a faint overlap little.
-        mean = (chosen * excess).sum() / chosen.sum().clamp(min=1.0)
+        mean = (chosen * excess).sum() / mean_over_processes(chosen.sum())
         return {"isotropy_penalty": self.weight * mean}
 
     @torch.no_grad()

@@ -10,28 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from statistics import median
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional as F
 
-from eomt_exp.contracts import MaskOutput, Target, UserError
+from eomt_exp.contracts import Loss, MaskOutput, Target, UserError
 from eomt_exp.losses.matching import Matcher, Pairs, Truth, loss_dtype, segmentation_truth
+from eomt_exp.losses.mean_over_processes import mean_over_processes
 from eomt_exp.losses.point_sampling import Candidates, PointSampler, sample_points
 from eomt_exp.ranges import NotNegative
-
-
-def masks_per_process(num_masks: int, device: torch.device) -> Tensor:
-    """Return the mean number of masks over all processes, at least 1: each mask weighs the same.
-
-    Without it, a process with few masks would give each of them a larger gradient.
-    """
-    # Not torch.tensor, which would copy from the host and wait for it.
-    count = torch.full((), float(num_masks), device=device)
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(count)
-        count = count / distributed.get_world_size()
-    return count.clamp(min=1.0)
 
 
 def point_bce(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -48,9 +37,11 @@ def point_dice(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return (1 - (overlap + 1) / (probs.sum(dim=-1) + labels.sum(dim=-1) + 1)).sum()
 
 
-class MaskClassification:
+class MaskClassification(Loss):
     """Sums class, mask and dice term of the final output and of every supervised block.
 
+    Each mask, and in the class term each query by its weight, counts the same in all batches and
+    processes of an optimiser step.
     Pixels in no mask are plain negatives; only `Target.ignore` pixels are left out. The random
     points of O outputs and N pairs are held at once, 26 * O * N * num_points bytes by default:
     0.5 GB for 16 images that each show all 19 classes of Cityscapes and O = 5.
@@ -65,6 +56,7 @@ class MaskClassification:
         dice_weight: NotNegative = 5.0,
         class_weight: NotNegative = 2.0,
         no_object_weight: float = 0.1,
+        class_weights: str | dict[str, float] | None = None,
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
         importance_ratio: float = 0.75,
@@ -72,6 +64,16 @@ class MaskClassification:
         if no_object_weight <= 0:
             # A batch without any mask would otherwise divide 0 by 0.
             raise UserError(f"no_object_weight must be above 0, got {no_object_weight}.")
+        given = class_weights.values() if isinstance(class_weights, dict) else [1.0]
+        if (isinstance(class_weights, str) and class_weights != "auto") or min(
+            given, default=1
+        ) <= 0:
+            raise UserError(
+                "loss.mask_classification.class_weights must be null, auto, or names of classes "
+                f"with weights above 0, such as {{person: 2.0}}; got {class_weights}."
+            )
+        self.class_weights = class_weights
+        self._known_weights: Tensor | None = None  # (K,), of the known classes
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight
         self.class_weight = class_weight
@@ -88,6 +90,25 @@ class MaskClassification:
             num_points=num_points,
         )
 
+    def weigh_classes(self, names: Sequence[str], counts: Sequence[int]) -> None:
+        """Turn `class_weights` into numbers, given each class's name and its training images.
+
+        auto is median frequency balancing (Eigen & Fergus, ICCV 2015) of the masks, of which an
+        image has one for each class it shows: median_k(n_k) / n_c; a class of no image has 1.
+        Raises UserError for a name that no class has.
+        """
+        if isinstance(self.class_weights, dict):
+            if unknown := self.class_weights.keys() - set(names):
+                raise UserError(
+                    f"loss.mask_classification.class_weights names {', '.join(sorted(unknown))}; "
+                    f"the classes are {', '.join(names)}."
+                )
+            weights = [self.class_weights.get(name, 1.0) for name in names]
+        else:
+            middle = median([count for count in counts if count] or [1])
+            weights = [middle / count if count else 1.0 for count in counts]
+        self._known_weights = torch.tensor(weights)
+
     def __call__(self, output: MaskOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Return weighted terms "mask", "dice" and "class", each the sum over all outputs.
 
@@ -96,8 +117,19 @@ class MaskClassification:
         outputs = (*output.aux, output)
         truth = segmentation_truth(targets, loss_dtype(output.mask_logits))
         truth, pairs, candidates = self._match(outputs, truth)
-        mask, dice = self._mask_terms(outputs, pairs, candidates, truth)
-        classes = [self._class_term(*one, truth) for one in zip(outputs, pairs, strict=True)]
+        weight = self._weight_of_states(output, truth)
+        batches = self.step or [targets]
+        num_queries = output.class_logits.shape[1]
+        in_step = torch.stack([amounts(batch, num_queries, weight) for batch in batches])
+        masks, of_queries = in_step.sum(dim=0) / len(batches)
+        num_masks = mean_over_processes(masks, least=1.0 / len(batches))
+        own, mean = amounts(targets, num_queries, weight)[1], mean_over_processes(of_queries, 0.0)
+        mask, dice = self._mask_terms(outputs, pairs, candidates, truth, num_masks)
+        classes = [
+            # What is a mean over this batch becomes one over all; alone, the factor is exactly 1.
+            self._class_term(*one, truth, weight) * (own / mean)
+            for one in zip(outputs, pairs, strict=True)
+        ]
         # Weighted first and added one by one, for the official bits.
         weighted = {
             "mask": [self.mask_weight * term for term in mask],
@@ -138,6 +170,7 @@ class MaskClassification:
         pairs: Sequence[Pairs],
         candidates: Sequence[Candidates],
         truth: Truth,
+        num_masks: Tensor,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Compute BCE and dice over the matched masks of each output, unweighted."""
         logits = [
@@ -150,7 +183,6 @@ class MaskClassification:
                 for masks, drawn, pair in zip(logits, candidates, pairs, strict=True)
             ]
             labels = read_pairs(truth.masks, [pair.mask for pair in pairs], points)
-        num_masks = masks_per_process(len(pairs[0].mask), truth.masks.device)
         bce, dice = [], []
         for masks, pair, where, label in zip(logits, pairs, points, labels, strict=True):
             weights = truth.weights(pair.image, where)
@@ -159,14 +191,35 @@ class MaskClassification:
             dice.append(point_dice(at_points, label, weights) / num_masks)
         return bce, dice
 
-    def _class_term(self, output: MaskOutput, pairs: Pairs, truth: Truth) -> Tensor:
-        """Return the cross-entropy of all queries, a mean with weight 1, and less for no-object."""
+    def _weight_of_states(self, output: MaskOutput, truth: Truth) -> Tensor:
+        """Return the weight of each class output in the class term, (C,); 1 of an outlier class."""
+        weight = truth.masks.new_ones(output.class_logits.shape[-1])
+        weight[-1].fill_(self.no_object_weight)
+        if self._known_weights is not None:
+            self._known_weights = self._known_weights.to(weight)  # once
+            weight[: len(self._known_weights)] = self._known_weights
+        return weight
+
+    def _class_term(self, output: MaskOutput, pairs: Pairs, truth: Truth, weight: Tensor) -> Tensor:
+        """Return the cross-entropy of all queries, a mean with the weights of their states."""
         logits = output.class_logits.to(truth.masks.dtype)
         no_object = logits.shape[-1] - 1
         states = pairs.spread(truth.labels[pairs.mask], logits.shape[:2], no_object)  # (B, Q)
-        weight = logits.new_ones(no_object + 1)
-        weight[no_object].fill_(self.no_object_weight)
         return F.cross_entropy(logits.transpose(1, 2), states, weight)
+
+
+def amounts(targets: Sequence[Target], num_queries: int, weight: Tensor) -> Tensor:
+    """Return how many masks a batch has, and the weight in all of its queries' states, (2,).
+
+    `weight` (C,) is of each state, the last of which is no-object. Both are known before the
+    matching, unless an image has more masks than there are queries and their weights differ.
+    """
+    counts = [min(len(target.labels), num_queries) for target in targets]
+    labels = torch.cat([target.labels[:num_queries] for target in targets])
+    idle = len(targets) * num_queries - sum(counts)
+    # Not torch.tensor, which would copy from the host and wait for it.
+    of_queries = weight[labels.clamp(max=len(weight) - 1)].sum() + weight[-1] * idle
+    return torch.stack([torch.full_like(of_queries, float(sum(counts))), of_queries])
 
 
 def read_pairs(

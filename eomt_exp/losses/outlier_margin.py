@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eomt_exp.contracts import ANOMALY, NORMAL, MaskOutput, Scorer, Target, UserError
-from eomt_exp.losses.cell_shares import mean_over_pixels
+from eomt_exp.contracts import ANOMALY, NORMAL, Loss, MaskOutput, Scorer, Target, UserError
+from eomt_exp.losses.cell_shares import mean_over_pixels, pixels_in_step
 from eomt_exp.losses.matching import loss_dtype
 from eomt_exp.ranges import NotNegative
 
 
-class OutlierMargin:
+class OutlierMargin(Loss):
     """Presses the score of anomalous pixels over `high` and that of normal ones under `low`.
 
     On the final output's grid of masks, each pixel's hinge takes the score of its cell, so a cell
@@ -54,6 +54,8 @@ class OutlierMargin:
         anomaly = torch.stack([target.anomaly for target in targets])  # (B, H, W), VOID in neither
         too_low = F.relu(self.high - score).square()
         too_high = F.relu(score - self.low).square()
-        outlier = mean_over_pixels(too_low, anomaly == ANOMALY)
-        normal = mean_over_pixels(too_high, anomaly == NORMAL)
+        outlier, normal = (
+            mean_over_pixels(hinge, anomaly == state, pixels_in_step(self.step, state))
+            for hinge, state in ((too_low, ANOMALY), (too_high, NORMAL))
+        )
         return {self.name: self.weight * (outlier + normal)}

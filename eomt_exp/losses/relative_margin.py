@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eomt_exp.contracts import ANOMALY, NORMAL, MaskOutput, Scorer, Target
+from eomt_exp.contracts import ANOMALY, NORMAL, Loss, MaskOutput, Scorer, Target
 from eomt_exp.losses.cell_shares import mean_over_pixels, share_of_cells
 from eomt_exp.losses.matching import loss_dtype
 from eomt_exp.ranges import NotNegative
 
 
-class RelativeMargin:
+class RelativeMargin(Loss):
     """Averages hinges on the score s of pixels, on the final output's grid as OutlierMargin does.
 
     With o an anomalous pixel, i a normal one, and c one of a domain-shifted copy (Target.copy_of):

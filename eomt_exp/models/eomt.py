@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from eomt_exp.contracts import AnomalyHead, Backbone, ClassHead, MaskOutput, Part, UserError
 from eomt_exp.models.mask_transformer import MaskTransformer
@@ -29,6 +30,7 @@ class EoMT(MaskTransformer):
 
     encoder: Backbone
     upscale: Any  # an nn.Sequential of ScaleBlocks
+    _recomputes = False  # blocks, for the gradient
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class EoMT(MaskTransformer):
         tokens, grid, positions = self.encoder.embed(images)  # (B, P + h*w, D)
         num_alone = len(self.encoder.blocks) - self.num_blocks
         for index in range(num_alone):
-            tokens = self.encoder.block(index, tokens, positions, None)
+            tokens = self._block(index, tokens, positions, None)
         queries = self.q.weight[None].expand(len(tokens), -1, -1)
         tokens = torch.cat([queries, tokens], dim=1)  # queries first: (B, Q + P + h*w, D)
         front = tokens.shape[1] - grid[0] * grid[1]
@@ -91,8 +93,17 @@ class EoMT(MaskTransformer):
                 else:
                     masks = self._coarse_masks(tokens, grid)
                 keep = self._keep(masks, grid, prob, front)
-            tokens = self.encoder.block(index, tokens, positions, keep)
+            tokens = self._block(index, tokens, positions, keep)
         return self._finished(self._output(tokens, grid), aux)
+
+    def checkpoint_blocks(self) -> None:
+        """Compute the encoder's blocks again for the gradient (Chen et al., arXiv 1604.06174)."""
+        self._recomputes = True
+
+    def _block(self, *given: Any) -> Tensor:
+        if self._recomputes and torch.is_grad_enabled():
+            return checkpoint(self.encoder.block, *given, use_reentrant=False)
+        return self.encoder.block(*given)
 
     def parts(self) -> list[Part]:
         """List embeddings, blocks and norm of the encoder, queries, heads and upscaling."""

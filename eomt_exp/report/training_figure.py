@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RATE = "learning rate"
 COLUMNS, MAX_PANELS, MAX_LINES = 3, 15, 8
 MIN_SMOOTHED = 30  # points below which a curve is shown as it is
+_SPEED = ("images_per_second", "data_wait", "peak_memory_gb", "gpu_utilisation")
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, NaN where undefined
 
 
@@ -62,8 +63,10 @@ def _panels(series: Mapping[str, Series]) -> dict[str, dict[str, Series]]:
 
 
 def _rank(key: str) -> int:
-    """Order keys: the total loss, the rest of the training, learning rates, the known scores."""
+    """Order keys: the total loss, the rest of the training, rates, the known scores, the speed."""
     front, last = key.partition("/")[0], key.rpartition("/")[2]
+    if last in _SPEED:
+        return 99
     if front == "train":
         return 0 if last == "total" else 1
     if front == "lr":

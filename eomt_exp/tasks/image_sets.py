@@ -15,6 +15,7 @@ from eomt_exp.contracts import ImageSet, UserError
 from eomt_exp.data.files.file_set import FileSet
 from eomt_exp.data.loader import image_loader
 from eomt_exp.data.shared_cache import SharedCache
+from eomt_exp.data.wrapped_set import FirstImages
 from eomt_exp.engine.device import from_all, is_first_process
 from eomt_exp.engine.evaluation import shard
 from eomt_exp.engine.progress import progress
@@ -76,6 +77,7 @@ def build_image_sets(cfg: DictConfig, training: bool = False) -> ImageSets:
     contents: dict[str, Contents] = {}
 
     def read(images: ImageSet, name: str, node: Any) -> ImageSet:
+        images = limited(images, cfg.data.limit)
         images, contents[name] = read_sets.measured(images, name, node, cfg.trainer.num_workers)
         return images
 
@@ -102,10 +104,10 @@ class ReadSets:
         the next stage of this process, which mostly trains on the same images. With
         evaluator.verify=false and no cache nothing is read, so nothing is known of the contents.
         """
-        key = json.dumps(runs.plain(cfg)["data"]["train"], sort_keys=True)
+        key = json.dumps([runs.plain(cfg)["data"]["train"], cfg.data.limit], sort_keys=True)
         if key in self._training:
             return self._training[key]
-        images: ImageSet = build(cfg.data.train, "data.train")
+        images = limited(build(cfg.data.train, "data.train"), cfg.data.limit)
         contents: Contents | None = None
         if cfg.data.cache and (cached := SharedCache(images)).is_on:
             images = cached
@@ -128,7 +130,7 @@ class ReadSets:
 
         Images of files stay in memory while there is room; later ones are read again when measured.
         """
-        key = json.dumps(node, sort_keys=True)
+        key = json.dumps([node, len(images)], sort_keys=True)
         if key in self._measured:
             return self._measured[key]
         if not images.reads_files:
@@ -146,6 +148,11 @@ class ReadSets:
 
 
 read_sets = ReadSets()
+
+
+def limited(images: ImageSet, limit: int | None) -> ImageSet:
+    """Return a set's first images, as many as data.limit says; None: as it is."""
+    return images if limit is None else FirstImages(images, limit)
 
 
 def read_contents(images: ImageSet, name: str, num_workers: int) -> Contents:

@@ -14,15 +14,17 @@ from omegaconf import DictConfig
 from eomt_exp import runs
 from eomt_exp.build import build, build_all
 from eomt_exp.contracts import Exposure, FittedScorer, Loss, Model, Target, UserError
-from eomt_exp.data.loader import training_loader
+from eomt_exp.data.loader import check_enough_images, training_loader
 from eomt_exp.data.training_set import TrainingSet
 from eomt_exp.engine.detector import Detector
 from eomt_exp.engine.device import (
     Accelerator,
     agreed,
+    check_device,
     forget_accelerator,
     is_first_process,
     make_accelerator,
+    num_processes,
     seed_everything,
 )
 from eomt_exp.engine.optim import annealing_steps
@@ -35,6 +37,7 @@ from eomt_exp.run_folders import working_in
 from eomt_exp.schema import Trainable
 from eomt_exp.studies.trial import Trial, current_trial, forget_pruning
 from eomt_exp.tasks.candidate import Candidate
+from eomt_exp.tasks.class_weights import weigh_classes
 from eomt_exp.tasks.image_sets import (
     ImageSets,
     build_image_sets,
@@ -143,6 +146,7 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     """Build, check and try everything a user can get wrong: first what costs nothing."""
     _check_model(cfg)
     settings = checked_settings(cfg)
+    check_device(settings.trainer)
     losses = build_all(cfg.loss, "loss")
     augmentation = build(cfg.augmentation, "augmentation")
     exposure = build(cfg.outlier_exposure, "outlier_exposure")
@@ -157,6 +161,8 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
     pretrained = starts_bare or bool(cfg.delta_weights) or (bool(cfg.checkpoint) and not cfg.strict)
     model = runs.build_model(cfg, pretrained=pretrained)
     model.set_trainable(cfg.trainable.value)
+    if settings.trainer.gradient_checkpointing:
+        model.checkpoint_blocks()
     annealing_steps(settings.optim.mask_annealing, 1, model.num_blocks)  # a pair for every block?
     only_head = cfg.trainable is Trainable.head
     _rehearse(runs.make_detector(cfg, model, "no"), losses, only_head)
@@ -175,9 +181,10 @@ def _parts(cfg: DictConfig, run_dir: Path, trial: Trial | None) -> Parts:
         seen.include(SeenImages.load(run_dir))
     seen_image_warnings(seen, images, settings.evaluator.allow_seen_images)
     training = TrainingSet(pictures, augmentation, exposure, cfg.data.num_classes, settings.seed)
-    # Are there enough images for a batch?
-    training_loader(training, settings.trainer.batch_size, 0, settings.seed)
-    training.check(settings.trainer.epochs)
+    weigh_classes(losses, pictures, settings.trainer.num_workers)
+    trainer = settings.trainer
+    check_enough_images(len(training), trainer.batch_size, trainer.accumulate, num_processes())
+    training.check(trainer.epochs)
     return Parts(run_dir, settings, model, losses, images, training, seen, trial)
 
 
@@ -278,7 +285,9 @@ def _fit(parts: Parts, accelerator: Accelerator, tracker: Tracker, validate: Val
         accelerator=accelerator,
         model=parts.model,
         losses=parts.losses,
-        loader=training_loader(parts.training, settings.batch_size, settings.num_workers, seed),
+        loader=training_loader(
+            parts.training, settings.batch_size * settings.accumulate, settings.num_workers, seed
+        ),
         optim=parts.settings.optim,
         settings=settings,
         folder=parts.folder / runs.STATES,
