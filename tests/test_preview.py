@@ -35,7 +35,13 @@ def test_the_manifest_is_that_of_the_samples_of_a_training(
     with (folder / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     paste = CutPaste(
-        SyntheticOutliers(5), num_classes=9, paste_probability=0.9, min_scale=0.12, max_scale=0.8
+        SyntheticOutliers(5, assemblies=0.6),
+        num_classes=9,
+        paste_probability=1.0,
+        max_objects=5,
+        min_scale=0.06,
+        max_scale=0.8,
+        placement="mixed",
     )
     scenes = SyntheticRoads("train", 9, 32, 64)
     training = TrainingSet(scenes, Augmentation([32, 64], (1.0, 1.4)), paste, 9, seed=3)
