@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from eomt_exp.contracts import OutOfMemory, Part, Sample, Target, TrainingError
+from eomt_exp.contracts import Loss, OutOfMemory, Part, Sample, Target, TrainingError
 from eomt_exp.data.loader import training_loader
 from eomt_exp.engine.checkpoint import states
 from eomt_exp.engine.device import forget_accelerator, make_accelerator, seed_everything
@@ -73,7 +73,7 @@ class Toy(nn.Module):
         return self.layers(images)
 
 
-class Square:
+class Square(Loss):
     """A loss to which something happens at one of its calls, counted from 1."""
 
     needs_anomalies = False
@@ -110,7 +110,9 @@ def train(folder: Path, loss: Square, validate: Any = None, **changes: Any) -> d
             signal.signal(signal.SIGTERM, stop_signals.handle)
             trainer = Trainer(
                 name="toy", accelerator=accelerator, model=Toy(), losses={"square": loss},
-                loader=training_loader(Noise(), BATCH, settings.num_workers, 0),
+                loader=training_loader(
+                    Noise(), BATCH * settings.accumulate, settings.num_workers, 0
+                ),
                 optim=OPTIM, settings=settings, folder=folder / "checkpoints",
                 tracker=Tracker(folder), validate=validate, after_validation=lambda *_: None,
                 last_validation=lambda: last_validation(folder),
