@@ -19,6 +19,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 
 from eomt_exp import cli
+from eomt_exp.paths import database_address
 from eomt_exp.signals import stop_signals
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def mlflow_client(outputs: Path) -> MlflowClient:
     """The client of a folder's database."""
     from mlflow import MlflowClient
 
-    return MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    return MlflowClient(database_address(str(outputs)))
 
 
 def mlflow_run(outputs: Path, folder: Path) -> Run:

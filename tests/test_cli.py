@@ -31,6 +31,8 @@ from tests.command_line import (
 )
 from tests.data_files import noise, save
 
+POST_HOC = ("msp", "max_logit", "entropy", "energy", "rba")
+
 
 @pytest.mark.slow
 def test_the_main_job_from_roads_to_numbers(outputs: Path, capfd) -> None:
@@ -40,14 +42,23 @@ def test_the_main_job_from_roads_to_numbers(outputs: Path, capfd) -> None:
     folder = only_run(outputs, "eim_oe")
     saved = metrics_of(folder)
     for benchmark in ("synth_anomaly", "synth_obstacle"):
-        for scorer in ("msp", "max_logit", "entropy", "energy", "rba", "outlier_class", "uno"):
+        for scorer in (
+            "msp",
+            "max_logit",
+            "entropy",
+            "energy",
+            "rba",
+            "outlier_class",
+            "uno",
+            "class_margin",
+        ):
             assert 0 <= saved["metrics"][f"{benchmark}/{scorer}/ap"] <= 1
     assert 0 <= saved["metrics"]["val/miou"] <= 1
     assert saved["manifest"]["seed"] == 0
     for needle in ("AP", "FPR95", "AUROC", "make ui", str(folder)):
         assert needle in outcome.out
     figures = {path.name for path in (folder / "figures").glob("*.png")}
-    assert {"synth_anomaly_outlier_class.png", "synth_anomaly_curves.png"} <= figures
+    assert {"synth_anomaly_class_margin.png", "synth_anomaly_curves.png"} <= figures
     assert "training.png" in figures
     _mlflow_has_it(outputs, folder, saved["metrics"])
     _loads_as_a_detector(folder)

@@ -277,7 +277,7 @@ def test_cma_es_tunes_the_weights_of_all_losses(study_outputs, capfd) -> None:
     assert outcome.code == 0, outcome.err
     trials = trials_of(study_outputs / "studies" / "loss_weights_cma")
     assert len(ended(trials)) == len(points(trials)) == 3
-    assert trials[0].params[f"{LOSS}.class_weight"] == 2.0, "the first has the file's own values"
+    assert trials[0].params[f"{LOSS}.class_weight"] == 7.0, "the first has the file's own values"
     assert any("cma" in key for trial in trials for key in trial.system_attrs), "all were random"
 
 

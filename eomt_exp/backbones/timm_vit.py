@@ -191,7 +191,7 @@ def _created(name: str, embed_dim: int, pretrained: bool, arguments: dict[str, A
         # Where a download follows, errors in the arguments are to be raised before it.
         with torch.device("meta") if pretrained else nullcontext():
             vit = timm.create_model(name, **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
         why = f"{type(error).__name__}: {error}"
         message = f"backbone {name} cannot be built by timm with {arguments} ({why}). {_TAKE}"
         raise UserError(message) from error

@@ -33,6 +33,7 @@ from eomt_exp.contracts import (
     UserError,
 )
 from eomt_exp.models.mask_transformer import MaskTransformer
+from eomt_exp.ranges import NotNegative
 
 
 class SpatialEoMT(MaskTransformer):
@@ -58,7 +59,7 @@ class SpatialEoMT(MaskTransformer):
         official_quirks: bool = False,
         head_dim: int = 32,
         expansion: int = 3,
-        layer_scale: float = 0.1,
+        layer_scale: NotNegative = 0.1,
     ) -> None:
         if not isinstance(encoder, SpatialBackbone):
             raise UserError(
