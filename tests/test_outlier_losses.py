@@ -178,11 +178,13 @@ def margin_of(name: str) -> OutlierMargin:
 @pytest.mark.parametrize("name", MARGINS)
 @pytest.mark.parametrize("num_classes", [4, 19, 150])
 def test_the_configured_margins_can_be_reached_and_point_the_right_way(name: str, num_classes: int):
-    mask_logits = torch.full((1, 1, planted.GRID, planted.GRID), -planted.SURE)
-    mask_logits[..., : planted.GRID // 2] = planted.SURE  # the left half is of class 0
-    class_logits = torch.zeros(1, 1, num_classes + 1)
-    class_logits[..., 0] = 2 * planted.SURE
-    output = MaskOutput(mask_logits, class_logits, torch.zeros(1, 1, planted.D), None, num_classes)
+    left = torch.full((planted.GRID, planted.GRID), -planted.SURE)
+    left[:, : planted.GRID // 2] = planted.SURE
+    mask_logits = torch.stack([left, -left])[None]
+    class_logits = torch.zeros(1, 2, num_classes + 2)
+    # The left half is of class 0, the right one of the class for outliers.
+    class_logits[0, 0, 0] = class_logits[0, 1, num_classes] = 2 * planted.SURE
+    output = MaskOutput(mask_logits, class_logits, torch.zeros(1, 2, planted.D), None, num_classes)
     right = planted.boxes((0, planted.GRID // 2, planted.GRID, planted.GRID))[0]
     empty, loss = planted.empty_target(), margin_of(name)
     assert total(loss, output, [empty._replace(anomaly=right.to(torch.uint8))]) < 1e-4
@@ -190,7 +192,8 @@ def test_the_configured_margins_can_be_reached_and_point_the_right_way(name: str
 
 
 def test_several_margins_of_a_run_have_the_names_of_their_keys():
-    terms = [margin_of(name)(planted.random_output(), planted.two_targets()) for name in MARGINS]
+    output = planted.random_output(outlier_class=True)
+    terms = [margin_of(name)(output, planted.two_targets()) for name in MARGINS]
     assert [name for term in terms for name in term] == MARGINS
     assert {"outlier_margin", "energy_margin", "max_logit_margin"} <= set(MARGINS)
 

@@ -50,7 +50,7 @@ ZERO = (
     "augmentation.hue", "augmentation.blur", "augmentation.noise", "outlier_exposure.min_support",
     "outlier_exposure.feather", "outlier_exposure.colour_match", "outlier_exposure.rotation",
     "outlier_exposure.brightness", "outlier_exposure.copy_probability", "*.assemblies",
-    "loss.*weight", "loss.*_margin.low", "loss.*cost", "loss.*margin", "loss.*.tolerance",
+    "loss.*weight", "loss.*cost", "loss.*margin", "loss.*.tolerance",
     "loss.*.high", "loss.*.importance_ratio",
 )  # fmt: skip
 NEGATIVE = ("loss.*_margin.low", "loss.relative_margin.*margin", "loss.relative_margin.tolerance")
