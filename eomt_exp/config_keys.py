@@ -48,7 +48,11 @@ ROLES = {
             "trainer.on_bad_loss",  # where it matters, there are no weights with the other choice
             *("score", "scorer", "benchmark", "mining", "ensemble", "fusion"),
             *("trainer.validate_every", "trainer.log_every", "trainer.save_every"),
-            *("trainer.keep_checkpoints", "evaluator.resamples", "evaluator.operating_fpr"),
+            *("trainer.keep_checkpoints", "trainer.keep_best"),
+            *(
+                "evaluator.resamples",
+                "evaluator.operating_fpr",
+            ),
             *("evaluator.figures", "evaluator.exports", "evaluator.synthetic_images"),
         ),
         Role.reading: (

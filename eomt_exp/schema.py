@@ -146,6 +146,7 @@ class TrainerConfig:
     save_every: Count | None = None
     on_bad_loss: OnBadLoss = OnBadLoss.error
     keep_checkpoints: Count = MISSING
+    keep_best: str | None = None
     parallel: Parallel | None = None
     gradient_checkpointing: bool = False
     ema: Annotated[float, Range(0, 1, is_open=True)] | None = None
@@ -155,6 +156,10 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if self.device not in (MISSING, "auto", "cpu", "cuda"):
             refuse(f"trainer.device must be auto, cpu or cuda, got {self.device!r}.")
+        if self.keep_best not in (None, "val/miou", "val/ap"):
+            refuse(f"trainer.keep_best must be val/miou, val/ap or null, got {self.keep_best!r}.")
+        if self.keep_best and self.validate_every == 0:
+            refuse("trainer.keep_best needs validations: add trainer.validate_every=1.")
 
 
 class Fpr95(Enum):

@@ -40,7 +40,7 @@ from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.start import checked_settings
 from eomt_exp.tasks.train import train
 from eomt_exp.tasks.validation import Validation, last_validation
-from eomt_exp.tracking.metrics_file import read_journal
+from eomt_exp.tracking.metrics_file import Journal, read_journal
 from eomt_exp.weights.weight_files import WEIGHTS
 from tests.bright_anomalies import BrightnessNet, NegatedEvidence
 from tests.command_line import SMALL, metrics_of, mlflow_client, mlflow_run, run
@@ -147,7 +147,22 @@ def validated(tmp_path: Path, scorer: Any, *overrides: str, **tuning: Any) -> di
     settings = checked_settings(load("trainer.num_workers=0", *overrides))
     alone: Any = SimpleNamespace(process_index=0, num_processes=1, is_main_process=True)
     measurement = Measurement(settings, alone, tmp_path)
-    return Validation(measurement, detector, ImageSets({}, DarkScenes(), tuning, {}))(1)
+    images, best = ImageSets({}, DarkScenes(), tuning, {}), settings.trainer.keep_best
+    return Validation(measurement, detector, images, best)(1)
+
+
+def test_the_weights_of_the_best_validation_are_kept(tmp_path: Path) -> None:
+    images = PastedObjects(DarkScenes(), white_objects())
+    best, journal = tmp_path / "best.safetensors", Journal(tmp_path / "metrics.jsonl")
+    keep = ("trainer.keep_best=val/ap", "trainer.validate_every=1")
+    for earlier, is_best in ((None, True), (0.9, True), (1.0, False)):
+        if earlier is not None:
+            journal.write({"val/ap": earlier, "val/miou": 2.0}, 1)
+        validated(tmp_path, NegatedEvidence(), *keep, pasted=images)  # its AP is 1
+        assert best.is_file() == is_best
+        best.unlink(missing_ok=True)
+    with pytest.raises(UserError, match="add benchmark@tuning=pasted_validation"):
+        validated(tmp_path, NegatedEvidence(), *keep)
 
 
 def test_who_knows_the_pasted_pixels_gets_1_and_the_blind_the_base_rate(tmp_path: Path) -> None:

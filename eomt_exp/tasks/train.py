@@ -246,7 +246,9 @@ def _train_and_evaluate(cfg: DictConfig, parts: Parts, warnings: Mapping[str, st
             tracker.log_params(runs.flat(runs.training_settings(cfg)))
             if not agreed((folder / WEIGHTS).is_file()):
                 detector = runs.make_detector(cfg, model, accelerator.mixed_precision)
-                validate = Validation(measurement, detector, parts.images)
+                validate = Validation(
+                    measurement, detector, parts.images, settings.trainer.keep_best
+                )
                 trained = _fit(parts, accelerator, tracker, validate)
                 if accelerator.is_main_process:
                     save_weights(trained, folder / WEIGHTS)

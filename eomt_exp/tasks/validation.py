@@ -9,7 +9,7 @@ from __future__ import annotations
 from copy import copy
 from pathlib import Path
 
-from eomt_exp.contracts import ImageSet
+from eomt_exp.contracts import ImageSet, UserError
 from eomt_exp.engine.detector import Detector
 from eomt_exp.evaluator.metrics import flagged
 from eomt_exp.report.results import metrics_of
@@ -17,14 +17,33 @@ from eomt_exp.tasks.image_sets import ImageSets
 from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tracking.metrics_file import FILE_NAME as JOURNAL
 from eomt_exp.tracking.metrics_file import read_journal
+from eomt_exp.weights.weight_files import save_weights
+
+BEST = "best.safetensors"  # of trainer.keep_best, in the run folder
 
 
 class Validation:
     """Gives `val/miou`, `val/<set>/ap`, `val/<set>/fpr95` of the run's own score, and the means
-    `val/ap`, `val/fpr95` over the sets; the same in all processes."""
+    `val/ap`, `val/fpr95` over the sets; the same in all processes.
 
-    def __init__(self, measurement: Measurement, detector: Detector, images: ImageSets) -> None:
-        self.measurement, self.images = measurement, images
+    The weights of the highest `keep_best` so far are kept in the run folder.
+    """
+
+    def __init__(
+        self,
+        measurement: Measurement,
+        detector: Detector,
+        images: ImageSets,
+        keep_best: str | None = None,
+    ) -> None:
+        self.measurement, self.images, self.keep_best = measurement, images, keep_best
+        if keep_best == "val/miou" and images.validation is None:
+            raise UserError("trainer.keep_best=val/miou needs data.val, which is null.")
+        if keep_best == "val/ap" and not images.tuning:
+            raise UserError(
+                "trainer.keep_best=val/ap needs anomalies to validate on; add "
+                "benchmark@tuning=pasted_validation to the overrides."
+            )
         self.detector = copy(detector)  # the same model, and of its scorers the one that counts
         self.detector.scorers = {detector.score: detector.scorers[detector.score]}
 
@@ -40,6 +59,11 @@ class Validation:
         if sets:
             for metric in flagged("headline"):
                 found[f"val/{metric}"] = sum(each[metric] for each in sets.values()) / len(sets)
+        if self.keep_best and self.measurement.accelerator.is_main_process:
+            earlier = read_journal(self.measurement.folder / JOURNAL)
+            values = [line[self.keep_best] for line in earlier if self.keep_best in line]
+            if found[self.keep_best] > max(values, default=float("-inf")):
+                save_weights(self.detector.model, self.measurement.folder / BEST)
         return found
 
     def _anomalies(self, images: ImageSet) -> dict[str, float]:
