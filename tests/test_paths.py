@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from mlflow.utils.file_utils import local_file_uri_to_path
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from sqlalchemy import create_engine
 
 from eomt_exp import cli, runs
+from eomt_exp.data.outlier_folder import OutlierFolder
 from eomt_exp.paths import asset_dir, at_home
 from eomt_exp.run_folders import choose
 from eomt_exp.schema import LONGEST_NAME, is_folder_name
 from eomt_exp.studies.storage import open_storage
 from eomt_exp.tracking.store import _artifact_location, sqlite_file
+from eomt_exp.weights.weight_files import save_weights, weight_files
 from tests.command_line import SMALL, mlflow_run, run
+from tests.data_files import known_classes, noise, save
 from tests.sweep_commands import ended, trials_of
 
 NAMES = [
@@ -51,6 +57,24 @@ def test_every_address_leads_into_a_folder_of_any_name(cfg, tmp_path: Path, name
     assert {path.name for path in folder.iterdir()} == {"mlflow.db", "s"}
     assert journal.is_file()
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_objects_and_weights_are_read_from_a_folder_of_any_name(
+    tmp_path: Path, name: str
+) -> None:
+    folder, labels = tmp_path / name, np.zeros((16, 32), np.uint8)
+    save(folder / "train" / "1.png", noise(0, 16, 32))
+    save(folder / "trainannot" / "1.png", labels)
+    (item,) = known_classes("camvid", folder)
+    assert np.array_equal(item.image, noise(0, 16, 32))
+    cutout = np.full((8, 8, 4), 255, np.uint8)
+    save(folder / "rgba" / "1.png", cutout)
+    assert np.array_equal(OutlierFolder(folder)[0], cutout)
+    weights = torch.nn.Linear(1, 1)
+    save_weights(weights, folder / "model.safetensors")
+    (file,) = weight_files(folder / "model.safetensors")
+    assert load_file(file)["bias"] == weights.bias
 
 
 @pytest.mark.parametrize(
