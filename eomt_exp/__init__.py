@@ -1,6 +1,7 @@
 """Anomaly segmentation in road scenes with mask transformers.
 
-`detector = eomt_exp.load_detector(run_folder)`, then `detector(image)` gives a score per pixel.
+`detector = eomt_exp.load_detector(run_folder)`, then `detector(image)` gives a score per pixel,
+`detector.regions(image)` the regions above its threshold.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys as _sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eomt_exp.runs import load_detector
+    from eomt_exp.trained_detector import load_detector
 
 __all__ = ["load_detector"]
 
@@ -23,7 +24,7 @@ if _plugins not in _sys.path:
 def __getattr__(name: str) -> object:
     # Imported when asked for: `python -m eomt_exp --help` must not wait for torch.
     if name == "load_detector":
-        from eomt_exp.runs import load_detector
+        from eomt_exp.trained_detector import load_detector
 
         return load_detector
     raise AttributeError(f"module 'eomt_exp' has no attribute {name!r}")

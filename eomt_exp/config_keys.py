@@ -46,7 +46,7 @@ ROLES = {
         Role.judging: ("tuning", "data.val", "protocol", "evaluator.bits"),
         Role.reporting: (
             "trainer.on_bad_loss",  # where it matters, there are no weights with the other choice
-            *("score", "scorer", "benchmark", "mining", "ensemble", "fusion"),
+            *("score", "scorer", "benchmark", "mining", "ensemble", "fusion", "threshold"),
             *("trainer.validate_every", "trainer.log_every", "trainer.save_every"),
             *("trainer.keep_checkpoints", "trainer.keep_best"),
             *(
@@ -63,7 +63,7 @@ ROLES = {
             *("evaluator.known_classes", "evaluator.allow_seen_images"),
         ),
         Role.place: (
-            *("paths", "tracking", "resume", "task", "tuned_on"),
+            *("paths", "tracking", "resume", "task", "tuned_on", "input"),
             *("hydra", "sweep", "experiment"),  # groups, of which the job's configuration has none
         ),
     }.items()
@@ -110,6 +110,7 @@ READ = {
     ),
     "evaluate": (*_OF_A_MODEL, *OF_AN_ENSEMBLE, "scorer", "score", "benchmark"),
     "analyse_queries": _OF_A_MODEL,
+    "predict": (*_OF_A_MODEL, "scorer", "score", "threshold"),
     "doctor": ("data", "benchmark"),
     "preview": ("data", "outlier_exposure", "augmentation", "name", "seed"),
     "describe": ("model", "data.image_size", "data.name", "trainable"),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,6 +26,7 @@ from eomt_exp.weights.weight_files import HUB, WEIGHTS, local_path
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
 STATES = "checkpoints"
+_IOU = "val/iou_"  # of one known class
 
 # Classes that run folders name and that are gone: one has moved, of the others conf/data/ says what
 # they said.
@@ -219,15 +220,22 @@ def make_detector(
     )
 
 
-def load_detector(
-    run_folder: str | Path, score: str | None = None, device: str = "cpu", precision: str = "no"
-) -> Detector:
-    """Load a finished run's detector: `detector(image)`, (H, W, 3) uint8 RGB -> (H, W) float32.
+class KnownClasses(NamedTuple):
+    """Holds what the validation of a run found out that those who use its model need."""
 
-    `score` names one of the run's scorers; without it, the run's own choice.
-    """
-    cfg, model = load_model(Path(run_folder))
-    return make_detector(cfg, model.to(device), precision, score)
+    thresholds: dict[str, float]  # by scorer: evaluator.operating_fpr of the pixels lie above
+    names: list[str]  # none where they were not measured
+
+
+def known_classes(run_dir: Path) -> KnownClasses:
+    """Read it from a run's metrics.json; nothing is known of an evaluation of several models."""
+    found = read_metrics(run_dir) or {}
+    models = found.get("manifest", {}).get("models", {})
+    if len(models) != 1:
+        return KnownClasses({}, [])
+    (facts,) = models.values()
+    names = [key.removeprefix(_IOU) for key in found["metrics"] if key.startswith(_IOU)]
+    return KnownClasses(facts.get("thresholds", {}), names)
 
 
 def flat(node: Any, key: str = "") -> dict[str, Any]:

@@ -284,6 +284,23 @@ class QueryAnalysisConfig:
 
 
 @dataclass
+class PredictConfig:
+    """Types the options of conf/task/predict.yaml."""
+
+    maps: str = MISSING
+    overlays: bool = MISSING
+    masks: bool = MISSING
+    smallest: Count = MISSING
+    on_broken: str = MISSING
+
+    def __post_init__(self) -> None:
+        _check_ranges("task", self, {
+            "maps": (self.maps in ("png", "npz", "none"), "png, npz or none"),
+            "on_broken": (self.on_broken in ("error", "skip"), "error or skip"),
+        })  # fmt: skip
+
+
+@dataclass
 class RecipeConfig:
     """Types conf/recipe."""
 
@@ -339,6 +356,8 @@ class Config:
     strict: bool = True
     load_class_head: bool = True
     delta_weights: bool | None = None
+    input: Any = None  # of task=predict
+    threshold: float | None = None  # likewise
     start_from: str | None = None
     tuned_on: str | None = None
     trainable: Trainable = MISSING

@@ -51,7 +51,8 @@ ALLOWED = {
     "worker": {"cli", "jobs"},
     "_plugins": {"studies", "cli", "jobs", "schema", "contracts", "config_keys"},
     "__main__": {"cli"},
-    "__init__": {"runs"},
+    "trained_detector": {"runs", "engine", "evaluator", "contracts", "data"},
+    "__init__": {"trained_detector"},
 }
 # Where each library may be imported.
 DOORS = {
@@ -74,6 +75,7 @@ DOORS = {
     "matplotlib": {"report", "studies"},
     "sklearn": {"scorers"},
     "h5py": {"engine"},
+    "av": {"data"},
 }
 
 
