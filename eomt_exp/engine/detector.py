@@ -106,23 +106,25 @@ class Detector(AnyDetector):
         Windows of successive images share a forward pass until it holds `batch_size` of them.
         """
         scorers = {n: s for n, s in self.scorers.items() if only is None or n in only}
+        add_windows = torch.inference_mode()(self._add_windows)
+        detection = torch.inference_mode()(self._detection)
         open_canvases: list[_Canvas] = []
         waiting: list[tuple[_Canvas, int, int]] = []
         for image in images:
-            canvas = _Canvas(self._to_tensor(image), image.shape[:2])
+            canvas = _Canvas(self._scaled(self._to_tensor(image)), image.shape[:2])
             boxes = window_boxes(canvas.size, self.image_size)
             canvas.missing = len(boxes)
             open_canvases.append(canvas)
             waiting += [(canvas, y, x) for y, x in boxes]
             while len(waiting) >= self.batch_size:
-                self._add_windows(waiting[: self.batch_size], scorers)
+                add_windows(waiting[: self.batch_size], scorers)
                 del waiting[: self.batch_size]
             while open_canvases and not open_canvases[0].missing:
-                yield self._detection(open_canvases.pop(0), scorers, known)
+                yield detection(open_canvases.pop(0), scorers, known)
         if waiting:
-            self._add_windows(waiting, scorers)
+            add_windows(waiting, scorers)
         for canvas in open_canvases:
-            yield self._detection(canvas, scorers, known)
+            yield detection(canvas, scorers, known)
 
     @torch.inference_mode()
     def outputs(self, image: np.ndarray, truth: np.ndarray) -> Iterator[tuple[MaskOutput, Tensor]]:
@@ -132,7 +134,7 @@ class Detector(AnyDetector):
         nearest pixel. Raises UserError for a model without queries.
         """
         self.model.eval()
-        scaled = self._to_tensor(image)
+        scaled = self._scaled(self._to_tensor(image))
         size, (height, width) = (scaled.shape[-2], scaled.shape[-1]), self.image_size
         labels = torch.from_numpy(np.array(truth))[None, None].to(scaled)
         labels = F.interpolate(labels, size=size, mode="nearest-exact")
@@ -146,27 +148,45 @@ class Detector(AnyDetector):
                 )
             yield output.resized((height, width)), labels[box][0, 0]
 
+    def graph(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(H, W, 3) uint8 -> score (H, W) float32 and known class (H, W) int64, to be exported.
+
+        Of tensors alone and by the same steps as stream(), so that torch.export can follow them. A
+        size that is not fixed there needs windows=False.
+        """
+        canvas = _Canvas(self._scaled(image), (image.shape[0], image.shape[1]))
+        boxes = [(canvas, y, x) for y, x in window_boxes(canvas.size, self.image_size)]
+        scorers = {self.score: self.scorers[self.score]}
+        self._add_windows(boxes, scorers)
+        maps, classes = self._finished(canvas, scorers, known=True)
+        assert maps is not None
+        assert classes is not None
+        return maps[0], classes
+
     def _to_tensor(self, image: np.ndarray) -> Tensor:
-        """(H, W, 3) uint8 -> (1, 3, H', W') in [0, 1], scaled to cover the training size."""
+        """Check an image (H, W, 3) uint8, and bring it to the model's device."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise UserError(
                 f"an image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}."
             )
-        size = self.image_size
-        if self.windows:
-            factor = max(s / n for s, n in zip(size, image.shape[:2], strict=True))
-            size = tuple(
-                max(s, round(n * factor)) for s, n in zip(size, image.shape[:2], strict=True)
-            )
-            if self.model.official_quirks:  # Pillow rounds to whole grey levels
-                picture = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
-                image = np.asarray(picture)
+        if self.windows and self.model.official_quirks:  # Pillow rounds to whole grey levels
+            size = self._covering(image.shape[:2])
+            picture = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+            image = np.asarray(picture)
         device = next(self.model.parameters()).device
-        tensor = torch.from_numpy(np.array(image)).to(device)  # a copy: it may be read-only
-        tensor = tensor.permute(2, 0, 1)[None].float().div_(255)
-        return F.interpolate(tensor, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+        return torch.from_numpy(np.array(image)).to(device)  # a copy: it may be read-only
 
-    @torch.inference_mode()
+    def _scaled(self, image: Tensor) -> Tensor:
+        """(H, W, 3) uint8 -> (1, 3, H', W') in [0, 1], scaled to cover the training size."""
+        size = self._covering(image.shape[:2]) if self.windows else self.image_size
+        scaled = image.permute(2, 0, 1)[None].float().div_(255)
+        return F.interpolate(scaled, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+
+    def _covering(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the size (H, W) of an image once it just covers the training size."""
+        factor = max(s / n for s, n in zip(self.image_size, size, strict=True))
+        return tuple(max(s, round(n * factor)) for s, n in zip(self.image_size, size, strict=True))
+
     def _add_windows(
         self, windows: Sequence[tuple[_Canvas, int, int]], scorers: dict[str, Scorer]
     ) -> None:
@@ -185,23 +205,26 @@ class Detector(AnyDetector):
                 box = (slice(y, y + height), slice(x, x + width))
                 canvas.add(box, semantic[i], {name: maps[i] for name, maps in queries.items()})
 
-    @torch.inference_mode()
     def _detection(self, canvas: _Canvas, scorers: dict[str, Scorer], known: bool) -> Detection:
+        maps, classes = self._finished(canvas, scorers, known)
+        scores = {} if maps is None else dict(zip(scorers, maps.cpu().numpy(), strict=True))
+        return Detection(scores, None if classes is None else classes.cpu().numpy())
+
+    def _finished(
+        self, canvas: _Canvas, scorers: dict[str, Scorer], known: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the scores (N, H, W) float32 and classes (H, W) of a canvas in the image's size."""
         assert canvas.evidence is not None
         evidence = canvas.evidence / canvas.counts
-        maps = {
-            name: canvas.maps[name] / canvas.counts
+        maps = [
+            canvas.maps[name] / canvas.counts
             if scorer.level == "query"
             else scorer(PixelOutput(evidence))[0]
             for name, scorer in scorers.items()
-        }
-        scores, classes = {}, None
-        if maps:
-            scaled = _resize(torch.stack([*maps.values()])[None], canvas.original)
-            scores = dict(zip(maps, scaled[0].float().cpu().numpy(), strict=True))
-        if known:
-            classes = _resize(evidence, canvas.original).argmax(dim=1)[0].cpu().numpy()
-        return Detection(scores, classes)
+        ]
+        scores = _resize(torch.stack(maps)[None], canvas.original)[0].float() if maps else None
+        classes = _resize(evidence, canvas.original).argmax(dim=1)[0] if known else None
+        return scores, classes
 
     def _forward(self, crops: Tensor) -> list[MaskOutput | PixelOutput]:
         """Return the outputs of (B, 3, h, w) crops, of two or three of them each.
@@ -261,6 +284,7 @@ def window_boxes(size: tuple[int, int], window: tuple[int, int]) -> list[tuple[i
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    if maps.shape[-2:] == size:
+    # While an export of any size is traced, the size is a symbol, which must not be compared.
+    if isinstance(size[0], int) and maps.shape[-2:] == size:
         return maps
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
