@@ -301,6 +301,25 @@ class PredictConfig:
 
 
 @dataclass
+class ExportConfig:
+    """Types the options of conf/task/export.yaml."""
+
+    format: str = MISSING
+    size: Annotated[list[int], Range(1, length=2)] | None = None
+    half: bool = MISSING
+    images: Count = MISSING
+    tolerance: Positive | None = None
+
+    def __post_init__(self) -> None:
+        formats = ("onnx", "torch_export", "hugging_face", "official")
+        square = self.size is None or self.size[0] == self.size[1]
+        _check_ranges("task", self, {
+            "format": (self.format in formats, ", ".join(formats)),
+            "size": (square or self.format != "hugging_face", "[640,640], a square"),
+        })  # fmt: skip
+
+
+@dataclass
 class RecipeConfig:
     """Types conf/recipe."""
 

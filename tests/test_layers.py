@@ -76,6 +76,8 @@ DOORS = {
     "sklearn": {"scorers"},
     "h5py": {"engine"},
     "av": {"data"},
+    "onnx": {"engine"},
+    "onnxruntime": {"engine"},
 }
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import deit, eva, vision_transformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from eomt_exp.backbones.pixel_encoder import PixelEncoder
 from eomt_exp.backbones.timm_attention import run_block
@@ -155,9 +156,18 @@ class TimmViT(PixelEncoder):
         module = eva if isinstance(vit, eva.Eva) else vision_transformer
         pos_embed = state.get("pos_embed")
         prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-        if pos_embed is not None and trained_size is not None:
+        trained: list[int] | None = None
+        if trained_size is not None:
             kernel = state["patch_embed.proj.weight"].shape[-2:]
             trained = [side // step for side, step in zip(trained_size, kernel, strict=True)]
+        if pos_embed is not None and prefix and vit.pos_embed is not None:
+            count, own = pos_embed.shape[1], vit.pos_embed.shape[1]
+            patches = math.prod(trained) if trained else math.isqrt(count) ** 2
+            if count == patches and count != own:
+                # Of a layout where patches alone have positions: the others' are in the tokens.
+                pos_embed = F.pad(pos_embed, (0, 0, prefix, 0))
+                state = state | {"pos_embed": pos_embed}
+        if pos_embed is not None and trained is not None:
             grid = list(vit.patch_embed.grid_size)
             pos_embed = resample_abs_pos_embed(pos_embed, grid, trained, prefix)
             # Not for timm, which would take them for a square if their number is the usual one.

@@ -182,10 +182,13 @@ class Detector(AnyDetector):
         scaled = image.permute(2, 0, 1)[None].float().div_(255)
         return F.interpolate(scaled, size=size, mode="bilinear", antialias=True).clamp(0, 1)
 
-    def _covering(self, size: tuple[int, ...]) -> tuple[int, ...]:
+    def _covering(self, size: Sequence[int]) -> tuple[int, int]:
         """Return the size (H, W) of an image once it just covers the training size."""
         factor = max(s / n for s, n in zip(self.image_size, size, strict=True))
-        return tuple(max(s, round(n * factor)) for s, n in zip(self.image_size, size, strict=True))
+        height, width = (
+            max(s, round(n * factor)) for s, n in zip(self.image_size, size, strict=True)
+        )
+        return height, width
 
     def _add_windows(
         self, windows: Sequence[tuple[_Canvas, int, int]], scorers: dict[str, Scorer]
@@ -213,7 +216,7 @@ class Detector(AnyDetector):
     def _finished(
         self, canvas: _Canvas, scorers: dict[str, Scorer], known: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the scores (N, H, W) float32 and classes (H, W) of a canvas in the image's size."""
+        """Return scores (N, H, W) float32 and classes (H, W) of a canvas in the image's size."""
         assert canvas.evidence is not None
         evidence = canvas.evidence / canvas.counts
         maps = [
@@ -234,7 +237,7 @@ class Detector(AnyDetector):
         """
         kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
         with torch.autocast(crops.device.type, kind, enabled=self.precision != "no"):
-            output = self.model(crops)
+            output = self.model(crops.to(next(self.model.parameters()).dtype))
         parts = max(len(crops) // 2, 1)
         # Scores in float32: half precision ties the very pixels a metric must tell apart.
         split = [

@@ -6,6 +6,7 @@ value of DINOv2's SwiGLU; Hugging Face has a module each. DINOv3's keys have no 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -71,6 +72,25 @@ _MASK2FORMER: Rules = (
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
 )  # fmt: skip
+_TO_EOMT: Rules = (
+    (r"^q\.", "query."),
+    (r"^class_head\.", "class_predictor."),
+    (r"^mask_head\.0\.", "mask_head.fc1."),
+    (r"^mask_head\.2\.", "mask_head.fc2."),
+    (r"^mask_head\.4\.", "mask_head.fc3."),
+    (r"^upscale\.(\d+)\.norm\.", r"upscale_block.block.\1.layernorm2d."),
+    (r"^upscale\.(\d+)\.conv", r"upscale_block.block.\1.conv"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"^pos_embed$", "embeddings.position_embeddings.weight"),
+    (r"^reg_token$", "embeddings.register_tokens"),
+    (r"^cls_token$", "embeddings.cls_token"),
+    (r"^norm\.", "layernorm."),
+    (r"^blocks\.", "layers."),
+    (r"\.attn\.proj\.", ".attention.out_proj."),
+    (r"\.attn\.([qkv])\.", r".attention.\1_proj."),
+    (r"\.ls([12])\.gamma$", r".layer_scale\1.lambda1"),
+)
+_TO_GATED: Rules = ((r"\.mlp\.fc1\.", ".mlp.weights_in."), (r"\.mlp\.fc2\.", ".mlp.weights_out."))
 _NO_WEIGHTS = re.compile(r"mask_token$|^rope_embeddings\.")  # for pre-training; a constant
 
 
@@ -102,6 +122,43 @@ def from_backbone(trunk: State) -> State:
             _fuse(named, f"{block}.mlp", ("gate_proj", "up_proj"), "fc1", kind)
     # Without registers, some of theirs have an empty tensor for them.
     return {BACKBONE + name: value for name, value in named.items() if value.numel()}
+
+
+def to_eomt(state: State) -> State:
+    """Rename our EoMT with a ViT as DINOv2's, of square images, to theirs: from_eomt's inverse.
+
+    What `EomtForUniversalSegmentation` has and ours may lack gets the value that changes nothing: a
+    LayerScale of 1; positions of other tokens than patches are added to these tokens. Raises
+    CheckpointError for another backbone.
+    """
+    found = {name.removeprefix(BACKBONE): value for name, value in state.items()}
+    positions = found.get("pos_embed")
+    if positions is None or "blocks.0.attn.qkv.weight" not in found:
+        raise CheckpointError(
+            "EomtForUniversalSegmentation has a ViT with learned positions, as DINOv2's, which "
+            "this backbone is not."
+        )
+    patches, width = math.isqrt(positions.shape[1]) ** 2, positions.shape[2]
+    found["pos_embed"], others = positions[0, -patches:], positions[:, :-patches]
+    found.setdefault("reg_token", positions.new_zeros(1, 0, width))
+    if others.shape[1]:
+        found["cls_token"] = found["cls_token"] + others[:, :1]
+        found["reg_token"] = found["reg_token"] + others[:, 1:]
+    for name in [name for name in found if name.endswith(".attn.qkv.weight")]:
+        block = name.removesuffix(".attn.qkv.weight")
+        for kind in ("weight", "bias"):
+            parts = found.pop(f"{block}.attn.qkv.{kind}").chunk(3)
+            found |= {f"{block}.attn.{n}.{kind}": v for n, v in zip("qkv", parts, strict=True)}
+        for number in "12":
+            found.setdefault(f"{block}.ls{number}.gamma", positions.new_ones(width))
+    rules = _TO_EOMT + (_TO_GATED if is_gated(state) else ())
+    return {k: v.contiguous() for k, v in _renamed(found, rules).items()}
+
+
+def is_gated(state: State) -> bool:
+    """Return whether the MLPs of our backbone are SwiGLUs: a gate and a value in one matrix."""
+    first, second = (state[f"{BACKBONE}blocks.0.mlp.fc{n}.weight"] for n in (1, 2))
+    return first.shape[0] == 2 * second.shape[1]
 
 
 def _renamed(state: State, rules: Rules) -> State:

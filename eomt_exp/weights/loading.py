@@ -14,6 +14,7 @@ from eomt_exp.weights.hugging_face import BACKBONE, State
 from eomt_exp.weights.weight_files import read_weights
 
 _PIXELS = "encoder.pixel_"  # ImageNet's mean and standard deviation, which some layouts leave out
+_LAYER_SCALES = (".ls1.gamma", ".ls2.gamma")
 _CLASS_HEAD = "class_head."
 _LINEAR = (f"{_CLASS_HEAD}weight", f"{_CLASS_HEAD}bias")
 _PROTOTYPES = f"{_CLASS_HEAD}prototypes"
@@ -76,8 +77,8 @@ def load_checkpoint(
     state, layout = _read_official(where)
     _check_finite(state, where)
     own = model.state_dict()
-    # A model without these buffers does without them.
-    state = {k: v for k, v in state.items() if k in own or not k.startswith(_PIXELS)}
+    # A model without these buffers, or without a LayerScale of 1, is the same without them.
+    state = {k: v for k, v in state.items() if k in own or not _changes_nothing(k, v)}
     left_out = [] if load_class_head else [k for k in state if k.startswith(_CLASS_HEAD)]
     state = {name: value for name, value in state.items() if name not in left_out}
     estimated = _turn_into_prototypes(state, model)
@@ -116,6 +117,10 @@ def _read_official(where: str | Path) -> tuple[State, str]:
     except CheckpointError as error:
         text = str(error)
         raise CheckpointError(text if str(where) in text else f"{where}: {text}") from error
+
+
+def _changes_nothing(name: str, value: torch.Tensor) -> bool:
+    return name.startswith(_PIXELS) or (name.endswith(_LAYER_SCALES) and bool((value == 1).all()))
 
 
 def _check_finite(state: State, where: str | Path) -> None:
