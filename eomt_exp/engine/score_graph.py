@@ -35,7 +35,7 @@ class ScoreGraph(nn.Module):
     def __init__(self, detector: Detector, size: tuple[int, int] | None, half: bool) -> None:
         super().__init__()
         self.size = size
-        self.model = copy.deepcopy(detector.model).cpu().eval()
+        self.model = copy.deepcopy(detector.model).cpu()
         if half:
             self.model.half()
         self.detector = Detector(
@@ -46,6 +46,7 @@ class ScoreGraph(nn.Module):
             windows=detector.windows and size is not None,
             resolution=detector.resolution,
         )
+        self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the steps of Detector.stream() to one image."""

@@ -22,7 +22,7 @@ def write_official(model: Model, folder: Path) -> None:
     """Write the state dict as the official code saves it. Raises UserError for other models."""
     _check(model, "official")
     with replacing(folder / OFFICIAL) as scratch:
-        torch.save(dict(model.state_dict()), scratch)
+        torch.save(_state(model), scratch)
 
 
 def write_hugging_face(model: Model, side: int, class_names: list[str], folder: Path) -> None:
@@ -32,9 +32,12 @@ def write_hugging_face(model: Model, side: int, class_names: list[str], folder: 
     for models that it cannot be, and CheckpointError for backbones.
     """
     _check(model, "hugging_face")
-    state = model.state_dict()
+    state = _state(model)
     mean, std = (state.pop(f"encoder.pixel_{name}").flatten().tolist() for name in ("mean", "std"))
     theirs = to_eomt(state)
+    no_object = torch.tensor([0.1])  # of the loss; without it transformers warns
+    labels = state["class_head.weight"].new_ones(len(class_names))
+    theirs["criterion.empty_weight"] = torch.cat([labels, no_object])
     with replacing(folder / WEIGHTS) as scratch:
         save_file(theirs, scratch, metadata={"format": "pt"})
     write_text(folder / "config.json", _json(_config(model, state, side, class_names)))
@@ -53,6 +56,13 @@ def write_hugging_face(model: Model, side: int, class_names: list[str], folder: 
         "do_pad": False,
     }
     write_text(folder / "preprocessor_config.json", _json(processor))
+
+
+def _state(model: Model) -> dict[str, Tensor]:
+    """Return the weights; a model without masked attention says so by its probabilities."""
+    state = dict(model.state_dict())
+    probs = state.get("attn_mask_probs", torch.ones(model.num_blocks))
+    return state | {"attn_mask_probs": probs if model.masked_attention else 0 * probs}
 
 
 def _check(model: Model, layout: str) -> None:
