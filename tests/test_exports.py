@@ -12,8 +12,10 @@ from PIL import Image
 
 from eomt_exp.engine.evaluation import Settings, measure_benchmark
 from eomt_exp.engine.exports import OODIS_SMALLEST, OodisExport, SmiycExport
-from eomt_exp.tasks.benchmark_exports import exports_of
+from eomt_exp.tasks.benchmark_exports import check_written, exports_of
 from tests.bright_anomalies import BrightAnomalies
+from tests.command_line import SMALL, metrics_of, only_run, run
+from tests.data_files import save
 from tests.test_engine import detector
 
 SHAPE = (40, 60)
@@ -184,3 +186,60 @@ def test_an_evaluation_writes_every_map_once_below_its_run(tmp_path: Path, h5py)
     with h5py.File(maps / "scene_0.hdf5") as file:
         expected = scoring.scores(images[0].image)[0][scorer]
         assert np.array_equal(file["value"][:], expected.astype(np.float16))
+
+
+def test_what_the_tools_would_refuse_is_said(tmp_path: Path, h5py) -> None:
+    score, _ = planted()
+    typed = (["smiyc", "oodis"], tmp_path, "ours", "smiyc_anomaly21", ["rba"])
+    for write in exports_of(*typed, {"rba": 0.5})["rba"]:
+        write("a", score)
+        write("b", score)
+    smiyc, listed = check_written(*typed, ["a", "b"])
+    assert smiyc.endswith("AnomalyTrack-all: files of 2 images, as its tool reads them.")
+    assert listed.endswith("roadanomaly: files of 2 images, as its tool reads them.")
+    with h5py.File(next(tmp_path.rglob("a.hdf5")), "a") as file:
+        del file["value"]
+        file["value"] = np.zeros(SHAPE, np.float32)
+    next(tmp_path.rglob("b_instanceIds_1_1.png")).unlink()
+    smiyc, listed = check_written(*typed, ["a", "b", "c"])
+    assert "refused would be a.hdf5 holds float32" in smiyc
+    assert "and 1 more" in smiyc  # c.hdf5 is missing
+    assert "refused would be b_instanceIds_pred.txt" in listed
+
+
+def hidden_track(root: Path, dummies: bool) -> Path:
+    """A test set of two images, whose label maps are missing or all zero."""
+    rng = np.random.default_rng(0)
+    for name in ("validation0000", "airplane0000", "cow0001"):
+        image = rng.integers(0, 256, (36, 64, 3), dtype=np.uint8)
+        save(root / f"images/{name}.jpg", image)
+        if dummies or name.startswith("validation"):
+            truth = np.zeros((36, 64), np.uint8)
+            truth[10:20, 10:30] = name.startswith("validation")
+            save(root / f"labels_masks/{name}_labels_semantic.png", truth)
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dummies", [False, True])
+def test_hidden_test_sets_are_exported_and_never_measured(
+    outputs: Path, tmp_path: Path, capfd, dummies: bool, h5py
+) -> None:
+    root = hidden_track(tmp_path / "dataset_AnomalyTrack", dummies)
+    assert run(capfd, "+experiment=semantic", *SMALL, "benchmark=none").code == 0
+    typed = (
+        "task=evaluate", f"checkpoint={only_run(outputs, 'semantic')}", "benchmark=smiyc_anomaly21",
+        f"paths.smiyc_anomaly21={root}", "benchmark.smiyc_anomaly21.split=test",
+        "trainer.num_workers=0", "evaluator.known_classes=false", f"hydra.run.dir={tmp_path}/run",
+    )  # fmt: skip
+    outcome = run(capfd, *typed)
+    assert outcome.code == 2
+    assert "evaluator.exports=[smiyc]" in outcome.err
+    for _ in range(2):  # typed again, nothing is scored again
+        outcome = run(capfd, *typed, "evaluator.exports=[smiyc]")
+        assert outcome.code == 0, outcome.err
+    assert not [key for key in metrics_of(tmp_path / "run") if key.startswith("smiyc")]
+    files = [*(tmp_path / "run/exports/anomaly_p").rglob("AnomalyTrack-all/*.hdf5")]
+    assert {path.name for path in files} == {"airplane0000.hdf5", "cow0001.hdf5"}
+    with h5py.File(files[0]) as file:
+        assert file["value"].shape == (36, 64)

@@ -6,6 +6,7 @@ datasets/) and kumuji/anomaly-benchmark-suite (verify_submission.py, scoring_pro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -33,6 +34,21 @@ class SmiycExport:
         """
         _h5py()  # now, and not after hours of scoring
         self.folder = folder / "anomaly_p" / method / dataset
+
+    def faults(self, names: Sequence[str]) -> list[str]:
+        """Say what the tool would refuse of the files of these images."""
+        found = []
+        for name in names:
+            path = self.folder / f"{_image_id(name)}.hdf5"
+            try:
+                with _h5py().File(path) as file:
+                    value = file["value"][:]
+            except (OSError, KeyError) as error:
+                found.append(f"{path.name} is missing or broken ({error})")
+                continue
+            if value.ndim != 2 or value.dtype != np.float16 or np.isnan(value).any():
+                found.append(f"{path.name} holds {value.dtype} of shape {value.shape}, or NaN")
+        return found
 
     def write(self, name: str, score: np.ndarray) -> None:
         """Write `score` (H, W) of the image `name` at its full size, higher = more anomalous.
@@ -62,6 +78,18 @@ class OodisExport:
         self.threshold = threshold
         # After the image's name, as in Cityscapes.
         self._infix = "_gtCoarse" if part == "fishyscapes" else ""
+
+    def faults(self, names: Sequence[str]) -> list[str]:
+        """Say what its verify_submission.py would refuse of the files of these images."""
+        found = []
+        for name in names:
+            path = self.folder / f"{_image_id(name)}{self._infix}_instanceIds_pred.txt"
+            lines = path.read_text().splitlines() if path.is_file() else []
+            masks = [line.split(" ")[0] for line in lines]
+            missing = [mask for mask in masks if not (self.folder / mask).is_file()]
+            if not masks or missing:
+                found.append(f"{path.name} names no mask, or {missing[:1]}, which is not there")
+        return found
 
     def write(self, name: str, score: np.ndarray) -> None:
         """Write masks, then the list, so that a list never names a missing mask.

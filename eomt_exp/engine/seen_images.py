@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eomt_exp.contracts import ImageSet, LabelledImage, OutlierPool
+from eomt_exp.contracts import ANOMALY, ImageSet, LabelledImage, OutlierPool
 from eomt_exp.files import write_text
 
 FILE_NAME = "images.json"
-Digests = tuple[str, str, str]
+Digests = tuple[str, str, str, bool]
 _HEX = 32  # 128 bits of SHA-256: two images will not meet by chance
 
 
@@ -30,6 +30,7 @@ class Contents(NamedTuple):
 
     images: dict[str, str]  # digest of the pixels -> name
     sha256: str  # of all images and labels, whatever their order
+    has_anomaly: bool  # whether a pixel of any image is labelled one
 
 
 class Overlap(NamedTuple):
@@ -59,16 +60,18 @@ def read_digests(
 
 
 def digests_of(item: LabelledImage) -> Digests:
-    """Return (digest of the pixels, digest of the truth, name) of one image."""
+    """Return (digest of the pixels, digest of the truth, name, has an anomaly) of one image."""
     truth = hashlib.sha256((digest(item.labels) + digest(item.anomaly)).encode()).hexdigest()
-    return digest(item.image)[:_HEX], truth, item.name
+    return digest(item.image)[:_HEX], truth, item.name, bool((item.anomaly == ANOMALY).any())
 
 
 def contents_of(found: Sequence[Digests]) -> Contents:
     """Sum up the digests of single images."""
-    text = "\n".join(sorted(f"{image} {truth}" for image, truth, _ in found))
+    text = "\n".join(sorted(f"{image} {truth}" for image, truth, *_ in found))
     return Contents(
-        {image: name for image, _, name in found}, hashlib.sha256(text.encode()).hexdigest()
+        {image: name for image, _, name, _ in found},
+        hashlib.sha256(text.encode()).hexdigest(),
+        any(has_anomaly for *_, has_anomaly in found),
     )
 
 

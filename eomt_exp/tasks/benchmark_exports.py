@@ -62,19 +62,43 @@ def exports_of(
 ) -> dict[str, Sequence[Write]]:
     """Return by scorer what writes the maps of a model and scorer below <run>/exports."""
     found: dict[str, Sequence[Write]] = {}
-    folder = run_dir / FOLDER
     for scorer in scorers:
-        method, writers = f"{model}-{scorer}", list[Write]()
-        if "smiyc" in kinds:
-            name = SMIYC_NAMES.get(benchmark, benchmark)
-            writers.append(SmiycExport(folder, method, name).write)
-        if "oodis" in kinds:
-            if scorer not in thresholds:
-                raise UserError(
-                    f"evaluator.exports=[oodis] has no threshold for {scorer}: too many pixels of "
-                    "data.val score inf. Take another scorer."
-                )
-            part, threshold = OODIS_PARTS[benchmark], thresholds[scorer]
-            writers.append(OodisExport(folder, method, part, threshold).write)
-        found[scorer] = writers
+        if "oodis" in kinds and scorer not in thresholds:
+            raise UserError(
+                f"evaluator.exports=[oodis] has no threshold for {scorer}: too many pixels of "
+                "data.val score inf. Take another scorer."
+            )
+        threshold = thresholds.get(scorer, float("nan"))
+        parts = _exports(kinds, run_dir / FOLDER, f"{model}-{scorer}", benchmark, threshold)
+        found[scorer] = [one.write for one in parts]
+    return found
+
+
+def check_written(
+    kinds: Sequence[str],
+    run_dir: Path,
+    model: str,
+    benchmark: str,
+    scorers: Sequence[str],
+    names: Sequence[str],
+) -> list[str]:
+    """Read all files of these images back; a line of what was found for each folder of them."""
+    lines = []
+    for scorer in scorers:
+        for one in _exports(kinds, run_dir / FOLDER, f"{model}-{scorer}", benchmark, 0.0):
+            faults = one.faults(names)
+            more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+            said = f"refused would be {faults[0]}{more}" if faults else "as its tool reads them"
+            lines.append(f"{one.folder}: files of {len(names)} images, {said}.")
+    return lines
+
+
+def _exports(
+    kinds: Sequence[str], folder: Path, method: str, benchmark: str, threshold: float
+) -> list[SmiycExport | OodisExport]:
+    found: list[SmiycExport | OodisExport] = []
+    if "smiyc" in kinds:
+        found.append(SmiycExport(folder, method, SMIYC_NAMES.get(benchmark, benchmark)))
+    if "oodis" in kinds:
+        found.append(OodisExport(folder, method, OODIS_PARTS[benchmark], threshold))
     return found

@@ -44,6 +44,7 @@ class ImageSets(NamedTuple):
     validation: ImageSet | None  # for the known classes
     tuning: dict[str, ImageSet]  # anomalies it is validated on while it trains
     contents: dict[str, Contents]  # of benchmarks by name, of "data.val" and "tuning.<name>"
+    without_truth: frozenset[str] = frozenset()  # benchmarks whose score maps can only be exported
 
 
 def build_image_sets(cfg: DictConfig, training: bool = False) -> ImageSets:
@@ -81,12 +82,39 @@ def build_image_sets(cfg: DictConfig, training: bool = False) -> ImageSets:
         images, contents[name] = read_sets.measured(images, name, node, cfg.trainer.num_workers)
         return images
 
+    read_benchmarks = {
+        name: read(one, name, nodes["benchmark"][name]) for name, one in benchmarks.items()
+    }
     return ImageSets(
-        {name: read(one, name, nodes["benchmark"][name]) for name, one in benchmarks.items()},
+        read_benchmarks,
         read(validation, VALIDATION, nodes["data"]["val"]) if validation is not None else None,
         {name: read(one, TUNING + name, nodes["tuning"][name]) for name, one in tuning.items()},
         contents,
+        _without_truth(cfg, read_benchmarks, contents),
     )
+
+
+def _without_truth(
+    cfg: DictConfig, benchmarks: dict[str, ImageSet], contents: dict[str, Contents]
+) -> frozenset[str]:
+    """Return the benchmarks none of whose pixels is labelled an anomaly; UserError to measure one.
+
+    The truth of test sets is mostly hidden, and their label maps are missing, or dummies.
+    """
+    found = frozenset(
+        name
+        for name, images in benchmarks.items()
+        if images.reads_files and cfg.data.limit is None and not contents[name].has_anomaly
+    )
+    if found and not cfg.evaluator.exports:
+        first = min(found)
+        raise UserError(
+            f"benchmark={first}: no pixel is labelled an anomaly, as where the truth is hidden or "
+            f"its label maps are dummies, so nothing can be measured. Type benchmark.{first}.split="
+            "validation where it has one, evaluator.exports=[smiyc] to write score maps for its "
+            f"server, or look with task=doctor benchmark={first}."
+        )
+    return found
 
 
 class ReadSets:

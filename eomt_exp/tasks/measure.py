@@ -28,7 +28,7 @@ from eomt_exp.files import write_text
 from eomt_exp.report.cells import FORMAT, Cell, load_cell, save_cell
 from eomt_exp.report.results import operating_thresholds, results_of
 from eomt_exp.schema import ScoreType
-from eomt_exp.tasks.benchmark_exports import exports_of
+from eomt_exp.tasks.benchmark_exports import check_written, exports_of
 from eomt_exp.tasks.candidate import Candidate, KnownClasses
 from eomt_exp.tasks.image_sets import VALIDATION, ImageSets
 from eomt_exp.tasks.start import TaskSettings
@@ -170,13 +170,22 @@ class Cells:
             f"{model.label} on {name}",
             exports_of(kinds, self.folder, model.label, name, scorers, thresholds),
         )
-        results = results_of(
-            measured,
-            model.label,
-            name,
-            fpr95=self.protocol.fpr95,
-            thresholds=thresholds,
-            resamples=self.evaluator.resamples,
+        if kinds and self.is_main:
+            names = measured.images[scorers[0]].names
+            for line in check_written(kinds, self.folder, model.label, name, scorers, names):
+                print(line, flush=True)
+        hidden = name in self.images.without_truth
+        results = (
+            []
+            if hidden
+            else results_of(
+                measured,
+                model.label,
+                name,
+                fpr95=self.protocol.fpr95,
+                thresholds=thresholds,
+                resamples=self.evaluator.resamples,
+            )
         )
         contents = self.images.contents[name]
         facts = {

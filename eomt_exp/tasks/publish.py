@@ -51,6 +51,7 @@ def leaderboard_of(
 ) -> Leaderboard:
     """Collect all cells of an evaluation."""
     by_benchmark = [[model.cells[name] for model in models] for name in benchmarks]
+    by_benchmark = [cells for cells in by_benchmark if any(cell.results for cell in cells)]
     results = [r for cells in by_benchmark for cell in cells for r in cell.results]
     resamples = settings.evaluator.resamples
     return Leaderboard(
