@@ -27,4 +27,8 @@ def __getattr__(name: str) -> object:
         from eomt_exp.trained_detector import load_detector
 
         return load_detector
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("eomt-exp")
     raise AttributeError(f"module 'eomt_exp' has no attribute {name!r}")

@@ -110,6 +110,7 @@ READ = {
     ),
     "evaluate": (*_OF_A_MODEL, *OF_AN_ENSEMBLE, "scorer", "score", "benchmark"),
     "analyse_queries": _OF_A_MODEL,
+    "demo": (*_OF_A_MODEL, "scorer", "score"),
     "export": (*_OF_A_MODEL, "scorer", "score"),
     "predict": (*_OF_A_MODEL, "scorer", "score", "threshold"),
     "doctor": ("data", "benchmark"),

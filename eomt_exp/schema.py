@@ -301,6 +301,15 @@ class PredictConfig:
 
 
 @dataclass
+class DemoConfig:
+    """Types the options of conf/task/demo.yaml."""
+
+    port: Annotated[int, Range(0, 65535)] = MISSING
+    max_mb: Positive = MISSING
+    max_side: Count = MISSING
+
+
+@dataclass
 class ExportConfig:
     """Types the options of conf/task/export.yaml."""
 
