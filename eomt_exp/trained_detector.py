@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from eomt_exp import runs
 from eomt_exp.contracts import UserError
 from eomt_exp.data.files.decode import decode_image
 from eomt_exp.engine.detector import AnyDetector, Detection
 from eomt_exp.evaluator.regions import Region, regions_of
+from eomt_exp.weights.weight_files import HUB, weight_files
 
 Picture = np.ndarray | Image.Image | str | Path  # (H, W, 3) uint8 RGB, a PIL image, or a file
 
@@ -72,15 +73,22 @@ class TrainedDetector(AnyDetector):
 
 
 def load_detector(
-    run_folder: str | Path, score: str | None = None, device: str = "cpu", precision: str = "no"
+    where: str | Path, score: str | None = None, device: str = "cpu", precision: str = "no"
 ) -> TrainedDetector:
-    """Load the detector of a finished run, or of a folder of task=export format=hugging_face.
+    """Load the detector of a finished run, or of what task=export task.format=hugging_face wrote.
 
-    `score` names one of the run's scorers; without it, the run's own choice. `device` is one of
-    PyTorch's, `precision` no, bf16 or fp16. Raises UserError for another folder, an unfinished run,
-    or an unknown score.
+    `where` is such a folder, or hf://owner/name[@revision] of one on the hub. `score` names one of
+    the run's scorers; without it, the run's own choice. `device` is one of PyTorch's, `precision`
+    no, bf16 or fp16. Raises UserError for another folder, an unfinished run, or an unknown score.
     """
-    folder = Path(run_folder).expanduser()
+    folder = Path(where).expanduser()
+    if str(where).startswith(HUB):
+        folder = weight_files(where)[0].parent
+        if not runs.is_run(folder):
+            raise UserError(
+                f"{where} holds weights and no {runs.CONFIG} that says of which model; type python "
+                f"-m eomt_exp task=predict checkpoint={where} with its model, backbone and data."
+            )
     cfg, model = runs.load_model(folder)
     detector = runs.make_detector(cfg, model.to(device), precision, score)
     known = runs.known_classes(folder)
@@ -95,5 +103,5 @@ def as_array(image: Picture) -> np.ndarray:
             raise UserError(f"{path} is no file; a detector takes a picture's path, or its pixels.")
         return decode_image(path.read_bytes(), str(path))
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     return image

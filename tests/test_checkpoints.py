@@ -456,8 +456,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
 
 
 SAFE, PICKLED = (
-    ["model.safetensors", weight_files.INDEX, "model-*.safetensors"],
-    ["pytorch_model.bin"],
+    ["model.safetensors", weight_files.INDEX, "model-*.safetensors", "config.yaml", "metrics.json"],
+    ["pytorch_model.bin", "config.yaml", "metrics.json"],
 )
 
 

@@ -27,6 +27,7 @@ from eomt_exp.models.spatial_eomt import SpatialEoMT
 from eomt_exp.scorers.class_margin import ClassMargin
 from eomt_exp.scorers.max_logit import MaxLogit
 from eomt_exp.scorers.rba import RbA
+from eomt_exp.weights import weight_files
 from eomt_exp.weights.hugging_face import from_eomt, to_eomt
 from eomt_exp.weights.loading import load_checkpoint
 from eomt_exp.weights.publishing import write_hugging_face, write_official
@@ -184,7 +185,9 @@ def test_onnx_agrees_with_the_detector(name: str, size, tmp_path: Path) -> None:
 
 
 @slow
-def test_the_command_writes_a_graph_that_runs_without_us(capfd, outputs: Path, tmp_path) -> None:
+def test_the_command_writes_a_graph_that_runs_without_us(
+    capfd, outputs: Path, tmp_path, monkeypatch
+) -> None:
     pytest.importorskip("onnxruntime")
     outcome = run(capfd, "+experiment=semantic", *SMALL, "score=rba")
     assert outcome.code == 0, outcome.err
@@ -212,5 +215,7 @@ def test_the_command_writes_a_graph_that_runs_without_us(capfd, outputs: Path, t
     assert outcome.code == 0, outcome.err
     written = eomt_exp.load_detector(tmp_path / "hf")
     assert written.threshold == detector.threshold
+    monkeypatch.setattr(weight_files, "_downloaded", lambda _: tmp_path / "hf")
+    assert eomt_exp.load_detector("hf://owner/name").class_names == written.class_names
     assert written.class_names == detector.class_names
     assert str(outputs) not in (tmp_path / "hf/config.yaml").read_text()

@@ -51,7 +51,7 @@ ALLOWED = {
     "worker": {"cli", "jobs"},
     "_plugins": {"studies", "cli", "jobs", "schema", "contracts", "config_keys"},
     "__main__": {"cli"},
-    "trained_detector": {"runs", "engine", "evaluator", "contracts", "data"},
+    "trained_detector": {"runs", "engine", "evaluator", "weights", "contracts", "data"},
     "__init__": {"trained_detector"},
 }
 # Where each library may be imported.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from eomt_exp.contracts import DataError, UserError
 from eomt_exp.data.files.pictures import find_pictures
@@ -64,6 +64,9 @@ def test_a_detector_takes_arrays_pictures_and_files_in_any_thread(tmp_path: Path
     save(tmp_path / "a.png", image)
     scores = [detector(one) for one in (image, Image.fromarray(image), tmp_path / "a.png")]
     assert all((score == image[..., 0]).all() for score in scores)
+    lying = Image.fromarray(np.rot90(image))
+    lying.getexif()[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    assert (detector(lying) == image[..., 0]).all()
     with ThreadPoolExecutor(4) as pool:
         pictures = [picture(i, 2 * i) for i in range(20)]
         for one, score in zip(pictures, pool.map(detector, pictures), strict=True):

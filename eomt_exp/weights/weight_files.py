@@ -28,7 +28,11 @@ IN_A_FOLDER = (WEIGHTS, INDEX, "pytorch_model.bin")  # looked for in this order
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # all but the first are pickles
 ON_THE_HUB = ENDINGS[:2]
 # The pickle only where the rest is not there: many repositories have both.
-_FETCHED_TOGETHER = ([WEIGHTS, INDEX, "model-*.safetensors"], ["pytorch_model.bin"])
+_OF_A_RUN = ["config.yaml", "metrics.json"]  # of a run that was published
+_FETCHED_TOGETHER = (
+    [WEIGHTS, INDEX, "model-*.safetensors", *_OF_A_RUN],
+    ["pytorch_model.bin", *_OF_A_RUN],
+)
 # The whole name is typed: the official notebook makes one from a logger's name, which the configs
 # of shorter and longer schedules share, so that the weights of the longer ones are never found.
 HUB = "hf://"
