@@ -64,7 +64,8 @@ class ScoreGraph(nn.Module):
             torch.export.save(program, path)
             return
         _library("onnx"), _library("onnxscript")
-        logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells each weight it shares
+        for name in ("onnx_ir", "onnxscript"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # they tell each weight they share
         if (total := sum(p.nbytes for p in self.parameters())) > _MOST_BYTES:
             raise UserError(
                 f"an ONNX file ends at 2 GB, and these weights are {total / 1e9:.1f} GB: type "
