@@ -154,7 +154,7 @@ class Detector(AnyDetector):
         Of tensors alone and by the same steps as stream(), so that torch.export can follow them. A
         size that is not fixed there needs windows=False.
         """
-        canvas = _Canvas(self._scaled(image), (image.shape[0], image.shape[1]))
+        canvas = _PaddedCanvas(self._scaled(image), (image.shape[0], image.shape[1]))
         boxes = [(canvas, y, x) for y, x in window_boxes(canvas.size, self.image_size)]
         scorers = {self.score: self.scorers[self.score]}
         self._add_windows(boxes, scorers)
@@ -273,6 +273,29 @@ class _Canvas:
         self.counts[box] += 1
         for name, window_map in queries.items():
             self.maps[name][box] += window_map
+        self.missing -= 1
+
+
+class _PaddedCanvas(_Canvas):
+    """Sums up windows out of place: in a graph, writing into a part of a tensor is slow."""
+
+    def add(self, box: tuple[slice, slice], semantic: Tensor, queries: dict[str, Tensor]) -> None:
+        """Add one window, with zeros around it."""
+        sides = zip(self.size, semantic.shape[-2:], box, strict=True)
+        (top, bottom), (left, right) = (
+            (part.start, whole - part.start - side) for whole, side, part in sides
+        )
+
+        def padded(values: Tensor) -> Tensor:
+            return F.pad(values, (left, right, top, bottom))
+
+        first = self.evidence is None
+        evidence = padded(semantic)[None]
+        self.evidence = evidence if self.evidence is None else self.evidence + evidence
+        self.counts = self.counts + padded(semantic.new_ones(semantic.shape[-2:]))
+        for name, window_map in queries.items():
+            found = padded(window_map)
+            self.maps[name] = found if first else self.maps[name] + found
         self.missing -= 1
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from eomt_exp.contracts import UserError
 from eomt_exp.engine.device import forget_accelerator, is_first_process, make_accelerator
 from eomt_exp.run_folders import working_in
 from eomt_exp.tasks.evaluate import as_trained, detector_of
@@ -17,7 +16,7 @@ from eomt_exp.tasks.image_sets import read_sets
 from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.mined_queries import analyse, thresholds_of
 from eomt_exp.tasks.start import checked_settings, tell_without_effect
-from eomt_exp.tasks.train import start_of
+from eomt_exp.tasks.train import trained_source
 
 
 def run(cfg: DictConfig) -> None:
@@ -28,12 +27,7 @@ def run(cfg: DictConfig) -> None:
         cfg, thresholds = as_trained(cfg), thresholds_of(cfg)
         settings = checked_settings(cfg)
         tell_without_effect(cfg)
-        source = start_of(cfg)
-        if source is None:
-            raise UserError(
-                "task=analyse_queries needs a trained model: add checkpoint=<run folder, file or "
-                "hf://…>, or start_from=semantic."
-            )
+        source = trained_source(cfg)
         accelerator = make_accelerator(settings.trainer)
         try:
             measurement = Measurement(settings, accelerator, run_dir)

@@ -27,7 +27,7 @@ from eomt_exp.schema import DemoConfig, typed
 from eomt_exp.tasks.evaluate import as_trained, detector_of
 from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.start import checked_settings, tell_without_effect
-from eomt_exp.tasks.train import start_of
+from eomt_exp.tasks.train import trained_source
 
 HOST = "127.0.0.1"
 _LEVELS = 255  # of the score map that the page gets
@@ -39,9 +39,7 @@ def run(cfg: DictConfig) -> None:
     cfg = as_trained(cfg)
     settings = checked_settings(cfg)
     tell_without_effect(cfg)
-    source = start_of(cfg)
-    if source is None:
-        raise UserError("task=demo needs a trained model: add checkpoint=<run folder or file>.")
+    source = trained_source(cfg)
     accelerator = make_accelerator(settings.trainer)
     try:
         folder = Path(HydraConfig.get().runtime.output_dir)

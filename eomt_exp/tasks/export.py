@@ -29,7 +29,7 @@ from eomt_exp.schema import ExportConfig, typed
 from eomt_exp.tasks.evaluate import as_trained, detector_of
 from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.start import checked_settings, tell_without_effect
-from eomt_exp.tasks.train import start_of
+from eomt_exp.tasks.train import trained_source
 from eomt_exp.weights.publishing import write_hugging_face, write_official
 
 SCALES = (1.0, 0.75, 0.5)  # of the pictures that a graph of any size is compared on
@@ -47,12 +47,7 @@ def run(cfg: DictConfig) -> None:
         cfg = as_trained(cfg)
         settings = checked_settings(cfg)
         tell_without_effect(cfg)
-        source = start_of(cfg)
-        if source is None:
-            raise UserError(
-                "task=export needs a trained model: add checkpoint=<run folder, file or hf://…>, "
-                "or start_from=semantic."
-            )
+        source = trained_source(cfg)
         accelerator = make_accelerator(settings.trainer)
         try:
             load = partial(detector_of, measurement=Measurement(settings, accelerator, run_dir))

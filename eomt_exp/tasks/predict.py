@@ -34,7 +34,7 @@ from eomt_exp.tasks.evaluate import as_trained, detector_of
 from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.mined_queries import fitted_scorers, mine_where_asked
 from eomt_exp.tasks.start import checked_settings, tell_without_effect
-from eomt_exp.tasks.train import start_of
+from eomt_exp.tasks.train import trained_source
 
 SCALE, VIDEO, PARTS = "scale.json", "overlay.mp4", "parts"
 AHEAD = 4  # pictures that are decoded, and as many that are written, beside the model's work
@@ -63,12 +63,7 @@ def run(cfg: DictConfig) -> None:
             cfg.scorer = {cfg.score: cfg.scorer[cfg.score]}
         settings = checked_settings(cfg)
         tell_without_effect(cfg)
-        source = start_of(cfg)
-        if source is None:
-            raise UserError(
-                "task=predict needs a trained model: add checkpoint=<run folder, file or hf://…>, "
-                "or start_from=semantic."
-            )
+        source = trained_source(cfg)
         accelerator = make_accelerator(settings.trainer)
         try:
             measurement = Measurement(settings, accelerator, run_dir)
