@@ -324,6 +324,7 @@ class ExportConfig:
         square = self.size is None or self.size[0] == self.size[1]
         _check_ranges("task", self, {
             "format": (self.format in formats, ", ".join(formats)),
+            "half": (not self.half or self.format in formats[:2], "false, or a graph's format"),
             "size": (square or self.format != "hugging_face", "[640,640], a square"),
         })  # fmt: skip
 

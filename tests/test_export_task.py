@@ -139,6 +139,13 @@ def test_what_a_layout_cannot_hold_is_refused(tmp_path: Path) -> None:
     for message, model in refused.items():
         with pytest.raises(UserError, match=message):
             write_official(model, tmp_path)
+    refused = {
+        "no place for dist_token": eomt("deit_tiny_distilled_patch16_224"),
+        "learned positions": eomt("vit_base_patch16_clip_224"),  # its patches have no bias
+    }
+    for message, model in refused.items():
+        with pytest.raises(CheckpointError, match=message):
+            write_hugging_face(model, SIDE, [*"abcde"], tmp_path)
     with pytest.raises(CheckpointError, match="learned positions"):
         to_eomt(eomt("vit_small_patch16_dinov3_qkvb").state_dict())
 

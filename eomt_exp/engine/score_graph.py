@@ -79,10 +79,13 @@ class ScoreGraph(nn.Module):
         exported.save(path, external_data=False)
 
 
-def loaded(path: Path) -> Run:
-    """Load a graph that was written, to run it as its user will."""
+def loaded(path: Path, threads: int = 0) -> Run:
+    """Load a graph that was written, to run it as its user will; onnxruntime chooses 0 threads."""
     if path.suffix == ENDINGS["onnx"]:
-        session = _library("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+        onnxruntime = _library("onnxruntime")
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         return lambda image: tuple(session.run(None, {INPUT: image}))
     module = torch.export.load(path).module()
 

@@ -45,6 +45,13 @@ def run(cfg: DictConfig) -> None:
     options = typed(cfg.task, ExportConfig, "task")
     with working_in(run_dir, Path(cfg.paths.outputs)):
         cfg = as_trained(cfg)
+        if cfg.model.get("official_quirks") and options.size and options.format in ENDINGS:
+            raise UserError(
+                "model.official_quirks=true resizes by Pillow, which is in no graph; type "
+                "task.size=null, and resize as you like before it."
+            )
+        with open_dict(cfg):
+            cfg.protocol.precision = "no"  # what a graph is compared with
         settings = checked_settings(cfg)
         tell_without_effect(cfg)
         source = trained_source(cfg)

@@ -91,6 +91,11 @@ _TO_EOMT: Rules = (
     (r"\.ls([12])\.gamma$", r".layer_scale\1.lambda1"),
 )
 _TO_GATED: Rules = ((r"\.mlp\.fc1\.", ".mlp.weights_in."), (r"\.mlp\.fc2\.", ".mlp.weights_out."))
+# All that `EomtForUniversalSegmentation` has, but for its loss.
+_IN_EOMT = re.compile(
+    r"(?:query|class_predictor|mask_head|upscale_block|embeddings|layernorm)\.|attn_mask_probs$|"
+    r"layers\.\d+\.(?:norm[12]|attention\.(?:[qkv]|out)_proj|layer_scale[12]|mlp)\."
+)
 _NO_WEIGHTS = re.compile(r"mask_token$|^rope_embeddings\.")  # for pre-training; a constant
 
 
@@ -133,7 +138,8 @@ def to_eomt(state: State) -> State:
     """
     found = {name.removeprefix(BACKBONE): value for name, value in state.items()}
     positions = found.get("pos_embed")
-    if positions is None or "blocks.0.attn.qkv.weight" not in found:
+    needed = {"blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias", "patch_embed.proj.bias"}
+    if positions is None or not needed <= found.keys():
         raise CheckpointError(
             "EomtForUniversalSegmentation has a ViT with learned positions, as DINOv2's, which "
             "this backbone is not."
@@ -152,7 +158,12 @@ def to_eomt(state: State) -> State:
         for number in "12":
             found.setdefault(f"{block}.ls{number}.gamma", positions.new_ones(width))
     rules = _TO_EOMT + (_TO_GATED if is_gated(state) else ())
-    return {k: v.contiguous() for k, v in _renamed(found, rules).items()}
+    theirs = {k: v.contiguous() for k, v in _renamed(found, rules).items()}
+    if lost := [name for name in theirs if not _IN_EOMT.match(name)]:
+        raise CheckpointError(
+            f"EomtForUniversalSegmentation has no place for {', '.join(lost[:3])} of this backbone."
+        )
+    return theirs
 
 
 def is_gated(state: State) -> bool:
