@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eomt_exp.build import build
+from eomt_exp.contracts import ANOMALY, NORMAL, VOID
 from eomt_exp.engine.evaluation import Settings, measure_benchmark
 from eomt_exp.engine.exports import OODIS_SMALLEST, OodisExport, SmiycExport
 from eomt_exp.tasks.benchmark_exports import check_written, exports_of
 from tests.bright_anomalies import BrightAnomalies
 from tests.command_line import SMALL, metrics_of, only_run, run
-from tests.data_files import save
+from tests.data_files import composed, save
 from tests.test_engine import detector
 
 SHAPE = (40, 60)
@@ -243,3 +245,13 @@ def test_hidden_test_sets_are_exported_and_never_measured(
     assert {path.name for path in files} == {"airplane0000.hdf5", "cow0001.hdf5"}
     with h5py.File(files[0]) as file:
         assert file["value"].shape == (36, 64)
+
+
+def test_dummy_labels_of_test_images_are_no_normal_pixels(tmp_path: Path) -> None:
+    root = hidden_track(tmp_path / "dataset_AnomalyTrack", dummies=True)
+    cfg = composed("benchmark=smiyc_anomaly21", f"paths.smiyc_anomaly21={root}",
+                   "benchmark.smiyc_anomaly21.split=all")  # fmt: skip
+    images = build(cfg.benchmark.smiyc_anomaly21, "benchmark.smiyc_anomaly21")
+    found = {item.name: set(np.unique(item.anomaly)) for item in map(images.__getitem__, range(3))}
+    assert found["validation0000"] == {NORMAL, ANOMALY}
+    assert found["cow0001"] == found["airplane0000"] == {VOID}

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def run(cfg: DictConfig) -> None:
         demo = Demo(detector, threshold, known.names if known else [], str(source), options)
         with server_of(demo, options.port) as server:
             print(f"open http://{HOST}:{server.server_port} (Ctrl-C ends it)", flush=True)
-            server.serve_forever()
+            with suppress(KeyboardInterrupt):  # there is nothing to go on with
+                server.serve_forever()
     finally:
         forget_accelerator(accelerator)
 

@@ -127,8 +127,10 @@ class Layout:
         image = FilePattern(filled(self.images, options))
         pairs = []
         for key in keys:
-            truth = _only_one(labels.tree, key, truths.get(key, []))
-            if truth is None and self.labels and self._is_published(key):
+            is_published = self._is_published(key)
+            # Of others there may be label maps, but dummies: all zero, which would count as normal.
+            truth = _only_one(labels.tree, key, truths.get(key, []) if is_published else [])
+            if truth is None and self.labels and is_published:
                 truth = labels.base + FilePattern(filled(self.labels, options)).file(key)
             files = images.by_key.get(key, [images.base + image.file(key)])
             pairs += [Pair(file, truth, key) for file in files]
