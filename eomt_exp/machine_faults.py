@@ -23,11 +23,6 @@ def explained(error: BaseException) -> str | None:
     number = error.errno if isinstance(error, OSError) else None
     where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
     text = " ".join(str(error).split())
-    if "</torch_" in text:  # a file of shared memory, by the name that PyTorch gives it
-        return (
-            f"the shared memory /dev/shm is too small ({text[:200]}). Type "
-            f"trainer.num_workers=0, or enlarge /dev/shm (docker: --shm-size), {_GOES_ON}"
-        )
     if number in _FULL or _FULL_IN_WORDS.search(text):
         return f"no space to write{where or f': {text}'}. Make room, {_GOES_ON}"
     if number in _REFUSED:

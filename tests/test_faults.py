@@ -33,9 +33,11 @@ from torch.utils.data import Dataset
 
 from eomt_exp.contracts import Sample, Target, UserError
 from eomt_exp.data.loader import training_loader
+from eomt_exp.data.shared_cache import SharedCache
 from eomt_exp.engine.checkpoint import newest_whole, states
 from eomt_exp.engine.trainer import Trainer
 from eomt_exp.machine_faults import explained
+from tests.bright_anomalies import BrightAnomalies
 from tests.command_line import SMALL, Outcome, metrics_of, only_run, run_aside, start, wait_for
 from tests.test_cli import make_camvid
 from tests.test_resume import last_step
@@ -263,6 +265,14 @@ def test_a_batch_that_cannot_be_handed_over_is_an_error_and_no_wait() -> None:
     loader = training_loader(Zeros(), batch_size=1, num_workers=1, seed=0)
     with largest_file(1000), pytest.raises(UserError, match=r"shared memory.*num_workers=0"):
         next(iter(loader))
+
+
+def test_images_that_no_room_is_left_for_are_not_cached(caplog: pytest.LogCaptureFixture) -> None:
+    with largest_file(1000):
+        cached = SharedCache(BrightAnomalies())
+    assert not cached.is_on
+    assert "cache is off: unable to resize file" in caplog.text
+    assert cached[0].image.any()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

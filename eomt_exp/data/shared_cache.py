@@ -36,11 +36,16 @@ class SharedCache(WrappedSet):
         self.is_on = _fits(needed)
         if not self.is_on:
             return
-        self._pixels = _shared(count, height, width, 3)
-        self._labels = _shared(count, height, width)
-        self._anomaly = _shared(count, height, width)
-        self._names = _shared(count, _NAME_BYTES)
-        self._is_filled = _shared(count)
+        try:
+            self._pixels = _shared(count, height, width, 3)
+            self._labels = _shared(count, height, width)
+            self._anomaly = _shared(count, height, width)
+            self._names = _shared(count, _NAME_BYTES)
+            self._is_filled = _shared(count)
+        except RuntimeError as error:  # a limit of this process, or another took the room meanwhile
+            _log.warning("The image cache is off: %s.", error)
+            self.is_on = False
+            return
         self._keep(0, first)
 
     def __getitem__(self, index: int) -> LabelledImage:
