@@ -64,15 +64,19 @@ def content_key(cfg: DictConfig, besides: Sequence[str] = ()) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def begin(cfg: DictConfig, run_dir: Path) -> None:
+def begin(cfg: DictConfig, run_dir: Path, besides: Sequence[str] = ()) -> None:
     """Write the folder's config.yaml; UserError where the run was begun with other settings.
 
-    What may differ between two tries is written anew: the numbers will be of the later one.
+    What may differ between two tries is written anew: the numbers will be of the later one. Keys
+    `besides` those of a training may not.
     """
     path = run_dir / CONFIG
     if path.is_file():
-        old = _stored(path)
-        differing = differences(training_settings(old), training_settings(cfg))
+        old, new = (
+            training_settings(one) | {key: plain(one).get(key) for key in besides}
+            for one in (_stored(path), cfg)
+        )
+        differing = differences(old, new)
         if differing:
             raise UserError(
                 f"{run_dir} was begun with other settings: {'; '.join(differing[:4])}. "
@@ -220,22 +224,22 @@ def make_detector(
     )
 
 
-class KnownClasses(NamedTuple):
+class Validated(NamedTuple):
     """Holds what the validation of a run found out that those who use its model need."""
 
     thresholds: dict[str, float]  # by scorer: evaluator.operating_fpr of the pixels lie above
-    names: list[str]  # none where they were not measured
+    class_names: list[str]  # of the known classes; none where they were not measured
 
 
-def known_classes(run_dir: Path) -> KnownClasses:
-    """Read it from a run's metrics.json; nothing is known of an evaluation of several models."""
-    found = read_metrics(run_dir) or {}
+def validated(source: str | Path) -> Validated:
+    """Read it from a run's metrics.json; nothing is known of weights, or of several models."""
+    found = read_metrics(Path(source)) or {}
     models = found.get("manifest", {}).get("models", {})
     if len(models) != 1:
-        return KnownClasses({}, [])
+        return Validated({}, [])
     (facts,) = models.values()
     names = [key.removeprefix(_IOU) for key in found["metrics"] if key.startswith(_IOU)]
-    return KnownClasses(facts.get("thresholds", {}), names)
+    return Validated(facts.get("thresholds", {}), names)
 
 
 def flat(node: Any, key: str = "") -> dict[str, Any]:

@@ -40,6 +40,12 @@ class TrainedDetector(AnyDetector):
         self.image_size, self.batch_size = detector.image_size, detector.batch_size
         self.finds_classes = detector.finds_classes
 
+    @classmethod
+    def of(cls, detector: AnyDetector, source: str | Path) -> TrainedDetector:
+        """Give a detector what is known of the run that its model comes from."""
+        found = runs.validated(source)
+        return cls(detector, found.thresholds.get(detector.score), found.class_names)
+
     def stream(
         self, images: Iterable[np.ndarray], only: Sequence[str] | None = None, known: bool = True
     ) -> Iterator[Detection]:
@@ -91,8 +97,7 @@ def load_detector(
             )
     cfg, model = runs.load_model(folder)
     detector = runs.make_detector(cfg, model.to(device), precision, score)
-    known = runs.known_classes(folder)
-    return TrainedDetector(detector, known.thresholds.get(detector.score), known.names)
+    return TrainedDetector.of(detector, folder)
 
 
 def as_array(image: Picture) -> np.ndarray:

@@ -15,6 +15,7 @@ from eomt_exp.contracts import UserError
 from eomt_exp.engine.detector import AnyDetector, Detection
 from eomt_exp.schema import DemoConfig
 from eomt_exp.tasks.demo import HOST, Demo, server_of
+from eomt_exp.trained_detector import TrainedDetector
 from tests.data_files import save
 
 
@@ -34,7 +35,7 @@ class RedDetector(AnyDetector):
 @pytest.fixture
 def port() -> Iterator[int]:
     options = DemoConfig(port=0, max_mb=0.1, max_side=120)
-    demo = Demo(RedDetector(), 100.0, ["road", "tree"], "a <run>", options)
+    demo = Demo(TrainedDetector(RedDetector(), 100.0, ["road", "tree"]), "a <run>", options)
     with server_of(demo, 0) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -70,7 +71,7 @@ def test_only_pages_of_this_machine_are_answered(port: int, street: Path) -> Non
     assert asked(port, "POST", b"x" * 200_000)[0] == 413
     options = DemoConfig(port=port, max_mb=1.0, max_side=9)
     with pytest.raises(UserError, match=rf"task\.port={port} cannot be used"):
-        server_of(Demo(RedDetector(), None, [], "", options), port)
+        server_of(Demo(TrainedDetector(RedDetector(), None), "", options), port)
 
 
 def test_a_dropped_picture_shows_its_regions_and_the_threshold_moves(

@@ -42,7 +42,7 @@ ALLOWED = {
     "tasks": {
         *PARTS,
         *("studies", "engine", "evaluator", "tracking", "weights", "report", "files"),
-        *("contracts", "schema", "build", "runs", "run_folders", "config_keys"),
+        *("contracts", "schema", "build", "runs", "run_folders", "config_keys", "trained_detector"),
     },
     "cli": {
         *("paths", "schema", "config_keys", "run_folders", "jobs", "signals", "files"),

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose
 from PIL import ExifTags, Image
 
+from eomt_exp import runs
 from eomt_exp.contracts import DataError, UserError
 from eomt_exp.data.files.pictures import find_pictures
 from eomt_exp.data.video import Video
@@ -251,3 +253,16 @@ def test_the_page_shows_the_most_anomalous_first_and_orders_by_choice(
     page.wait_for_load_state()
     assert page.url.endswith(".jpg")
     assert not messages
+
+
+@pytest.mark.usefixtures("hydra_at_conf")
+def test_a_folder_keeps_to_the_settings_that_its_files_were_written_with(tmp_path: Path) -> None:
+    def begin(*typed: str) -> None:
+        given = ["task=predict", "input=photos", "hydra.run.dir=unused", *typed]
+        runs.begin(compose("config", overrides=given), tmp_path, besides=predict.DECIDE)
+
+    for _ in range(2):
+        begin()
+    for other in ("threshold=0.5", "input=others", "task.maps=npz", "score=msp"):
+        with pytest.raises(UserError, match=f"other settings: {other.partition('=')[0]}"):
+            begin(other)

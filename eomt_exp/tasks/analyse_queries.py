@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from eomt_exp.engine.device import forget_accelerator, is_first_process, make_accelerator
+from eomt_exp.engine.device import is_first_process
 from eomt_exp.run_folders import working_in
-from eomt_exp.tasks.evaluate import as_trained, detector_of
+from eomt_exp.tasks.evaluate import as_trained, opened
 from eomt_exp.tasks.image_sets import read_sets
-from eomt_exp.tasks.measure import Measurement
 from eomt_exp.tasks.mined_queries import analyse, thresholds_of
-from eomt_exp.tasks.start import checked_settings, tell_without_effect
-from eomt_exp.tasks.train import trained_source
 
 
 def run(cfg: DictConfig) -> None:
@@ -25,13 +21,5 @@ def run(cfg: DictConfig) -> None:
     read_sets.forget_files()
     with working_in(run_dir, Path(cfg.paths.outputs)) if is_first_process() else nullcontext():
         cfg, thresholds = as_trained(cfg), thresholds_of(cfg)
-        settings = checked_settings(cfg)
-        tell_without_effect(cfg)
-        source = trained_source(cfg)
-        accelerator = make_accelerator(settings.trainer)
-        try:
-            measurement = Measurement(settings, accelerator, run_dir)
-            load = partial(detector_of, source=source, measurement=measurement)
+        with opened(cfg, run_dir) as (source, load):
             analyse(cfg, thresholds, source, load, run_dir)
-        finally:
-            forget_accelerator(accelerator)

@@ -17,18 +17,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 
-from eomt_exp import runs
 from eomt_exp.contracts import DataError, UserError
 from eomt_exp.data.files.decode import decode_image
-from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.device import forget_accelerator, make_accelerator
 from eomt_exp.report.figures import as_jpeg, heat_colours
 from eomt_exp.report.html_report import template
 from eomt_exp.schema import DemoConfig, typed
-from eomt_exp.tasks.evaluate import as_trained, detector_of
-from eomt_exp.tasks.measure import Measurement
-from eomt_exp.tasks.start import checked_settings, tell_without_effect
-from eomt_exp.tasks.train import trained_source
+from eomt_exp.tasks.evaluate import as_trained, opened
+from eomt_exp.trained_detector import TrainedDetector
 
 HOST = "127.0.0.1"
 _LEVELS = 255  # of the score map that the page gets
@@ -38,38 +33,24 @@ def run(cfg: DictConfig) -> None:
     """Serve the model at cfg.checkpoint until Ctrl-C."""
     options = typed(cfg.task, DemoConfig, "task")
     cfg = as_trained(cfg)
-    settings = checked_settings(cfg)
-    tell_without_effect(cfg)
-    source = trained_source(cfg)
-    accelerator = make_accelerator(settings.trainer)
-    try:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        detector = detector_of(cfg, source, Measurement(settings, accelerator, folder))
-        known = runs.known_classes(Path(source)) if runs.is_run(source) else None
-        threshold = known.thresholds.get(detector.score) if known else None
-        demo = Demo(detector, threshold, known.names if known else [], str(source), options)
+    with opened(cfg, Path(HydraConfig.get().runtime.output_dir)) as (source, load):
+        demo = Demo(TrainedDetector.of(load(cfg), source), str(source), options)
         with server_of(demo, options.port) as server:
             print(f"open http://{HOST}:{server.server_port} (Ctrl-C ends it)", flush=True)
             with suppress(KeyboardInterrupt):  # there is nothing to go on with
                 server.serve_forever()
-    finally:
-        forget_accelerator(accelerator)
 
 
 class Demo:
     """Answers the page: itself, and the scores of a picture."""
 
-    def __init__(
-        self, detector: Detector, threshold: float | None, class_names: list[str], title: str,
-        options: DemoConfig,
-    ) -> None:  # fmt: skip
-        self.detector, self.threshold, self.options = detector, threshold, options
-        self.class_names = class_names
+    def __init__(self, detector: TrainedDetector, title: str, options: DemoConfig) -> None:
+        self.detector, self.options = detector, options
         self.page = template("demo.html").render(
             title=title,
             score=detector.score,
-            threshold=threshold,
-            class_names=class_names,
+            threshold=detector.threshold,
+            class_names=detector.class_names,
             heat=heat_colours(),
             max_mb=options.max_mb,
         )
@@ -79,14 +60,15 @@ class Demo:
         """Score the content of a picture's file. Raises DataError where it cannot be read."""
         image = self._smaller(decode_image(data, "the picture"))
         with self._one_at_a_time:
-            scores, known = self.detector.scores(image, only=(self.detector.score,))
-        score = np.nan_to_num(scores[self.detector.score])
+            (found,) = self.detector.stream([image], only=(self.detector.score,))
+        assert found.known is not None
+        score = np.nan_to_num(found.scores[self.detector.score])
         low, high = float(score.min()), float(score.max())
         levels = ((score - low) * (_LEVELS / ((high - low) or 1.0))).round().astype(np.uint8)
         return {
             "picture": as_jpeg(image),
             "levels": _as_png(levels),
-            "classes": _as_png(known.astype(np.uint8)),
+            "classes": _as_png(found.known.astype(np.uint8)),
             "low": low,
             "high": high,
         }
@@ -115,7 +97,7 @@ def server_of(demo: Demo, port: int) -> ThreadingHTTPServer:
             if self._is_foreign():
                 return
             length = int(self.headers.get("Content-Length") or 0)
-            if not 0 < length <= demo.options.max_mb * 1_000_000:
+            if length > demo.options.max_mb * 1_000_000:
                 self._error(413, f"a picture has at most {demo.options.max_mb} MB (task.max_mb).")
                 return
             try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from eomt_exp.tasks.candidate import Candidate
 from eomt_exp.tasks.fusion import check_known_classes, fuse, keep_fused_scores, seen_in_all
 from eomt_exp.tasks.image_sets import ImageSets, build_image_sets, read_sets, seen_image_warnings
 from eomt_exp.tasks.measure import Cells, Measurement
-from eomt_exp.tasks.mined_queries import fitted_scorers, mine_where_asked
+from eomt_exp.tasks.mined_queries import Load, fitted_scorers, mine_where_asked
 from eomt_exp.tasks.mlflow_runs import open_tracker
 from eomt_exp.tasks.publish import evaluate_models
 from eomt_exp.tasks.start import checked_settings, evaluates, fill, seen_by, tell_without_effect
@@ -134,6 +134,29 @@ def _each(cfg: DictConfig, sources: Iterable[str]) -> list[DictConfig]:
             copy.checkpoint = str(one)
         configs.append(as_trained(copy))
     return configs
+
+
+@contextmanager
+def opened(cfg: DictConfig, folder: Path) -> Iterator[tuple[str | Path, Load]]:
+    """Give the trained model of a configuration: its source, and what loads a detector of it.
+
+    The settings are checked first. Raises UserError where there is no trained model.
+    """
+    settings = checked_settings(cfg)
+    tell_without_effect(cfg)
+    source = start_of(cfg)
+    if source is None:
+        task = str(cfg.task._target_).split(".")[-2]
+        raise UserError(
+            f"task={task} needs a trained model: add checkpoint=<run folder, file or hf://…>, or "
+            "start_from=semantic."
+        )
+    accelerator = make_accelerator(settings.trainer)
+    try:
+        measurement = Measurement(settings, accelerator, folder)
+        yield source, partial(detector_of, source=source, measurement=measurement)
+    finally:
+        forget_accelerator(accelerator)
 
 
 def detector_of(cfg: DictConfig, source: str | Path, measurement: Measurement) -> Detector:

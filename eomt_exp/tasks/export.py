@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,14 @@ from eomt_exp.build import build
 from eomt_exp.contracts import ImageSet, UserError
 from eomt_exp.data.files.pictures import find_pictures
 from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.device import forget_accelerator, make_accelerator
 from eomt_exp.engine.progress import progress
 from eomt_exp.engine.score_graph import ENDINGS, ScoreGraph, loaded
 from eomt_exp.files import replacing, write_text
 from eomt_exp.report.export_page import write_page, write_script
 from eomt_exp.run_folders import working_in
 from eomt_exp.schema import ExportConfig, typed
-from eomt_exp.tasks.evaluate import as_trained, detector_of
-from eomt_exp.tasks.measure import Measurement
-from eomt_exp.tasks.start import checked_settings, tell_without_effect
-from eomt_exp.tasks.train import trained_source
+from eomt_exp.tasks.evaluate import as_trained, opened
+from eomt_exp.tasks.mined_queries import Load
 from eomt_exp.weights.publishing import write_hugging_face, write_official
 
 SCALES = (1.0, 0.75, 0.5)  # of the pictures that a graph of any size is compared on
@@ -52,18 +48,11 @@ def run(cfg: DictConfig) -> None:
             )
         with open_dict(cfg):
             cfg.protocol.precision = "no"  # what a graph is compared with
-        settings = checked_settings(cfg)
-        tell_without_effect(cfg)
-        source = trained_source(cfg)
-        accelerator = make_accelerator(settings.trainer)
-        try:
-            load = partial(detector_of, measurement=Measurement(settings, accelerator, run_dir))
+        with opened(cfg, run_dir) as (source, load):
             if options.format in ENDINGS:
-                _export_graph(cfg, options, source, load(cfg, source=source), run_dir)
+                _export_graph(cfg, options, source, load(cfg), run_dir)
             else:
                 _export_weights(cfg, options, source, load, run_dir)
-        finally:
-            forget_accelerator(accelerator)
     print(f"folder     {run_dir}", flush=True)
 
 
@@ -115,7 +104,7 @@ def _compared(
             sizes.add(image.shape[:2])
             bar.advance()
     return {
-        "images": len(sizes) and bar.done,
+        "images": bar.done,
         "sizes": sorted(sizes),
         "difference": difference,
         "equal_classes": equal / max(pixels, 1),
@@ -139,7 +128,7 @@ def _pictures(cfg: DictConfig, size: tuple[int, int] | None) -> Iterator[np.ndar
 
 
 def _export_weights(
-    cfg: DictConfig, options: ExportConfig, source: str | Path, load: Any, folder: Path
+    cfg: DictConfig, options: ExportConfig, source: str | Path, load: Load, folder: Path
 ) -> None:
     trained_size = list(cfg.data.image_size)
     if options.format == "hugging_face":
@@ -153,7 +142,7 @@ def _export_weights(
         write_hugging_face(model.eval(), side, outputs, folder)
         _write_run(cfg, source, folder)
     else:
-        write_official(load(cfg, source=source).model, folder)
+        write_official(load(cfg).model, folder)
     facts = _facts(cfg, source, options) | {"trained_size": trained_size}
     write_page(facts, _metrics(source), folder)
 
@@ -166,17 +155,15 @@ def _write_run(cfg: DictConfig, source: str | Path, folder: Path) -> None:
     kept["evaluator"] = {key: plain["evaluator"][key] for key in ("batch_size", "operating_fpr")}
     kept["model"].get("encoder", {}).update(weights=None, needs_weights=None)
     write_text(folder / runs.CONFIG, OmegaConf.to_yaml(OmegaConf.create(kept)))
-    known = runs.known_classes(Path(source)) if runs.is_run(source) else None
-    if known is not None:
-        saved = {
-            "metrics": _metrics(source),
-            "manifest": {"models": {str(cfg.name): {"thresholds": known.thresholds}}},
-        }
-        write_text(folder / runs.METRICS, json.dumps(saved, indent=1) + "\n")
+    thresholds = runs.validated(source).thresholds
+    saved = {
+        "metrics": _metrics(source),
+        "manifest": {"models": {str(cfg.name): {"thresholds": thresholds}}},
+    }
+    write_text(folder / runs.METRICS, json.dumps(saved, indent=1) + "\n")
 
 
 def _facts(cfg: DictConfig, source: str | Path, options: ExportConfig) -> dict[str, Any]:
-    known = runs.known_classes(Path(source)) if runs.is_run(source) else None
     trained = runs.load_config(Path(source)) if runs.is_run(source) else cfg
     return {
         "title": f"{trained.name}, seed {trained.seed}, {trained.data.name}",
@@ -184,7 +171,7 @@ def _facts(cfg: DictConfig, source: str | Path, options: ExportConfig) -> dict[s
         "seed": int(trained.seed),
         "data": str(trained.data.name),
         "score": str(cfg.score),
-        "threshold": known.thresholds.get(cfg.score) if known else None,
+        "threshold": runs.validated(source).thresholds.get(cfg.score),
         "operating_fpr": float(trained.evaluator.operating_fpr),
         "class_names": _class_names(cfg, source),
         "outlier_class": bool(cfg.model.get("outlier_class")),
@@ -197,10 +184,10 @@ def _facts(cfg: DictConfig, source: str | Path, options: ExportConfig) -> dict[s
 
 
 def _class_names(cfg: DictConfig, source: str | Path) -> list[str]:
-    known = runs.known_classes(Path(source)).names if runs.is_run(source) else []
-    return known or [f"class_{number}" for number in range(cfg.data.num_classes)]
+    return runs.validated(source).class_names or [
+        f"class_{number}" for number in range(cfg.data.num_classes)
+    ]
 
 
 def _metrics(source: str | Path) -> dict[str, Any]:
-    found = runs.read_metrics(Path(source)) if runs.is_run(source) else None
-    return dict((found or {}).get("metrics", {}))
+    return dict((runs.read_metrics(Path(source)) or {}).get("metrics", {}))

@@ -23,22 +23,27 @@ from eomt_exp.contracts import DataError, UserError
 from eomt_exp.data.files.pictures import PictureFile, find_pictures
 from eomt_exp.data.video import VIDEO_SUFFIXES, Frame, Video, VideoWriter, join
 from eomt_exp.engine.detector import Detector
-from eomt_exp.engine.device import forget_accelerator, make_accelerator, num_processes
+from eomt_exp.engine.device import num_processes
 from eomt_exp.engine.progress import progress
 from eomt_exp.files import write_text
 from eomt_exp.report.overlay import HeatScale, overlay
 from eomt_exp.report.predictions import Writer, print_regions, write_gallery, write_tables
 from eomt_exp.run_folders import working_in
 from eomt_exp.schema import PredictConfig, typed
-from eomt_exp.tasks.evaluate import as_trained, detector_of
-from eomt_exp.tasks.measure import Measurement
+from eomt_exp.tasks.evaluate import as_trained, opened
 from eomt_exp.tasks.mined_queries import fitted_scorers, mine_where_asked
-from eomt_exp.tasks.start import checked_settings, tell_without_effect
-from eomt_exp.tasks.train import trained_source
 
 SCALE, VIDEO, PARTS = "scale.json", "overlay.mp4", "parts"
 AHEAD = 4  # pictures that are decoded, and as many that are written, beside the model's work
 FIRST = 8  # pictures that the scale of the colours is taken from
+DECIDE = (
+    "input",
+    "threshold",
+    "score",
+    "scorer",
+    "task",
+    "protocol",
+)  # what is written of a picture
 FRAMES_OF_A_PART = 100  # of a video: what an interrupted command does again at most
 
 T = TypeVar("T")
@@ -61,13 +66,7 @@ def run(cfg: DictConfig) -> None:
             raise UserError(f"score={cfg.score} is not in scorer=[{','.join(cfg.scorer)}].")
         with open_dict(cfg):
             cfg.scorer = {cfg.score: cfg.scorer[cfg.score]}
-        settings = checked_settings(cfg)
-        tell_without_effect(cfg)
-        source = trained_source(cfg)
-        accelerator = make_accelerator(settings.trainer)
-        try:
-            measurement = Measurement(settings, accelerator, run_dir)
-            load = partial(detector_of, source=source, measurement=measurement)
+        with opened(cfg, run_dir) as (source, load):
             mine_where_asked(cfg, source, load)
             fitted_scorers(cfg, source)
             threshold = _threshold(cfg, source)
@@ -75,13 +74,11 @@ def run(cfg: DictConfig) -> None:
                 run_dir, threshold, options.smallest, options.maps, options.overlays, options.masks
             )
             work = _Work(load(cfg), writer, options.on_broken == "skip")
-            runs.begin(cfg, run_dir)
+            runs.begin(cfg, run_dir, besides=DECIDE)
             if video:
                 _predict_video(work, video)
             else:
                 _predict_pictures(work, pictures, f"{source}, {cfg.score}")
-        finally:
-            forget_accelerator(accelerator)
 
 
 class _Work:
@@ -270,8 +267,7 @@ def _threshold(cfg: DictConfig, source: str | Path) -> float | None:
     """Return the one typed or the run's; say so where there is none."""
     if cfg.threshold is not None:
         return float(cfg.threshold)
-    known = runs.known_classes(Path(source)) if runs.is_run(source) else None
-    found = known.thresholds.get(cfg.score) if known else None
+    found = runs.validated(source).thresholds.get(cfg.score)
     if found is None:
         print(
             f"{source} has no threshold for {cfg.score}: no masks, no regions. Type threshold=….",

@@ -127,18 +127,6 @@ def train(cfg: DictConfig, run_dir: Path, trial: Trial | None = None) -> None:
     _train_and_evaluate(cfg, parts, warnings)
 
 
-def trained_source(cfg: DictConfig) -> str | Path:
-    """Return start_of() for a task that wants a trained model. Raises UserError without one."""
-    source = start_of(cfg)
-    if source is None:
-        task = str(cfg.task._target_).split(".")[-2]
-        raise UserError(
-            f"task={task} needs a trained model: add checkpoint=<run folder, file or hf://…>, or "
-            "start_from=semantic."
-        )
-    return source
-
-
 def start_of(cfg: DictConfig) -> str | Path | None:
     """Return what a model begins with: checkpoint=, the run of start_from=semantic, or nothing.
 
