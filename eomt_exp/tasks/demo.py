@@ -22,6 +22,7 @@ from eomt_exp.data.files.decode import decode_image
 from eomt_exp.report.figures import as_jpeg, heat_colours
 from eomt_exp.report.html_report import template
 from eomt_exp.schema import DemoConfig, typed
+from eomt_exp.tasks.describe import leaving_no_folder
 from eomt_exp.tasks.evaluate import as_trained, opened
 from eomt_exp.trained_detector import TrainedDetector
 
@@ -33,7 +34,8 @@ def run(cfg: DictConfig) -> None:
     """Serve the model at cfg.checkpoint until Ctrl-C."""
     options = typed(cfg.task, DemoConfig, "task")
     cfg = as_trained(cfg)
-    with opened(cfg, Path(HydraConfig.get().runtime.output_dir)) as (source, load):
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with leaving_no_folder(cfg.paths.outputs), opened(cfg, folder) as (source, load):
         demo = Demo(TrainedDetector.of(load(cfg), source), str(source), options)
         with server_of(demo, options.port) as server:
             print(f"open http://{HOST}:{server.server_port} (Ctrl-C ends it)", flush=True)
