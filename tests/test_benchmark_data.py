@@ -342,6 +342,7 @@ def tracks(tmp_path: Path) -> dict[str, Path]:
     [
         ("smiyc_obstacle21", "validation", ["validation_1", "validation_2"], 30),
         ("smiyc_obstacle21", "test", ["curvy-street_clear_1", "darkasphalt2_dog_3"], 327),
+        ("smiyc_obstacle21", "all_test", sorted(SCENES[4:]), 412),
         ("smiyc_obstacle21", "all", sorted(SCENES), 452),
         ("smiyc_anomaly21", "validation", ["validation0000", "validation0009"], 10),
         ("smiyc_anomaly21", "test", ["animals0001", "rocks0002"], 100),
@@ -398,6 +399,19 @@ def test_lost_and_found_without_objects_of_known_classes(tmp_path: Path) -> None
     assert images.expected_images is None
     with pytest.raises(DataError, match=r"split=train\) is not found.*leftImg8bit/train/"):
         benchmark(key, root, split="train")
+
+
+def test_both_splits_of_lost_and_found_are_one_set(tmp_path: Path) -> None:
+    key, root, *_ = published("LostAndFound", tmp_path)
+    tested = [image.name for image in benchmark(key, root)]
+    for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtCoarse", "gtCoarse_labelIds")):
+        (example,) = root.rglob(f"{tested[0]}_{ending}.png")
+        other = root / kind / "train/01_Town" / f"01_Town_000000_000000_{ending}.png"
+        other.parent.mkdir(parents=True)
+        shutil.copy(example, other)
+    images = benchmark(key, root, split="all")
+    assert sorted(image.name for image in images) == sorted([*tested, "01_Town_000000_000000"])
+    assert images.expected_images == 2239
 
 
 @pytest.fixture

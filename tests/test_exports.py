@@ -13,7 +13,7 @@ from PIL import Image
 from eomt_exp.build import build
 from eomt_exp.contracts import ANOMALY, NORMAL, VOID
 from eomt_exp.engine.evaluation import Settings, measure_benchmark
-from eomt_exp.engine.exports import OODIS_SMALLEST, OodisExport, SmiycExport
+from eomt_exp.engine.exports import OODIS_IMAGES, OODIS_SMALLEST, OodisExport, SmiycExport
 from eomt_exp.tasks.benchmark_exports import check_written, exports_of
 from tests.bright_anomalies import BrightAnomalies
 from tests.command_line import SMALL, metrics_of, only_run, run
@@ -190,7 +190,7 @@ def test_an_evaluation_writes_every_map_once_below_its_run(tmp_path: Path, h5py)
         assert np.array_equal(file["value"][:], expected.astype(np.float16))
 
 
-def test_what_the_tools_would_refuse_is_said(tmp_path: Path, h5py) -> None:
+def test_what_the_tools_would_refuse_is_said(tmp_path: Path, h5py, monkeypatch) -> None:
     score, _ = planted()
     typed = (["smiyc", "oodis"], tmp_path, "ours", "smiyc_anomaly21", ["rba"])
     for write in exports_of(*typed, {"rba": 0.5})["rba"]:
@@ -198,7 +198,12 @@ def test_what_the_tools_would_refuse_is_said(tmp_path: Path, h5py) -> None:
         write("b", score)
     smiyc, listed = check_written(*typed, ["a", "b"])
     assert smiyc.endswith("AnomalyTrack-all: files of 2 images, as its tool reads them.")
-    assert listed.endswith("roadanomaly: files of 2 images, as its tool reads them.")
+    assert listed.endswith("refused would be a part of 2 images, where OoDIS wants 100.")
+    monkeypatch.setitem(OODIS_IMAGES, "roadanomaly", 2)
+    assert check_written(*typed, ["a", "b"])[1].endswith("2 images, as its tool reads them.")
+    (stray,) = (path.parent / "c_instanceIds_1_1.png" for path in tmp_path.rglob("b_*1_1.png"))
+    stray.touch()
+    assert "refused would be c_instanceIds_1_1.png" in check_written(*typed, ["a", "b"])[1]
     with h5py.File(next(tmp_path.rglob("a.hdf5")), "a") as file:
         del file["value"]
         file["value"] = np.zeros(SHAPE, np.float32)

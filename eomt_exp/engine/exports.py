@@ -18,6 +18,7 @@ from eomt_exp.evaluator.components import label_components
 from eomt_exp.files import replacing, write_text
 
 OODIS_SMALLEST = 10  # pixels; its evaluation leaves out what is smaller
+OODIS_IMAGES = {"fishyscapes": 2239, "roadanomaly": 100, "roadobstacle": 412}
 
 
 class SmiycExport:
@@ -74,14 +75,14 @@ class OodisExport:
 
     def __init__(self, folder: Path, method: str, part: str, threshold: float) -> None:
         """Take the part as OoDIS calls it: fishyscapes, roadanomaly or roadobstacle."""
-        self.folder = folder / "oodis" / method / part
+        self.part, self.folder = part, folder / "oodis" / method / part
         self.threshold = threshold
         # After the image's name, as in Cityscapes.
         self._infix = "_gtCoarse" if part == "fishyscapes" else ""
 
     def faults(self, names: Sequence[str]) -> list[str]:
         """Say what its verify_submission.py would refuse of the files of these images."""
-        found = []
+        found, listed = [], set()
         for name in names:
             path = self.folder / f"{_image_id(name)}{self._infix}_instanceIds_pred.txt"
             lines = path.read_text().splitlines() if path.is_file() else []
@@ -89,6 +90,16 @@ class OodisExport:
             missing = [mask for mask in masks if not (self.folder / mask).is_file()]
             if not masks or missing:
                 found.append(f"{path.name} names no mask, or {missing[:1]}, which is not there")
+            listed |= {path.name, *masks}
+        found += [
+            f"{path.name}, which is of none of these images"
+            for path in sorted(self.folder.glob("*"))
+            if path.name not in listed
+        ]
+        if len(names) != OODIS_IMAGES[self.part]:
+            found.append(
+                f"a part of {len(names)} images, where OoDIS wants {OODIS_IMAGES[self.part]}"
+            )
         return found
 
     def write(self, name: str, score: np.ndarray) -> None:

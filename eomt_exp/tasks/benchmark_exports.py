@@ -18,6 +18,7 @@ SMIYC_NAMES = {
 }
 OODIS_PARTS = {
     "fishyscapes_laf": "fishyscapes",
+    "lost_and_found": "fishyscapes",
     "smiyc_anomaly21": "roadanomaly",
     "smiyc_obstacle21": "roadobstacle",
 }
