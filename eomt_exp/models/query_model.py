@@ -55,12 +55,16 @@ class QueryModel(Model):
 
     def _finished(self, output: MaskOutput, aux: list[MaskOutput]) -> MaskOutput:
         """Return the last output with all that is read off its queries, and the supervised ones."""
-        if self.anomaly_head is not None:
-            states = self.anomaly_head(output.queries, output.class_logits)
-            output = output._replace(anomaly_logits=states)
-        if self._has_distances:
-            output = output._replace(distances=self.class_head.distances(output.queries))
-        return output._replace(aux=tuple(aux))
+        queries, logits = output.queries, output.class_logits
+        return MaskOutput(  # _replace is no part of a graph of torch 2.11
+            output.mask_logits,
+            logits,
+            queries,
+            None if self.anomaly_head is None else self.anomaly_head(queries, logits),
+            output.num_classes,
+            tuple(aux),
+            self.class_head.distances(queries) if self._has_distances else None,
+        )
 
     def _anomaly_head_parts(self) -> list[Part]:
         """List the anomaly head, where there is one."""
