@@ -15,6 +15,12 @@ def asset_dir(name: str) -> Path:
     return packaged if packaged.is_dir() else _PACKAGE.parent / name
 
 
+def ui_command(uri: str) -> str:
+    """Return what serves the pages of MLflow's store at `uri`; only a checkout has a Makefile."""
+    is_installed = (_PACKAGE / "_assets").is_dir()
+    return f"mlflow ui --backend-store-uri '{uri}' --host 127.0.0.1" if is_installed else "make ui"
+
+
 def at_home(text: str) -> str:
     """Return a path, or an address such as sqlite:///~/x.db, with the home directory for its ~."""
     scheme = re.match(r"\w[\w+]*:/{2,3}(?=~)|", text)[0]  # type: ignore[index]

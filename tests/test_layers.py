@@ -43,6 +43,7 @@ ALLOWED = {
         *PARTS,
         *("studies", "engine", "evaluator", "tracking", "weights", "report", "files"),
         *("contracts", "schema", "build", "runs", "run_folders", "config_keys", "trained_detector"),
+        "paths",
     },
     "cli": {
         *("paths", "schema", "config_keys", "run_folders", "jobs", "signals", "files"),

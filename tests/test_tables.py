@@ -149,7 +149,7 @@ def test_the_terminal_shows_what_is_there_and_stars_all_that_read_the_best():
     for expected in (
         *("0.500  [undefined]", "sIoU"),
         "[red]three",  # a name is no markup
-        "semantic: [red]model/val/miou 0.700, [x]/miou undefined",
+        "known classes: [red]model/val/miou 0.700, [x]/miou undefined",
     ):
         assert expected in text
     assert "PPV" not in text

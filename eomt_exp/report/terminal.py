@@ -212,6 +212,6 @@ def _rich_text(entry: Entry) -> str:
 
 
 def _semantic(metrics: Mapping[str, float | None]) -> str:
-    """Write "semantic: val/miou 0.712" of every "<set>/miou", or ""."""
+    """Write "known classes: val/miou 0.712" of every "<set>/miou", or ""."""
     texts = [f"{key} {shown('miou', v)}" for key, v in metrics.items() if key.endswith("/miou")]
-    return f"semantic: {', '.join(texts)}" if texts else ""
+    return f"known classes: {', '.join(texts)}" if texts else ""

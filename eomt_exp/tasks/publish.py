@@ -10,6 +10,7 @@ from pathlib import Path
 
 from eomt_exp import runs
 from eomt_exp.files import write_text
+from eomt_exp.paths import ui_command
 from eomt_exp.report.figures import curves_figure, heat_map_figure
 from eomt_exp.report.html_report import write_report
 from eomt_exp.report.latex import as_latex
@@ -26,7 +27,7 @@ from eomt_exp.tasks.mlflow_runs import compared_in_mlflow
 from eomt_exp.tasks.start import TaskSettings
 from eomt_exp.tracking.metrics_file import FILE_NAME as JOURNAL
 from eomt_exp.tracking.metrics_file import read_journal
-from eomt_exp.tracking.run import Tracker
+from eomt_exp.tracking.run import MLflowTracker, Tracker
 
 REPORT = "report.html"
 
@@ -105,8 +106,9 @@ def publish(
     tracker.log_artifact(run_dir / runs.METRICS)
     if shown:
         print_report(saved, run_dir, board.published)
-        where = f", then {link}" if link else ""
-        print(f"compare with other runs: make ui{where}", flush=True)
+        if isinstance(tracker, MLflowTracker):
+            where = f", then {link}" if link else ""
+            print(f"compare with other runs: {ui_command(tracker.uri)}{where}", flush=True)
 
 
 def _of_own_score(models: Sequence[Candidate], board: Leaderboard) -> dict[str, float]:
