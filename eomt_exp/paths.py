@@ -7,18 +7,23 @@ import re
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
+_PACKAGED = _PACKAGE / "_assets"  # in an installed wheel
 
 
 def asset_dir(name: str) -> Path:
     """Return the folder conf or sweeps: the copy in an installed wheel, else the checkout's."""
-    packaged = _PACKAGE / "_assets" / name
-    return packaged if packaged.is_dir() else _PACKAGE.parent / name
+    return (_PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent) / name
 
 
 def ui_command(uri: str) -> str:
-    """Return what serves the pages of MLflow's store at `uri`; only a checkout has a Makefile."""
-    is_installed = (_PACKAGE / "_assets").is_dir()
-    return f"mlflow ui --backend-store-uri '{uri}' --host 127.0.0.1" if is_installed else "make ui"
+    """Return what serves the pages of MLflow's file at `uri`; "" of a server, which does so itself.
+
+    Only a checkout has a Makefile.
+    """
+    if not uri.startswith("sqlite"):
+        return ""
+    installed = f"mlflow ui --backend-store-uri '{uri}' --host 127.0.0.1"
+    return installed if _PACKAGED.is_dir() else "make ui"
 
 
 def at_home(text: str) -> str:

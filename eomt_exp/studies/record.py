@@ -78,7 +78,8 @@ class Record:
         ids = [run_id_of(self.plan.folder / row.folder) for row in best[:_COMPARED]]
         link = self.tracker.compare_link([run_id for run_id in ids if run_id])
         if link and isinstance(self.tracker, MLflowTracker):
-            print(f"compare them ({ui_command(self.tracker.uri)}): {link}")
+            steps = ", then ".join(filter(None, (ui_command(self.tracker.uri), link)))
+            print(f"compare them: {steps}")
         points = len(self.plan.space.grid(0)) if self.plan.is_grid else 0
         if points > len(rows):
             print(f"{len(rows)} of {points} points; all: hydra.sweeper.n_trials={points}")

@@ -36,14 +36,8 @@ from eomt_exp.tasks.mined_queries import fitted_scorers, mine_where_asked
 SCALE, VIDEO, PARTS = "scale.json", "overlay.mp4", "parts"
 AHEAD = 4  # pictures that are decoded, and as many that are written, beside the model's work
 FIRST = 8  # pictures that the scale of the colours is taken from
-DECIDE = (
-    "input",
-    "threshold",
-    "score",
-    "scorer",
-    "task",
-    "protocol",
-)  # what is written of a picture
+# What decides what is written of a picture.
+DECIDE = ("input", "threshold", "score", "scorer", "task", "protocol")
 FRAMES_OF_A_PART = 100  # of a video: what an interrupted command does again at most
 
 T = TypeVar("T")

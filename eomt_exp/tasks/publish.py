@@ -107,8 +107,9 @@ def publish(
     if shown:
         print_report(saved, run_dir, board.published)
         if isinstance(tracker, MLflowTracker):
-            where = f", then {link}" if link else ""
-            print(f"compare with other runs: {ui_command(tracker.uri)}{where}", flush=True)
+            steps = ", then ".join(filter(None, (ui_command(tracker.uri), link)))
+            if steps:
+                print(f"compare with other runs: {steps}", flush=True)
 
 
 def _of_own_score(models: Sequence[Candidate], board: Leaderboard) -> dict[str, float]:
