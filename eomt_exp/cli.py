@@ -6,6 +6,7 @@ Nothing heavy is imported before a task really runs, so that --help and --cfg an
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -287,6 +288,7 @@ def _prepare_ranks() -> None:
         return
     if _is_sweep():
         schema.refuse("a sweep starts its own processes; run it without torchrun or accelerate.")
+    atexit.register(_leave)  # before torch is imported: the functions registered first run last
     import torch
     from accelerate import PartialState
 
@@ -303,13 +305,30 @@ def _prepare_ranks() -> None:
 def _part_ranks() -> None:
     """Close what joins the processes of torchrun, after a clean end alone.
 
-    Its threads, left to the exit of Python, now and then abort a process, and torchrun the others.
     After an error the others may be inside a collective, which closing would wait for.
     """
+    global _parted
     if _world() > 1:
         import torch
 
         torch.distributed.destroy_process_group()
+        _parted = True
+
+
+_parted = False
+
+
+def _leave() -> None:
+    """End a parted process here, without taking the interpreter down.
+
+    A thread of gloo that meanwhile lets go of a collective's tensor would abort the process, and
+    torchrun the others. Closing the group ends these threads, but not where FSDP has a mesh: caches
+    of torch keep the mesh, and the mesh the group.
+    """
+    if _parted:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _choice(group: str) -> str:

@@ -94,6 +94,37 @@ def test_processes_that_share_the_weights_train_the_same_and_resume_exactly(tmp_
     assert all(torch.equal(again[name], value) for name, value in whole.items())
 
 
+LATE = """
+import os, sys, time
+import torch
+from eomt_exp import cli
+
+cli._prepare_ranks()
+group = torch.distributed.group.WORLD  # as a mesh of FSDP keeps it
+if os.environ["RANK"] == "0":
+    time.sleep(1)
+torch.distributed.broadcast(torch.zeros(1), 0, async_op=True)
+
+class Lingering:
+    def __del__(self):
+        time.sleep(3)
+
+sys.lingering = Lingering()  # the interpreter is being taken down when rank 0's tensor comes
+cli._part_ranks()
+"""
+
+
+@pytest.mark.slow
+def test_a_collective_that_ends_after_the_run_aborts_no_process(tmp_path: Path) -> None:
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    done = subprocess.run(
+        [sys.executable, *TORCHRUN, str(script)], cwd=ROOT, capture_output=True, text=True,
+        timeout=300, env={**os.environ, "ACCELERATE_USE_CPU": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_too_few_images_for_all_processes_are_refused(tmp_path: Path) -> None:
     done = started("+experiment=semantic", *ALIKE, "recipe.batch_size=16", "trainer=ddp_cpu",
