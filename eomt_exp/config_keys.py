@@ -74,7 +74,7 @@ SETTINGS = (Role.weights, Role.loading, Role.naming)  # what a run keeps when it
 NEUTRAL: dict[str, Any] = {
     **{"trainer.images_per_epoch": None, "known": None, "trainer.parallel": None},
     **{"trainer.ema": None, "data.limit": None, "loss.mask_classification.class_weights": None},
-    "protocol.curve": "exact",
+    **{"protocol.curve": "exact", "protocol.image_size": None},
     **{key: {"_target_": None} for key in ("class_head", "model.class_head")},
     **{"outlier_exposure.shifted_copy": "none", "outlier_exposure.copy_probability": 1.0},
 }

@@ -208,6 +208,12 @@ def build_model(cfg: DictConfig, pretrained: bool = True) -> Model:
     return model
 
 
+def window_size(cfg: DictConfig) -> tuple[int, int]:
+    """Return the (H, W) at which a model is evaluated; unless said, what it was trained on."""
+    height, width = cfg.protocol.image_size or cfg.data.image_size
+    return height, width
+
+
 def make_detector(
     cfg: DictConfig, model: Model, precision: str, score: str | None = None
 ) -> Detector:
@@ -216,7 +222,7 @@ def make_detector(
         model=model,
         scorers=build_all(cfg.scorer, "scorer"),
         score=score or cfg.score,
-        image_size=tuple(cfg.data.image_size),
+        image_size=window_size(cfg),
         windows=cfg.protocol.windows,
         batch_size=cfg.evaluator.batch_size,
         precision=precision,

@@ -190,6 +190,7 @@ class ProtocolConfig:
     name: str = MISSING
     resize: bool = MISSING
     windows: bool = MISSING
+    image_size: Annotated[list[int], Range(1, length=2)] | None = None
     score_resolution: ScoreResolution = MISSING
     precision: Precision = MISSING
     scores: ScoreType = MISSING

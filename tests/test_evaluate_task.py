@@ -15,9 +15,13 @@ from typing import cast
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
+from sklearn.metrics import average_precision_score
 
-from eomt_exp import cli
+from eomt_exp import cli, load_detector
+from eomt_exp.contracts import VOID
+from eomt_exp.data.synthetic_roads import SyntheticBenchmark
 from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.report.cells import Cell
 from eomt_exp.tasks.candidate import Candidate, KnownClasses, as_label
@@ -379,3 +383,40 @@ def test_two_processes_share_the_images_and_count_each_once(
     )  # fmt: skip
     assert alone.returncode == 0, alone.stderr
     assert metrics_of(tmp_path / "two")["metrics"] == metrics_of(tmp_path / "one")["metrics"]
+
+
+def test_windows_of_another_size_than_the_training_s(trained: Path, outputs: Path, capfd) -> None:
+    typed = (f"checkpoint={trained}", "benchmark=synth_anomaly", "benchmark.synth_anomaly.length=3",
+             *ONE, "evaluator.known_classes=false", "tracking=none")  # fmt: skip
+    larger = "protocol.image_size=[64,128]"
+
+    def measured(*more: str) -> dict:
+        folder = outputs / "evaluate" / "mine"
+        outcome = evaluate(capfd, *typed, f"hydra.run.dir={folder}", *more)
+        assert outcome.code == 0, outcome.err
+        return metrics_of(folder)
+
+    def by_hand(size: tuple[int, int]) -> float:
+        one = load_detector(trained, score="msp")
+        one.detector.image_size = size
+        images = [*SyntheticBenchmark("anomaly", length=3)]
+        scores = [one(image.image)[image.anomaly != VOID] for image in images]
+        truth = [image.anomaly[image.anomaly != VOID] for image in images]
+        return average_precision_score(np.concatenate(truth), np.concatenate(scores))
+
+    own, enlarged = by_hand((32, 64)), by_hand((64, 128))
+    assert abs(own - enlarged) > 1e-3
+    saved = measured(larger)
+    assert saved["metrics"]["synth_anomaly/msp/ap"] == pytest.approx(enlarged, abs=1e-4)
+    assert saved["manifest"]["models"]["semantic-0"]["image_size"] == [64, 128]
+    # A run that was measured so goes by it, unless something else is typed.
+    config = OmegaConf.load(trained / "config.yaml")
+    config.protocol.image_size = [64, 128]
+    OmegaConf.save(config, trained / "config.yaml")
+    assert measured()["metrics"] == saved["metrics"]
+    again = measured("protocol.image_size=null")["metrics"]["synth_anomaly/msp/ap"]
+    assert again == pytest.approx(own, abs=1e-4)
+    odd = evaluate(capfd, *typed, "protocol.image_size=[50,64]")
+    assert odd.code == 2
+    assert "must be multiples of" in odd.err
+    assert "Traceback" not in odd.err

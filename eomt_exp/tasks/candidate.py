@@ -85,7 +85,7 @@ class Candidate:
             "seed": run.seed if run else None,
             "weights": str(source),
             "weights_sha256": weights,
-            "image_size": list(cfg.data.image_size),
+            "image_size": list(runs.window_size(cfg)),
             "precision": precision,
             "scorers": runs.plain(cfg)["scorer"],
             "score": cfg.score,

@@ -204,6 +204,8 @@ def as_trained(cfg: DictConfig) -> DictConfig:
         for group in own:
             cfg[group] = trained[group]
         cfg.data.image_size = trained.data.image_size
+        if "protocol.image_size" not in keys:
+            cfg.protocol.image_size = trained.protocol.image_size
         if evaluates(trained):
             cfg.checkpoint, cfg.delta_weights = trained.checkpoint, trained.delta_weights
     return cfg

@@ -22,6 +22,7 @@ from eomt_exp.engine.ensemble import (
 )
 from eomt_exp.engine.seen_images import SeenImages
 from eomt_exp.files import write_text
+from eomt_exp.runs import window_size
 from eomt_exp.schema import FIT, FusionConfig, ScoreSpace
 from eomt_exp.tasks.candidate import Candidate, as_label
 from eomt_exp.tasks.image_sets import TUNING, VALIDATION, ImageSets
@@ -61,11 +62,12 @@ def keep_fused_scores(fusion: FusionConfig, members: Sequence[DictConfig]) -> No
                     f"{', '.join(map(str, member.scorer))}: type fusion.scores=[…,…], one a member."
                 )
             member.scorer = {member.score: member.scorer[member.score]}
-    protocol, sizes = members[0].protocol, {tuple(one.data.image_size) for one in members}
+    protocol, sizes = members[0].protocol, {window_size(one) for one in members}
     if protocol.resize and len(sizes) > 1:
         raise UserError(
-            f"protocol={protocol.name} measures at the size a model was trained at, and these "
-            f"members have {' and '.join(map(str, sorted(sizes)))}: type protocol=default."
+            f"protocol={protocol.name} measures at the size of a model's windows, and these "
+            f"members have {' and '.join(map(str, sorted(sizes)))}: type protocol=default, or "
+            "protocol.image_size=[…,…] for all."
         )
 
 

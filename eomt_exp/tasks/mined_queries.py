@@ -94,7 +94,7 @@ def mine_where_asked(cfg: DictConfig, source: str | Path, load: Load) -> None:
         "weights": sha256(runs.weights_of(source)),
         "data": {key: plain["data"][key] for key in ("val", "image_size", "road_classes")},
         "mining": plain["mining"],
-        "protocol": {key: plain["protocol"][key] for key in ("windows", "precision")},
+        "protocol": {key: plain["protocol"][key] for key in ("windows", "image_size", "precision")},
         "thresholds": vars(thresholds),
     }
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
