@@ -244,7 +244,7 @@ def member(data: str = "synthetic_roads", **changes: Any) -> DictConfig:
         "checkpoint": "a_run", "score": "msp", "scorer": {"msp": {}, "rba": {}},
         "data": OmegaConf.load(asset_dir("conf") / "data" / f"{data}.yaml"),
         "evaluator": {"known_classes": True},
-        "protocol": {"name": "polito_legacy", "resize": True}, **changes,
+        "protocol": {"name": "polito_legacy", "resize": True, "image_size": None}, **changes,
     })  # fmt: skip
 
 
