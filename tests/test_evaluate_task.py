@@ -386,13 +386,12 @@ def test_two_processes_share_the_images_and_count_each_once(
 
 
 def test_windows_of_another_size_than_the_training_s(trained: Path, outputs: Path, capfd) -> None:
-    typed = (f"checkpoint={trained}", "benchmark=synth_anomaly", "benchmark.synth_anomaly.length=3",
+    typed = ("benchmark=synth_anomaly", "benchmark.synth_anomaly.length=3",
              *ONE, "evaluator.known_classes=false", "tracking=none")  # fmt: skip
-    larger = "protocol.image_size=[64,128]"
 
-    def measured(*more: str) -> dict:
-        folder = outputs / "evaluate" / "mine"
-        outcome = evaluate(capfd, *typed, f"hydra.run.dir={folder}", *more)
+    def measured(name: str, model: Path, *more: str) -> dict:
+        folder = outputs / "evaluate" / name
+        outcome = evaluate(capfd, *typed, f"checkpoint={model}", f"hydra.run.dir={folder}", *more)
         assert outcome.code == 0, outcome.err
         return metrics_of(folder)
 
@@ -406,17 +405,18 @@ def test_windows_of_another_size_than_the_training_s(trained: Path, outputs: Pat
 
     own, enlarged = by_hand((32, 64)), by_hand((64, 128))
     assert abs(own - enlarged) > 1e-3
-    saved = measured(larger)
+    saved = measured("larger", trained, "protocol.image_size=[64,128]")
     assert saved["metrics"]["synth_anomaly/msp/ap"] == pytest.approx(enlarged, abs=1e-4)
     assert saved["manifest"]["models"]["semantic-0"]["image_size"] == [64, 128]
-    # A run that was measured so goes by it, unless something else is typed.
+    # What was measured so, a run or an evaluation, goes by it unless something else is typed.
     config = OmegaConf.load(trained / "config.yaml")
     config.protocol.image_size = [64, 128]
     OmegaConf.save(config, trained / "config.yaml")
-    assert measured()["metrics"] == saved["metrics"]
-    again = measured("protocol.image_size=null")["metrics"]["synth_anomaly/msp/ap"]
+    for name, model in (("run", trained), ("evaluation", outputs / "evaluate" / "larger")):
+        assert measured(name, model)["metrics"] == saved["metrics"]
+    again = measured("own", trained, "protocol.image_size=null")["metrics"]["synth_anomaly/msp/ap"]
     assert again == pytest.approx(own, abs=1e-4)
-    odd = evaluate(capfd, *typed, "protocol.image_size=[50,64]")
+    odd = evaluate(capfd, *typed, f"checkpoint={trained}", "protocol.image_size=[50,64]")
     assert odd.code == 2
     assert "must be multiples of" in odd.err
     assert "Traceback" not in odd.err
