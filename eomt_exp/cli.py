@@ -315,7 +315,7 @@ def _part_ranks() -> None:
         _parted = True
 
 
-_parted = False
+_parted = False  # True once the group was closed
 
 
 def _leave() -> None:

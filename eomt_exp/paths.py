@@ -15,15 +15,14 @@ def asset_dir(name: str) -> Path:
     return (_PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent) / name
 
 
-def ui_command(uri: str) -> str:
-    """Return what serves the pages of MLflow's file at `uri`; "" of a server, which does so itself.
+def ui_steps(uri: str, page: str = "") -> str:
+    """Return how to come to MLflow's `page`: what serves the file at `uri`, then the address.
 
-    Only a checkout has a Makefile.
+    A server does so itself: of it, the address alone. Only a checkout has a Makefile.
     """
-    if not uri.startswith("sqlite"):
-        return ""
     installed = f"mlflow ui --backend-store-uri '{uri}' --host 127.0.0.1"
-    return installed if _PACKAGED.is_dir() else "make ui"
+    command = installed if _PACKAGED.is_dir() else "make ui"
+    return ", then ".join(filter(None, (command if uri.startswith("sqlite") else "", page)))
 
 
 def at_home(text: str) -> str:

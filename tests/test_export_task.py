@@ -234,3 +234,11 @@ def test_the_command_writes_a_graph_that_runs_without_us(
     assert eomt_exp.load_detector("hf://owner/name").class_names == written.class_names
     assert written.class_names == detector.class_names
     assert str(outputs) not in (tmp_path / "hf/config.yaml").read_text()
+    # Of a run that is measured on larger images, a graph takes these, and transformers its squares.
+    for kind in ("onnx", "hugging_face"):
+        larger = (f"task.format={kind}", "protocol.image_size=[64,128]")
+        outcome = run(capfd, *typed, *larger, f"hydra.run.dir={tmp_path}/larger_{kind}")
+        assert outcome.code == 0, outcome.err
+    assert "64 x 128 pixels" in (tmp_path / "larger_onnx/README.md").read_text()
+    again = eomt_exp.load_detector(tmp_path / "larger_hugging_face")
+    assert again.image_size == written.image_size

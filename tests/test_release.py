@@ -78,7 +78,7 @@ def test_a_wheel_works_in_another_folder(tmp_path: Path) -> None:
         )  # fmt: skip
         assert expected in outcome.stdout
     # There is no Makefile where the wheel is used.
-    typed = "from eomt_exp.paths import ui_command; print(ui_command('sqlite:///a/mlflow.db'))"
+    typed = "from eomt_exp.paths import ui_steps; print(ui_steps('sqlite:///a/mlflow.db'))"
     program = [sys.executable, "-c", typed]
     shown = subprocess.check_output(program, cwd=tmp_path / "work", env=environment, text=True)
     assert shown.strip() == "mlflow ui --backend-store-uri 'sqlite:///a/mlflow.db' --host 127.0.0.1"

@@ -45,7 +45,7 @@ def results_table(
             entries.append(tables.number(key, row.get(key), interval, best(key, rivals)))
         table.append(entries)
     headings = [Metric("benchmark"), Metric("scorer"), *map(metric, names)]
-    return rich_table(tables.Table(headings, table), None, _semantic(metrics))
+    return rich_table(tables.Table(headings, table), None, _known_classes(metrics))
 
 
 def published_table(published: Sequence[PublishedResult]) -> Table:
@@ -94,7 +94,7 @@ def print_report(
         _print_table(console, metrics, manifest.get("intervals", {}))
     else:
         nothing = "nothing was measured: benchmark=none, and no known classes."
-        console.print(_semantic(metrics) or nothing, markup=False)
+        console.print(_known_classes(metrics) or nothing, markup=False)
     if seeds := [OverSeeds(**row) for row in manifest.get("over_seeds", [])]:
         console.print(rich_table(tables.over_seeds(seeds), "over seeds"))
     if published:
@@ -211,7 +211,7 @@ def _rich_text(entry: Entry) -> str:
     return f"{text} {escape(entry.below)}" if entry.below else text
 
 
-def _semantic(metrics: Mapping[str, float | None]) -> str:
+def _known_classes(metrics: Mapping[str, float | None]) -> str:
     """Write "known classes: val/miou 0.712" of every "<set>/miou", or ""."""
     texts = [f"{key} {shown('miou', v)}" for key, v in metrics.items() if key.endswith("/miou")]
     return f"known classes: {', '.join(texts)}" if texts else ""

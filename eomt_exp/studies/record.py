@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from eomt_exp.engine.seen_images import FILE_NAME as SEEN
 from eomt_exp.engine.seen_images import SeenImages
-from eomt_exp.paths import ui_command
+from eomt_exp.paths import ui_steps
 from eomt_exp.studies.ledger import ClaimedTrial, Ledger
 from eomt_exp.studies.plan import Plan
 from eomt_exp.studies.plots import draw
@@ -78,8 +78,7 @@ class Record:
         ids = [run_id_of(self.plan.folder / row.folder) for row in best[:_COMPARED]]
         link = self.tracker.compare_link([run_id for run_id in ids if run_id])
         if link and isinstance(self.tracker, MLflowTracker):
-            steps = ", then ".join(filter(None, (ui_command(self.tracker.uri), link)))
-            print(f"compare them: {steps}")
+            print(f"compare them: {ui_steps(self.tracker.uri, link)}")
         points = len(self.plan.space.grid(0)) if self.plan.is_grid else 0
         if points > len(rows):
             print(f"{len(rows)} of {points} points; all: hydra.sweeper.n_trials={points}")

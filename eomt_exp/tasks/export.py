@@ -135,6 +135,7 @@ def _export_weights(
         side = options.size[0] if options.size else min(trained_size)
         with open_dict(cfg):
             cfg.data.image_size = cfg.model.encoder.image_size = [side, side]
+            cfg.protocol.image_size = None  # whatever it was measured at
         model = runs.build_model(cfg, pretrained=False)
         runs.fill(model, source)
         names = _class_names(cfg, source)
@@ -175,7 +176,7 @@ def _facts(cfg: DictConfig, source: str | Path, options: ExportConfig) -> dict[s
         "operating_fpr": float(trained.evaluator.operating_fpr),
         "class_names": _class_names(cfg, source),
         "outlier_class": bool(cfg.model.get("outlier_class")),
-        "image_size": list(cfg.data.image_size),
+        "image_size": list(runs.window_size(cfg)),
         "protocol": str(cfg.protocol.get("name", "default")),
         "format": options.format,
         "is_graph": options.format in ENDINGS,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eomt_exp import runs
 from eomt_exp.files import write_text
-from eomt_exp.paths import ui_command
+from eomt_exp.paths import ui_steps
 from eomt_exp.report.figures import curves_figure, heat_map_figure
 from eomt_exp.report.html_report import write_report
 from eomt_exp.report.latex import as_latex
@@ -106,10 +106,8 @@ def publish(
     tracker.log_artifact(run_dir / runs.METRICS)
     if shown:
         print_report(saved, run_dir, board.published)
-        if isinstance(tracker, MLflowTracker):
-            steps = ", then ".join(filter(None, (ui_command(tracker.uri), link)))
-            if steps:
-                print(f"compare with other runs: {steps}", flush=True)
+        if isinstance(tracker, MLflowTracker) and (steps := ui_steps(tracker.uri, link)):
+            print(f"compare with other runs: {steps}", flush=True)
 
 
 def _of_own_score(models: Sequence[Candidate], board: Leaderboard) -> dict[str, float]:
